@@ -1,0 +1,113 @@
+"""The weight store: immutable arrays, found by the digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mcomp.ir import dims
+from mcomp.ir.types import TensorType
+
+Parts = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant: its type and the arrays of its encoding (storage dtypes, C-contiguous, read-only).
+
+    `parts` may be a function that reads them when first asked for (memory-mapped files).
+    """
+
+    type: TensorType
+    digest: str
+    _source: Parts | Callable[[], Parts] = field(repr=False)
+
+    @property
+    def parts(self) -> Parts:
+        """The arrays by part name; `values` is always there."""
+        source = self._source
+        return source() if callable(source) else source
+
+    def decode(self) -> np.ndarray:
+        """The dense array; bf16, f16 and fp8 come back as float32."""
+        return self.type.encoding.decode(self.parts, self.type)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts as the encoding counts them (4-bit elements: half a byte)."""
+        return dims.evaluate(self.type.nbytes, {})
+
+
+def digest_of(type: TensorType, parts: Parts) -> str:
+    """SHA-256 over the type and every part's name, shape, dtype and bytes (32 hex digits)."""
+    h = hashlib.sha256(str(type).encode())
+    for name in sorted(parts):
+        array = parts[name]
+        h.update(f"|{name}:{array.dtype.str}:{array.shape}|".encode())
+        h.update(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+    return h.hexdigest()[:32]
+
+
+class WeightStore:
+    """Weights by digest. Adding equal content twice keeps one copy. Graph clones share a store."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, Weight] = {}
+
+    def add(self, type: TensorType, parts: Parts | np.ndarray) -> Weight:
+        """Keep a constant. Arrays are copied only if they are not contiguous or still writeable by others.
+
+        Raises ValueError when the arrays do not have the shapes and dtypes that the type's encoding asks for.
+        """
+        given = {"values": parts} if isinstance(parts, np.ndarray) else dict(parts)
+        check_parts(type, given)
+        frozen = {name: _freeze(array) for name, array in given.items()}
+        digest = digest_of(type, frozen)
+        return self._weights.setdefault(digest, Weight(type, digest, frozen))
+
+    def add_lazy(self, type: TensorType, digest: str, load: Callable[[], Parts]) -> Weight:
+        """Keep a constant whose arrays are read on first use; the caller vouches for the digest."""
+        return self._weights.setdefault(digest, Weight(type, digest, load))
+
+    def get(self, digest: str) -> Weight:
+        """The weight with this digest or with the one digest that starts so. Raises KeyError."""
+        if digest in self._weights:
+            return self._weights[digest]
+        matches = [d for d in self._weights if d.startswith(digest)]
+        if len(matches) != 1:
+            raise KeyError(f"{'no' if not matches else 'more than one'} weight with digest {digest}")
+        return self._weights[matches[0]]
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._weights
+
+    def __iter__(self) -> Iterator[Weight]:
+        return iter(self._weights.values())
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def check_parts(type: TensorType, parts: Parts) -> None:
+    """Raise ValueError unless `parts` are exactly the buffers that the type's encoding asks for."""
+    expected = type.encoding.buffers(type)
+    if expected.keys() != parts.keys():
+        raise ValueError(f"{type} is stored in {sorted(expected)}, not {sorted(parts)}")
+    for name, buffer in expected.items():
+        shape = tuple(dims.evaluate(d, {}) for d in buffer.shape)
+        if parts[name].shape != shape or parts[name].dtype != buffer.dtype.numpy:
+            raise ValueError(
+                f"part {name} of {type} is {parts[name].dtype}{list(parts[name].shape)}, "
+                f"not {buffer.dtype.numpy}{list(shape)}"
+            )
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    frozen = np.ascontiguousarray(array).reshape(array.shape)
+    if frozen.flags.writeable:
+        frozen = frozen.copy() if frozen is array or frozen.base is not None else frozen
+        frozen.flags.writeable = False
+    return frozen
