@@ -1,0 +1,179 @@
+"""Compiles the C++ drivers of the kernel tests, once per instruction set and test session.
+
+    lib = kernel_harness.load("gemm_driver", isa)      # tests/cpu/drivers/gemm_driver.cpp -> ctypes.CDLL
+    lib.run_gemm(ptr(a), ptr(b), ctypes.c_int64(m))
+
+Parametrize tests over `ISAS` with the decorator `each_isa`: a set that this CPU lacks is reported as skipped. The first
+`load` of a driver starts the compilation of all its variants, two at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "backends" / "cpu" / "kernels"
+DRIVERS = Path(__file__).resolve().parent / "drivers"
+
+ISAS = ("avx512", "avx2", "portable")
+COMMON_FLAGS = (
+    "-std=gnu++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-semantic-interposition",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+)
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = (
+    *AVX2_FLAGS,
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mavx512cd",
+    "-mprefer-vector-width=512",
+)
+CPU_FLAGS_NEEDED = {
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "portable": set[str](),
+}
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Feature names of this CPU as Linux prints them; empty where there is no /proc/cpuinfo."""
+    info = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not info.exists():
+        return frozenset()
+    line = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def isa_flags(isa: str) -> list[str]:
+    """Compiler flags of an instruction set, with VNNI and BF16 when this CPU has them."""
+    if isa == "portable":
+        return ["-DMCOMP_ISA_PORTABLE"]
+    if isa == "avx2":
+        return ["-DMCOMP_ISA_AVX2", *AVX2_FLAGS]
+    flags = ["-DMCOMP_ISA_AVX512", *AVX512_FLAGS]
+    if "avx512_vnni" in cpu_flags():
+        flags += ["-mavx512vnni", "-DMCOMP_VNNI"]
+    if "avx512_bf16" in cpu_flags():
+        flags += ["-mavx512bf16", "-DMCOMP_BF16"]
+    return flags
+
+
+def supported(isa: str) -> bool:
+    return CPU_FLAGS_NEEDED[isa] <= cpu_flags()
+
+
+def compiler() -> str:
+    """Path of the C++ compiler; skips the test when the machine has none."""
+    path = shutil.which("g++") or shutil.which("clang++")
+    if path is None:
+        pytest.skip("no C++ compiler (g++ or clang++) on this machine")
+    return path
+
+
+def each_isa(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: runs the test with isa="avx512", "avx2" and "portable", skipping what the CPU lacks."""
+    marks = [
+        pytest.param(isa, marks=pytest.mark.skipif(not supported(isa), reason=f"this CPU lacks {isa}")) for isa in ISAS
+    ]
+    return pytest.mark.parametrize("isa", marks)(test)
+
+
+class _Builder:
+    """Builds shared objects into one temporary directory that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="mcomp-kernels-")
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._jobs: dict[tuple[str, str, tuple[str, ...]], Future[Path]] = {}
+
+    def _compile(self, cxx: str, driver: str, isa: str, extra: tuple[str, ...]) -> Path:
+        out = Path(self._directory.name) / f"{driver}-{isa}-{abs(hash(extra))}.so"
+        source = DRIVERS / f"{driver}.cpp"
+        command = [cxx, *COMMON_FLAGS, *isa_flags(isa), *extra, f"-I{KERNELS}", str(source), "-o", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"compiling {source.name} for {isa} failed:\n{' '.join(command)}\n{done.stderr[-6000:]}")
+        return out
+
+    def submit(self, driver: str, isa: str, extra: tuple[str, ...]) -> Future[Path]:
+        key = (driver, isa, extra)
+        if key not in self._jobs:
+            self._jobs[key] = self._pool.submit(self._compile, compiler(), driver, isa, extra)
+        return self._jobs[key]
+
+
+@functools.cache
+def _builder() -> _Builder:
+    return _Builder()
+
+
+@functools.cache
+def load(driver: str, isa: str, *extra: str) -> ctypes.CDLL:
+    """The driver `tests/cpu/drivers/<driver>.cpp` compiled for `isa` (plus extra flags), loaded.
+
+    Functions return None unless the caller sets `restype`. Raises RuntimeError with the compiler's output.
+    """
+    builder = _builder()
+    wanted = builder.submit(driver, isa, extra)
+    for other in ISAS:
+        if supported(other):
+            builder.submit(driver, other, extra)
+    return ctypes.CDLL(str(wanted.result()))
+
+
+def ptr(array: np.ndarray | None) -> ctypes.c_void_p:
+    """Address of an array's first element for a C call; null for None. The caller keeps the array alive."""
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+def i64(*values: int) -> list[ctypes.c_int64]:
+    """Integers as 64-bit C arguments: lib.f(*i64(m, n, k))."""
+    return [ctypes.c_int64(int(value)) for value in values]
+
+
+def aligned(nbytes: int, alignment: int = 64) -> np.ndarray:
+    """Zeroed uint8 array of nbytes whose first byte has the given alignment."""
+    raw = np.zeros(nbytes + alignment, dtype=np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + nbytes]
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 to bfloat16 bits (uint16), nearest even; NaN becomes 0x7fc0."""
+    u = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    rounded = ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(x), np.uint16(0x7FC0), rounded)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 bits (uint16) to float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
