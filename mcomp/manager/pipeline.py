@@ -1,0 +1,219 @@
+"""Pipelines as text: `fold,cse,prune{ratio=0.5},fixpoint(simplify,dce),quantize{bits=8}`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcomp.errors import ParseError, PassError
+from mcomp.manager.passes import Pass, pass_named
+
+_IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
+_WORD = re.compile(r"[A-Za-z0-9_.+\-*/]+")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+@dataclass(frozen=True)
+class Fixpoint:
+    """A group of passes repeated until none changes the graph, `limit` times at most."""
+
+    items: tuple[Step, ...]
+    limit: int = 10
+
+    def __str__(self) -> str:
+        return f"fixpoint({pipeline_text(self.items)})"
+
+
+Step = Pass | Fixpoint
+
+
+def pipeline_text(steps: Sequence[Step]) -> str:
+    """A pipeline as text; `parse_pipeline` reads it back."""
+    return ",".join(str(s) for s in steps)
+
+
+def parse_pipeline(given: str | Pass | Fixpoint | Iterable[Any]) -> tuple[Step, ...]:
+    """A pipeline from text, from passes, or from a mixture of both.
+
+    Raises ParseError for bad text, PassError for unknown passes and options.
+    """
+    if isinstance(given, str):
+        return _Reader(given).pipeline()
+    if isinstance(given, (Pass, Fixpoint)):
+        return (given,)
+    steps: list[Step] = []
+    for item in given:
+        if isinstance(item, type) and issubclass(item, Pass):
+            steps.append(item())
+        elif isinstance(item, (str, Pass, Fixpoint)):
+            steps.extend(parse_pipeline(item))
+        else:
+            raise PassError(
+                f"{item!r} in a pipeline is neither a pass nor text", code="MC0202",
+                help="give text such as 'fold,dce', or instances of mcomp.manager.Pass",
+            )
+    return tuple(steps)
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.pos = 0
+
+    def pipeline(self) -> tuple[Step, ...]:
+        if not self.text.strip():
+            return ()
+        steps = self.steps()
+        self.space()
+        if self.pos != len(self.text):
+            raise self.error("expected `,` or the end")
+        return steps
+
+    def steps(self) -> tuple[Step, ...]:
+        found = [self.step()]
+        while self.take(","):
+            found.append(self.step())
+        return tuple(found)
+
+    def step(self) -> Step:
+        self.space()
+        at = self.pos
+        name = self.match(_IDENT)
+        if name is None:
+            raise self.error("expected a pass")
+        if name == "fixpoint":
+            if not self.take("("):
+                raise self.error("expected `(`")
+            items = self.steps()
+            if not self.take(")"):
+                raise self.error("expected `)`")
+            return Fixpoint(items)
+        try:
+            cls = pass_named(name)
+        except PassError as e:
+            raise PassError(e.message, code=e.code, ir=self.caret(at), help=e.help) from e
+        options: dict[str, Any] = {}
+        if self.take("{"):
+            while not self.take("}"):
+                if options and not self.take(","):
+                    raise self.error("expected `,` or `}`")
+                key, value = self.option(cls)
+                options[key] = value
+        return cls(**options)
+
+    def option(self, cls: type[Pass]) -> tuple[str, Any]:
+        self.space()
+        at = self.pos
+        key = self.match(_IDENT)
+        if key is None:
+            raise self.error("expected an option")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            raise PassError(
+                f"{cls.name} has no option {key}", code="MC0202", ir=self.caret(at),
+                help=f"did you mean {close[0]}?" if close else f"its options: {', '.join(fields) or 'none'}",
+            )
+        if not self.take("="):
+            raise self.error("expected `=`")
+        self.space()
+        at = self.pos
+        value = self.value()
+        hint = typing.get_type_hints(cls)[key]
+        converted = _convert(value, hint)
+        if converted is _MISFIT:
+            raise PassError(
+                f"{cls.name}: option {key} is {value!r}, not {_hint_text(hint)}", code="MC0202", ir=self.caret(at),
+            )
+        return key, converted
+
+    def value(self) -> Any:
+        if self.take("["):
+            items: list[Any] = []
+            while not self.take("]"):
+                if items and not self.take(","):
+                    raise self.error("expected `,` or `]`")
+                items.append(self.value())
+            return tuple(items)
+        text = self.match(_STRING)
+        if text is not None:
+            return json.loads(text)
+        word = self.match(_WORD)
+        if word is None:
+            raise self.error("expected a value")
+        if word in ("none", "true", "false"):
+            return {"none": None, "true": True, "false": False}[word]
+        for kind in (int, float):
+            try:
+                return kind(word)
+            except ValueError:
+                continue
+        return word
+
+    def space(self) -> None:
+        while self.pos < len(self.text) and self.text[self.pos].isspace():
+            self.pos += 1
+
+    def take(self, token: str) -> bool:
+        self.space()
+        if not self.text.startswith(token, self.pos):
+            return False
+        self.pos += len(token)
+        return True
+
+    def match(self, pattern: re.Pattern[str]) -> str | None:
+        self.space()
+        found = pattern.match(self.text, self.pos)
+        if found is None:
+            return None
+        self.pos = found.end()
+        return found.group()
+
+    def caret(self, at: int) -> str:
+        return f"{self.text}\n{' ' * at}^"
+
+    def error(self, message: str) -> ParseError:
+        return ParseError(f"pipeline: {message}", ir=self.caret(self.pos))
+
+
+_MISFIT = object()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            converted = _convert(value, option)
+            if converted is not _MISFIT:
+                return converted
+        return _MISFIT
+    if origin is typing.Literal:
+        return value if value in typing.get_args(hint) else _MISFIT
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, tuple):
+            return _MISFIT
+        items = tuple(_convert(v, inner) for v in value)
+        return _MISFIT if _MISFIT in items else items
+    if hint in (type(None), None):
+        return None if value is None else _MISFIT
+    if hint is bool:
+        return value if isinstance(value, bool) else _MISFIT
+    if hint is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else _MISFIT
+    if hint is float:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else _MISFIT
+    if hint is str:
+        return value if isinstance(value, str) else _MISFIT
+    return value
+
+
+def _hint_text(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -1,0 +1,1 @@
+"""Compiled models, the artifact and its loader."""

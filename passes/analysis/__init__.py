@@ -1,0 +1,1 @@
+"""Analyses: cost, liveness, density."""

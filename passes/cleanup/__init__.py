@@ -1,0 +1,1 @@
+"""Clean-ups: dce, cse, fold, simplify, fuse."""
