@@ -175,7 +175,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 def holds_state(value: Any, depth: int = 4) -> bool:
     """Whether a value is a cache, or an instance that holds tensors in its attributes (modules and classes excluded)."""
-    if isinstance(value, type) or callable(value) and hasattr(value, "__code__"):
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__code__")):
         return False
     names = {cls.__name__ for cls in type(value).__mro__}
     if "Module" in names or "function" in names or "module" in names:

@@ -1,0 +1,75 @@
+"""A benchmark case: a model, its inputs and its splits, behind an interface of numpy arrays that all runtimes meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Array = npt.NDArray[Any]
+Run = Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs, each array ``[N, ...]``, and what the metric compares the outputs with."""
+
+    inputs: tuple[Array, ...]
+    labels: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def batches(self, size: int) -> Iterator[tuple[Array, ...]]:
+        """Input tuples of exactly `size` rows; the last one is filled up by repeating its final row."""
+        for start in range(0, len(self), size):
+            parts = tuple(array[start : start + size] for array in self.inputs)
+            missing = size - len(parts[0])
+            if missing:
+                parts = tuple(np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts)
+            yield tuple(np.ascontiguousarray(p) for p in parts)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model at one batch size.
+
+    `calibration` is unlabelled; `selection` is labelled and is what settings may be chosen on; `test` decides nothing
+    and is only reported. `metric` maps outputs ``[N, ...]`` and labels to points, higher is better. A case without
+    real data has neither `selection` nor `test`, and its quality is the error against eager.
+    """
+
+    name: str
+    title: str
+    batch: int
+    input_names: tuple[str, ...]
+    build: Callable[[], nn.Module]
+    example: tuple[Array, ...]
+    calibration: Samples
+    selection: Samples | None = None
+    test: Samples | None = None
+    metric: Callable[[Array, Array], float] | None = None
+    unit: str = ""
+    transformer: bool = False
+
+    def outputs(self, run: Run, samples: Samples) -> Array:
+        """Outputs ``[N, ...]`` of `run` on `samples`, called only at the case's own batch size."""
+        rows = [np.array(run(*batch)) for batch in samples.batches(self.batch)]
+        return np.concatenate(rows)[: len(samples)]
+
+    def score(self, run: Run, samples: Samples | None) -> float | None:
+        """The metric of `run` on a labelled split, or None where the case has no such split."""
+        if samples is None or self.metric is None or samples.labels is None:
+            return None
+        return self.metric(self.outputs(run, samples), samples.labels)
+
+    def probe(self, count: int = 16) -> Samples:
+        """A few inputs on which runners are compared with eager: the first of `test`, else of `calibration`."""
+        source = self.calibration if self.test is None else self.test
+        return Samples(tuple(array[:count] for array in source.inputs))

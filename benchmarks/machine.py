@@ -1,0 +1,49 @@
+"""What a measurement was made on, without anything that names a person or a place."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from typing import Any
+
+ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
+
+
+def _cpu_fields() -> dict[str, str]:
+    """Fields of the first processor in the kernel's list, empty where there is no such list."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf8") as lines:
+            pairs = (line.split(":", 1) for line in lines if ":" in line)
+            fields: dict[str, str] = {}
+            for key, value in pairs:
+                fields.setdefault(key.strip(), value.strip())
+            return fields
+    except FileNotFoundError:
+        return {}
+
+
+def _compiler() -> str | None:
+    try:
+        shown = subprocess.run(["c++", "--version"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return None
+    return shown.splitlines()[0] if shown else None
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """CPU, instruction sets, cores, threads used, operating system, Python, C++ compiler and load at this moment."""
+    fields = _cpu_fields()
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return {
+        "cpu": fields.get("model name", platform.processor() or platform.machine()),
+        "family_model_stepping": "/".join(fields.get(k, "?") for k in ("cpu family", "model", "stepping")),
+        "isa": [flag for flag in ISA_FLAGS if flag in flags],
+        "cores": len(affinity),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "compiler": _compiler(),
+        "load_average": os.getloadavg()[0],
+    }

@@ -1,0 +1,86 @@
+"""What a run of the benchmark leaves behind, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass
+class Entry:
+    """One runner on one case.
+
+    `rounds_ms` holds one median per round, `idle_cores` the most cores it kept busy between two turns.
+    """
+
+    peer: str
+    variant: str
+    chosen: str
+    prepare_s: float
+    size_bytes: int | None
+    versions: dict[str, str]
+    tried: list[dict[str, Any]]
+    quality: float | None = None
+    selection_quality: float | None = None
+    relative_error: float | None = None
+    rounds_ms: list[float] = field(default_factory=list)
+    calls: int = 0
+    idle_cores: float = 0.0
+
+    @property
+    def name(self) -> str:
+        alone = self.peer in ("eager", "inductor")
+        return self.peer if alone else f"{self.peer} {self.variant}"
+
+
+@dataclass
+class CaseResult:
+    """All runners of one case, and those that could not take part, with the reason."""
+
+    case: str
+    title: str
+    batch: int
+    unit: str
+    test_samples: int
+    entries: list[Entry] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def entry(self, name: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+
+@dataclass
+class Results:
+    """A whole run."""
+
+    command: str
+    machine: dict[str, Any]
+    rounds: int
+    burst_s: float
+    quick: bool
+    cases: list[CaseResult] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(path.suffix + ".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf8")
+        partial.replace(path)
+
+    @staticmethod
+    def read(path: Path) -> Results:
+        """Raises ValueError for a file of another format."""
+        fields = json.loads(path.read_text(encoding="utf8"))
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"{path.name}: format {fields.get('format')!r}, this code reads {FORMAT}")
+        cases = [
+            CaseResult(**{**case, "entries": [Entry(**entry) for entry in case["entries"]]}) for case in fields["cases"]
+        ]
+        return Results(**{**fields, "cases": cases})

@@ -1,0 +1,160 @@
+"""Tables of a result file: ``python -m benchmarks.table FILE.json [--against NAME]`` prints markdown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.results import CaseResult, Entry, Results
+from benchmarks.timing import Spread, speedup
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+IDLE_WARNING = 0.2
+"""A runner that kept more than this many cores busy between its turns may have disturbed the others."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A titled table of text, the first column left-aligned, the others right-aligned."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        lines = [
+            f"**{self.title}**",
+            "",
+            "| " + " | ".join(self.columns) + " |",
+            "|" + "|".join(["---", *["---:"] * (len(self.columns) - 1)]) + "|",
+            *("| " + " | ".join(row) + " |" for row in self.rows),
+        ]
+        return "\n".join(lines)
+
+    def rich(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if value >= 1 else f"{value:.{3 if value >= 0.1 else 4}f}"
+
+
+def _ratio(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+
+
+def _quality(entry: Entry, reference: Entry | None) -> str:
+    if entry.quality is None:
+        return "-"
+    if reference is None or reference is entry or reference.quality is None:
+        return f"{entry.quality:.2f}"
+    return f"{entry.quality:.2f} ({entry.quality - reference.quality:+.2f})"
+
+
+def _row(entry: Entry, base: Entry | None, against: Entry | None) -> tuple[str, ...]:
+    median = milliseconds(Spread.of(entry.rounds_ms).median) if entry.rounds_ms else "-"
+    ratios = [
+        _ratio(speedup(entry.rounds_ms, other.rounds_ms)) if other and other.rounds_ms and entry.rounds_ms else "-"
+        for other in (base, against)
+    ]
+    error = "-" if entry.relative_error is None else f"{entry.relative_error:.1e}"
+    size = "-" if entry.size_bytes is None else f"{entry.size_bytes / 1e6:.2f}"
+    return (entry.name, median, *ratios, _quality(entry, base), error, size, f"{entry.prepare_s:.1f}", entry.chosen)
+
+
+def case_sheet(case: CaseResult, against: str | None = None) -> Sheet:
+    """Every runner of one case beside eager, and beside the runner named `against` where one is named."""
+    base = case.entry("eager")
+    other = None if against is None else case.entry(against)
+    quality = case.unit or "quality"
+    columns = ["runner", "ms", "x eager", f"x {against}", quality, "relative error", "MB", "prepare s", "setting"]
+    rows = [list(_row(entry, base, other)) for entry in case.entries]
+    if against is None:
+        columns.pop(3)
+        for row in rows:
+            row.pop(3)
+    samples = f", {case.test_samples} test samples" if case.test_samples else ""
+    return Sheet(f"{case.title}, batch {case.batch}{samples}", tuple(columns), tuple(tuple(row) for row in rows))
+
+
+def overview(results: Results) -> Sheet:
+    """Median milliseconds of every runner on every case, quality in brackets."""
+    names: list[str] = []
+    for case in results.cases:
+        names += [entry.name for entry in case.entries if entry.name not in names]
+
+    def cell(entry: Entry | None) -> str:
+        if entry is None or not entry.rounds_ms:
+            return "-"
+        quality = "" if entry.quality is None else f" [{entry.quality:.2f}]"
+        return milliseconds(Spread.of(entry.rounds_ms).median) + quality
+
+    rows = tuple((case.title, *(cell(case.entry(name)) for name in names)) for case in results.cases)
+    return Sheet("Median ms [quality]", ("model", *names), rows)
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know beside the tables: conditions, what was skipped or failed, what may have disturbed."""
+    machine = results.machine
+    versions: dict[str, str] = {}
+    for case in results.cases:
+        for entry in case.entries:
+            versions.update(entry.versions)
+    lines = [
+        f"`{results.command}`",
+        f"{machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores, {machine['threads']} threads, "
+        f"load {machine['load_average']:.1f} at the start; Python {machine['python']}; "
+        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        f"{results.rounds} interleaved rounds of {results.burst_s:g} s; ratios: median over rounds (least-greatest).",
+    ]
+    if results.quick:
+        lines.append("Quick run: few rounds, one setting per runner, few test samples; not for quoting.")
+    lines += [f"Skipped: {what}: {why}" for what, why in results.skipped.items()]
+    for case in results.cases:
+        lines += [f"Skipped on {case.case}: {what}: {why}" for what, why in case.skipped.items()]
+        for entry in case.entries:
+            lines += [
+                f"Failed setting on {case.case}: {entry.name}, {tried['name']}: {tried['error']}"
+                for tried in entry.tried
+                if tried["error"]
+            ]
+            if entry.idle_cores > IDLE_WARNING:
+                lines.append(f"{case.case}: {entry.name} used {entry.idle_cores:.2f} cores between its turns.")
+    return lines
+
+
+def markdown(results: Results, against: str | None = None) -> str:
+    """All tables and notes."""
+    parts = [case_sheet(case, against).markdown() for case in results.cases]
+    if len(results.cases) > 1:
+        parts.append(overview(results).markdown())
+    parts.append("\n".join(f"- {line}" for line in notes(results)))
+    return "\n\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--against", metavar="NAME", help="also show speed relative to this runner")
+    chosen = parser.parse_args(arguments)
+    print(markdown(Results.read(chosen.file), chosen.against))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

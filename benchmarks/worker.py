@@ -1,0 +1,177 @@
+"""One process per runner: it prepares, answers, scores and times its model, and waits asleep between its turns."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models, peers, timing
+from benchmarks.case import Array
+from benchmarks.peers.base import Candidate, Runner, Setup
+
+SELECTION_TOLERANCE = 1.0
+"""A lossy candidate may lose this many points to fp32 on the selection split and still be preferred for its speed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker makes: a variant of a peer for a case, with how many threads and where it may write."""
+
+    case: str
+    peer: str
+    variant: str
+    options: models.Options
+    threads: int
+    scratch: Path
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of one candidate: seconds of preparation, milliseconds a call, points on the selection split."""
+
+    name: str
+    prepare_s: float
+    milliseconds: float | None = None
+    selection: float | None = None
+    error: str | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The chosen candidate and all that were tried."""
+
+    chosen: str
+    prepare_s: float
+    size_bytes: int | None
+    versions: dict[str, str]
+    tried: tuple[Tried, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A burst, and which share of one core the process used while it should have slept since its last turn."""
+
+    burst: timing.Burst
+    idle_cores: float
+
+
+def choose(tried: list[Tried], reference: float | None) -> Tried:
+    """The fastest candidate within the tolerance of `reference`, or the best one where none is within it.
+
+    Candidates without a selection score count as within. Raises ValueError when all failed.
+    """
+    alive = [entry for entry in tried if entry.error is None]
+    if not alive:
+        raise ValueError("; ".join(f"{entry.name}: {entry.error}" for entry in tried) or "nothing to try")
+    floor = -float("inf") if reference is None else reference - SELECTION_TOLERANCE
+    kept = [entry for entry in alive if entry.selection is None or entry.selection >= floor]
+    if kept:
+        return min(kept, key=lambda entry: entry.milliseconds or 0.0)
+    return max(alive, key=lambda entry: entry.selection or 0.0)
+
+
+class Worker:
+    """Holds one runner; its public methods are the commands of the controller."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.case = models.load(job.case, job.options)
+        self.runner: Runner | None = None
+        self.call: Callable[[], object] | None = None
+        self.slept = (time.perf_counter(), time.process_time())
+
+    def prepare(self, reference: float | None, burst: float) -> Prepared:
+        """Make every candidate, keep the one that `choose` takes. `reference`: fp32 points on the selection split."""
+        peer = peers.module(self.job.peer)
+        setup = Setup(self.case, self.job.threads, self.job.scratch, self.job.quick)
+        found: list[Candidate] = peer.candidates(self.job.variant, setup)
+        if not found:
+            raise models.Unavailable(f"{self.job.peer} {self.job.variant}: nothing to do for {self.case.name}")
+        tried: list[Tried] = []
+        for candidate in found:
+            outcome, runner = self._try(candidate, reference if len(found) > 1 else None, burst)
+            tried.append(outcome)
+            if runner is not None and choose(tried, reference) is outcome:
+                self.runner = runner
+            del runner
+            gc.collect()
+        best = choose(tried, reference)
+        return Prepared(best.name, best.prepare_s, self._ready.size_bytes, peer.versions(), tuple(tried))
+
+    def _try(self, candidate: Candidate, reference: float | None, burst: float) -> tuple[Tried, Runner | None]:
+        started = time.perf_counter()
+        try:
+            runner = candidate.make()
+            seconds = time.perf_counter() - started
+            with runner.context():
+                milliseconds = timing.measure(runner.bind(*self.case.example), burst).milliseconds
+            selection = None if reference is None else self.case.score(runner, self.case.selection)
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
+            return Tried(candidate.name, time.perf_counter() - started, error=reason), None
+        return Tried(candidate.name, seconds, milliseconds, selection, None, dict(candidate.settings)), runner
+
+    @property
+    def _ready(self) -> Runner:
+        if self.runner is None:
+            raise RuntimeError("prepare has not been called")
+        return self.runner
+
+    def score(self, split: str) -> float | None:
+        """Points on ``test`` or ``selection``."""
+        return self.case.score(self._ready, getattr(self.case, split))
+
+    def outputs(self) -> Array:
+        """Outputs on the case's probe inputs."""
+        return self.case.outputs(self._ready, self.case.probe())
+
+    def turn(self, seconds: float) -> Turn:
+        """Time the runner on the example inputs."""
+        wall, used = self.slept
+        idle = (time.process_time() - used) / max(1e-9, time.perf_counter() - wall)
+        if self.call is None:
+            self.call = self._ready.bind(*self.case.example)
+            idle = 0.0
+        with self._ready.context():
+            burst = timing.measure(self.call, seconds)
+        self.slept = (time.perf_counter(), time.process_time())
+        return Turn(burst, idle)
+
+
+def serve(connection: Connection, job: Job, log: Path) -> None:
+    """Run a worker: receive ``(command, arguments)``, answer ``(True, result)`` or ``(False, reason)``.
+
+    Whatever the runtimes print goes to `log`.
+    """
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, sys.stdout.fileno())
+    os.dup2(handle, sys.stderr.fileno())
+    worker: Worker | None = None
+    while True:
+        try:
+            command, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            worker = worker or Worker(job)
+            connection.send((True, getattr(worker, command)(*arguments)))
+        except Exception as error:
+            traceback.print_exc()
+            connection.send((False, f"{type(error).__name__}: {str(error).strip()[:500]}"))
+
+
+def as_json(prepared: Prepared) -> dict[str, Any]:
+    """Plain data of what was prepared."""
+    return dataclasses.asdict(prepared)

@@ -1,0 +1,1 @@
+"""The models of the zoo, a module per family; each has `ENTRIES`."""
