@@ -1,0 +1,189 @@
+"""What a backend is: it lowers a graph to something that runs. Backends register themselves; see `mcomp.plugins`."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mcomp.errors import BackendError
+from mcomp.ir.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from mcomp.manager.context import Context
+
+Array = Any
+"""A torch.Tensor on the CPU or a numpy.ndarray."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Why a lowering does not take a node, and what would make it."""
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile. `isa`: an instruction set of the backend (None: the best this machine has). `threads`: None for
+    all cores. `hints`: likely values of symbols, to choose kernels for. `cache`: whether compiled code is kept on disk."""
+
+    isa: str | None = None
+    threads: int | None = None
+    hints: Mapping[str, int] = field(default_factory=dict)
+    cache: bool = True
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel of a compiled graph. Sizes are for the symbol values asked about.
+
+    `layers`: module paths it computes. `ops`: names of the operators inside. `native`: False where torch runs it.
+    `flops`, `read`, `write`: operations and bytes of one call. `nodes`: names of the results it makes.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    layers: tuple[str, ...]
+    native: bool
+    flops: int
+    read: int
+    write: int
+    nodes: tuple[str, ...] = ()
+
+
+class Executable(ABC):
+    """A compiled graph. Safe to call from several threads at once."""
+
+    graph: Graph
+    """The graph of kernels, as it runs."""
+
+    @abstractmethod
+    def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:
+        """Run on inputs in the order of `graph.inputs` (right shapes and dtypes, any strides) and return fresh outputs in
+        the order of `graph.outputs`, as torch tensors or numpy arrays (bf16 and fp8 as their bits). `symbols` gives every
+        symbol that the inputs determine. Outputs alias neither inputs nor internal memory."""
+
+    @abstractmethod
+    def kernels(self, symbols: Mapping[str, int]) -> list[KernelInfo]:
+        """The kernels in the order they run."""
+
+    @abstractmethod
+    def profile(self, inputs: Sequence[Array], symbols: Mapping[str, int], repeats: int = 10) -> list[float]:
+        """Median microseconds of each kernel, in the order of `kernels`."""
+
+    def bind(self, inputs: Sequence[Array], symbols: Mapping[str, int]) -> Bound:
+        """Fix inputs and outputs; the default runs and copies."""
+        return Bound(self, inputs, symbols)
+
+    def source(self) -> str:
+        """The generated source, for people; empty where there is none."""
+        return ""
+
+    def arena_bytes(self, symbols: Mapping[str, int]) -> int:
+        """Bytes of memory for intermediate results."""
+        return 0
+
+    def binaries(self) -> dict[str, bytes]:
+        """Compiled code by instruction set, to be kept in an artifact."""
+        return {}
+
+
+class Bound:
+    """An executable with inputs and outputs fixed: `bound()` reads the inputs and fills `outputs`, allocating nothing."""
+
+    def __init__(self, executable: Executable, inputs: Sequence[Array], symbols: Mapping[str, int]) -> None:
+        self.inputs = list(inputs)
+        self.outputs = executable.run(inputs, symbols)
+        self._executable = executable
+        self._symbols = dict(symbols)
+
+    def __call__(self) -> None:
+        for old, new in zip(self.outputs, self._executable.run(self.inputs, self._symbols)):
+            old[...] = new
+
+
+class Backend(ABC):
+    """Lowers graphs for one kind of machine."""
+
+    name: str
+
+    @abstractmethod
+    def pipeline(self) -> str:
+        """The passes, as text, that prepare a graph for `compile` (fusion, legalization)."""
+
+    @abstractmethod
+    def compile(self, graph: Graph, options: CompileOptions, context: Context | None = None) -> Executable:
+        """Lower a graph. What cannot be lowered natively runs in torch, with a remark in `context`.
+
+        The graph is not changed: the backend works on a clone.
+        """
+
+    def compile_many(self, graphs: Sequence[Graph], options: CompileOptions) -> list[Executable]:
+        """Lower several graphs; backends may share work."""
+        return [self.compile(g, options) for g in graphs]
+
+    def available(self) -> str | None:
+        """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
+        return None
+
+
+_BACKENDS: dict[str, Backend] = {}
+_LOWERINGS: dict[tuple[str, str], Callable[..., Any]] = {}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def register_backend(backend: Backend) -> Backend:
+    """Make a backend known under its name."""
+    _BACKENDS[backend.name] = backend
+    return backend
+
+
+def backend_named(name: str) -> Backend:
+    """The backend for a target such as `cpu` or `cuda:sm_90` (what follows the colon is the backend's business).
+
+    Raises BackendError with what there is.
+    """
+    from mcomp.plugins import load_plugins
+
+    load_plugins()
+    base = name.split(":", 1)[0]
+    if base not in _BACKENDS:
+        close = difflib.get_close_matches(base, _BACKENDS, n=1)
+        raise BackendError(
+            f"there is no target {name}", code="MC0601",
+            help=f"did you mean {close[0]}?" if close else f"targets: {', '.join(sorted(_BACKENDS))}",
+        )
+    return _BACKENDS[base]
+
+
+def backends() -> dict[str, Backend]:
+    """All known backends by name."""
+    from mcomp.plugins import load_plugins
+
+    load_plugins()
+    return dict(_BACKENDS)
+
+
+def lowers(*ops: str, target: str) -> Callable[[_Function], _Function]:
+    """Decorator: a function `(node, ...) -> kernel | Declined` lowers these ops on a target."""
+
+    def mark(function: _Function) -> _Function:
+        for op in ops:
+            _LOWERINGS[(target, op)] = function
+        return function
+
+    return mark
+
+
+def lowering(node: Node, target: str) -> Callable[..., Any] | None:
+    """The lowering for a node's op on a target, if there is one."""
+    return _LOWERINGS.get((target, node.op.name))
+
+
+def lowered_ops(target: str) -> frozenset[str]:
+    """Names of the ops that a target has lowerings for."""
+    return frozenset(op for t, op in _LOWERINGS if t == target)
