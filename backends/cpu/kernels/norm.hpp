@@ -1,0 +1,185 @@
+// Normalizations: layer_norm, rms_norm, group_norm (and instance_norm), batch_norm for inference.
+//
+//     layer_norm(w, x, y, weight, bias, rows, n, 1e-5f);       // weight and bias may be nullptr
+//     for (int64_t row = r.begin; row < r.end; ++row) {        // fused residual
+//       for (int64_t i = 0; i < n; ++i) t[i] = x[row * n + i] + residual[row * n + i];
+//       layer_norm_row(t, y + row * n, weight, bias, n, 1e-5f);
+//     }
+// Two passes with float lanes and double block sums; the variance is the biased one. In, Out: float, bf16, f16 or
+// double; weights: any of these. About 8 FLOPs an element, one read and one write of memory (rows stay in cache).
+#pragma once
+
+#include <cstdint>
+
+#include "lanes.hpp"
+#include "math.hpp"
+#include "threads.hpp"
+#include "types.hpp"
+
+namespace mcomp {
+
+// y[i] = x[i] * scale[i] + shift[i] with absent weight as 1 and absent bias as 0.
+template <class In, class Out, class W>
+inline void affine_row(const In* x, Out* y, const W* weight, const W* bias, int64_t n, compute_t<In> mean,
+                       compute_t<In> rstd) {
+  using C = compute_t<In>;
+  if (weight && bias) {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd * convert<C>(weight[i]) + convert<C>(bias[i]));
+  } else if (weight) {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd * convert<C>(weight[i]));
+  } else if (bias) {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd + convert<C>(bias[i]));
+  } else {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd);
+  }
+}
+
+// One row of n values; `y` may be `x`.
+template <class In, class Out, class W>
+inline void layer_norm_row(const In* x, Out* y, const W* weight, const W* bias, int64_t n, float eps) {
+  using C = compute_t<In>;
+  const C mean = C(lane_sum(n, [&](int64_t i) { return convert<C>(x[i]); }) / double(n));
+  const double squares = lane_sum(n, [&](int64_t i) {
+    const C d = convert<C>(x[i]) - mean;
+    return d * d;
+  });
+  affine_row(x, y, weight, bias, n, mean, C(1) / math::sqrt(C(squares / double(n)) + C(eps)));
+}
+
+// y = x / sqrt(mean(x^2) + eps) * weight. `offset` is added to the weight (1 in models that store weight - 1).
+template <class In, class Out, class W>
+inline void rms_norm_row(const In* x, Out* y, const W* weight, int64_t n, float eps, float offset = 0.0f) {
+  using C = compute_t<In>;
+  const double squares = lane_sum(n, [&](int64_t i) { return convert<C>(x[i]) * convert<C>(x[i]); });
+  const C scale = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
+  if (weight) {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>(convert<C>(x[i]) * scale * (convert<C>(weight[i]) + C(offset)));
+    return;
+  }
+  MCOMP_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = convert<Out>(convert<C>(x[i]) * scale);
+}
+
+// x, y: [rows, n] contiguous.
+template <class In, class Out, class W>
+void layer_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t rows, int64_t n,
+                float eps) {
+  const Range r = w.range(rows);
+  for (int64_t row = r.begin; row < r.end; ++row) layer_norm_row(x + row * n, y + row * n, weight, bias, n, eps);
+}
+
+template <class In, class Out, class W>
+void rms_norm(const Worker& w, const In* x, Out* y, const W* weight, int64_t rows, int64_t n, float eps,
+              float offset = 0.0f) {
+  const Range r = w.range(rows);
+  for (int64_t row = r.begin; row < r.end; ++row) rms_norm_row(x + row * n, y + row * n, weight, n, eps, offset);
+}
+
+// x, y: [batch, channels, inner] contiguous (NCHW); statistics over (channels / groups) * inner values.
+// Instance norm: groups = channels.
+template <class In, class Out, class W>
+void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t batch, int64_t channels,
+                int64_t inner, int64_t groups, float eps) {
+  using C = compute_t<In>;
+  const int64_t width = groups ? channels / groups : 0, n = width * inner;
+  const Range r = w.range(batch * groups);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const In* from = x + item * n;
+    const int64_t channel = item % groups * width;
+    const C mean = C(lane_sum(n, [&](int64_t i) { return convert<C>(from[i]); }) / double(n));
+    const double squares = lane_sum(n, [&](int64_t i) {
+      const C d = convert<C>(from[i]) - mean;
+      return d * d;
+    });
+    const C rstd = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
+    for (int64_t c = 0; c < width; ++c) {
+      const C scale = weight ? rstd * convert<C>(weight[channel + c]) : rstd;
+      const C shift = (bias ? convert<C>(bias[channel + c]) : C(0)) - mean * scale;
+      const In* a = from + c * inner;
+      Out* b = y + item * n + c * inner;
+      MCOMP_INDEPENDENT
+      for (int64_t i = 0; i < inner; ++i)
+        b[i] = convert<Out>(convert<C>(a[i]) * scale + shift);
+    }
+  }
+}
+
+// The same for x, y: [batch, inner, channels] contiguous (NHWC).
+template <class In, class Out, class W>
+void group_norm_channels_last(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t batch,
+                              int64_t channels, int64_t inner, int64_t groups, float eps) {
+  using C = compute_t<In>;
+  const int64_t width = groups ? channels / groups : 0;
+  const double n = double(width * inner);
+  const Range r = w.range(batch * groups);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const int64_t channel = item % groups * width, at = item / groups * inner * channels + channel;
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = 0; i < inner; ++i) {
+      const In* row = x + at + i * channels;
+      sum += lane_sum(width, [&](int64_t c) { return convert<C>(row[c]); });
+    }
+    const C mean = C(sum / n);
+    for (int64_t i = 0; i < inner; ++i) {
+      const In* row = x + at + i * channels;
+      squares += lane_sum(width, [&](int64_t c) {
+        const C d = convert<C>(row[c]) - mean;
+        return d * d;
+      });
+    }
+    const C rstd = C(1) / math::sqrt(C(squares / n) + C(eps));
+    for (int64_t i = 0; i < inner; ++i)
+      affine_row(x + at + i * channels, y + at + i * channels, weight ? weight + channel : nullptr,
+                 bias ? bias + channel : nullptr, width, mean, rstd);
+  }
+}
+
+// y = (x - mean) / sqrt(variance + eps) * weight + bias per channel of [outer, channels, inner]; inner = 1 for NHWC.
+template <class In, class Out, class W>
+void batch_norm(const Worker& w, const In* x, Out* y, const W* mean, const W* variance, const W* weight, const W* bias,
+                int64_t outer, int64_t channels, int64_t inner, float eps) {
+  using C = compute_t<In>;
+  constexpr int64_t kTile = 128;
+  const int64_t tiles = (channels + kTile - 1) / kTile;
+  const int64_t blocks = inner == 1 ? (outer + 63) / 64 : outer;
+  const int64_t rows = inner == 1 ? 64 : 1;
+  const Range r = w.range(blocks * tiles);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    C scale[kTile], shift[kTile];
+    const int64_t c0 = item % tiles * kTile, count = channels - c0 < kTile ? channels - c0 : kTile;
+    for (int64_t c = 0; c < count; ++c) {
+      const C rstd = C(1) / math::sqrt(convert<C>(variance[c0 + c]) + C(eps));
+      scale[c] = weight ? rstd * convert<C>(weight[c0 + c]) : rstd;
+      shift[c] = (bias ? convert<C>(bias[c0 + c]) : C(0)) - convert<C>(mean[c0 + c]) * scale[c];
+    }
+    const int64_t first = item / tiles * rows, last = first + rows < outer ? first + rows : outer;
+    for (int64_t o = first; o < last; ++o) {
+      const int64_t at = (o * channels + c0) * inner;
+      if (inner == 1) {
+        MCOMP_INDEPENDENT
+        for (int64_t c = 0; c < count; ++c)
+          y[at + c] = convert<Out>(convert<C>(x[at + c]) * scale[c] + shift[c]);
+        continue;
+      }
+      for (int64_t c = 0; c < count; ++c) {
+        const C a = scale[c], b = shift[c];
+        MCOMP_INDEPENDENT
+        for (int64_t i = c * inner; i < (c + 1) * inner; ++i)
+          y[at + i] = convert<Out>(convert<C>(x[at + i]) * a + b);
+      }
+    }
+  }
+}
+
+}  // namespace mcomp

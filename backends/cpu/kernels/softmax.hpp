@@ -1,0 +1,136 @@
+// softmax, log_softmax and logsumexp over one dimension of [outer, n, inner], contiguous.
+//
+//     softmax(w, x, y, outer, n, /*inner=*/1);                  // last dimension
+//     for (int64_t row = r.begin; row < r.end; ++row) {         // fused: compute the row, then normalize it in place
+//       for (int64_t i = 0; i < n; ++i) t[i] = x[row * n + i] * scale + mask[i];
+//       softmax_row(t, y + row * n, n);
+//     }
+// A row of -inf, or one with NaN or +inf, gives NaN. Float accumulation. About 20 FLOPs and one read and write an
+// element. T is float, bf16, f16 (computed in float) or double (computed in double).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "lanes.hpp"
+#include "math.hpp"
+#include "threads.hpp"
+#include "types.hpp"
+
+namespace mcomp {
+
+// y = exp(x - max) / sum. `y` may be `x`.
+template <class In, class Out>
+inline void softmax_row(const In* x, Out* y, int64_t n) {
+  using C = compute_t<In>;
+  const C top = lane_max(n, [&](int64_t i) { return convert<C>(x[i]); });
+  if (std::is_same<Out, C>::value) {
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top));
+    const C scale = C(1) / C(lane_sum(n, [&](int64_t i) { return convert<C>(y[i]); }));
+    MCOMP_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = convert<Out>(convert<C>(y[i]) * scale);
+    return;
+  }
+  const C scale = C(1) / C(lane_sum(n, [&](int64_t i) { return math::exp_nonpositive(convert<C>(x[i]) - top); }));
+  MCOMP_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top) * scale);
+}
+
+// log(sum(exp(x))): -inf for an empty row or one of -inf, +inf where the largest is +inf.
+template <class In>
+inline compute_t<In> logsumexp_row(const In* x, int64_t n) {
+  using C = compute_t<In>;
+  const C top = lane_max(n, [&](int64_t i) { return convert<C>(x[i]); });
+  const C base = math::is_inf(top) ? C(0) : top;
+  return math::log(C(lane_sum(n, [&](int64_t i) { return math::exp(convert<C>(x[i]) - base); }))) + base;
+}
+
+// y = x - logsumexp(x), with torch's limits: a row of -inf gives NaN. `y` may be `x`.
+template <class In, class Out>
+inline void log_softmax_row(const In* x, Out* y, int64_t n) {
+  using C = compute_t<In>;
+  const C top = lane_max(n, [&](int64_t i) { return convert<C>(x[i]); });
+  const C shift = math::log(C(lane_sum(n, [&](int64_t i) { return math::exp_nonpositive(convert<C>(x[i]) - top); })));
+  MCOMP_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = convert<Out>((convert<C>(x[i]) - top) - shift);
+}
+
+namespace detail {
+
+constexpr int64_t kSoftmaxTile = 64;
+
+// [n, width] columns at stride `inner`, width <= kSoftmaxTile: running maximum and sum per column.
+template <bool Log, class In, class Out>
+inline void softmax_columns(const In* x, Out* y, int64_t n, int64_t inner, int64_t width) {
+  using C = compute_t<In>;
+  C top[kSoftmaxTile], sum[kSoftmaxTile];
+  for (int64_t j = 0; j < width; ++j) top[j] = -std::numeric_limits<C>::infinity(), sum[j] = C(0);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < width; ++j) {
+      const C v = convert<C>(x[i * inner + j]);
+      top[j] = v > top[j] ? v : top[j];
+    }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < width; ++j) sum[j] += math::exp_nonpositive(convert<C>(x[i * inner + j]) - top[j]);
+  for (int64_t j = 0; j < width; ++j) sum[j] = Log ? math::log(sum[j]) : C(1) / sum[j];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < width; ++j) {
+      const C v = convert<C>(x[i * inner + j]) - top[j];
+      y[i * inner + j] = convert<Out>(Log ? v - sum[j] : math::exp_nonpositive(v) * sum[j]);
+    }
+}
+
+template <bool Log, class In, class Out>
+inline void softmax_strided(const Worker& w, const In* x, Out* y, int64_t outer, int64_t n, int64_t inner) {
+  const int64_t tiles = (inner + kSoftmaxTile - 1) / kSoftmaxTile;
+  const Range r = w.range(outer * tiles);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const int64_t j = item % tiles * kSoftmaxTile, at = item / tiles * n * inner + j;
+    const int64_t width = inner - j < kSoftmaxTile ? inner - j : kSoftmaxTile;
+    softmax_columns<Log>(x + at, y + at, n, inner, width);
+  }
+}
+
+}  // namespace detail
+
+template <class In, class Out>
+void softmax(const Worker& w, const In* x, Out* y, int64_t outer, int64_t n, int64_t inner) {
+  if (inner != 1) return detail::softmax_strided<false>(w, x, y, outer, n, inner);
+  const Range r = w.range(outer);
+  for (int64_t row = r.begin; row < r.end; ++row) softmax_row(x + row * n, y + row * n, n);
+}
+
+template <class In, class Out>
+void log_softmax(const Worker& w, const In* x, Out* y, int64_t outer, int64_t n, int64_t inner) {
+  if (inner != 1) return detail::softmax_strided<true>(w, x, y, outer, n, inner);
+  const Range r = w.range(outer);
+  for (int64_t row = r.begin; row < r.end; ++row) log_softmax_row(x + row * n, y + row * n, n);
+}
+
+// y[outer, inner] = log(sum over n of exp(x[outer, n, inner])).
+template <class In, class Out>
+void logsumexp(const Worker& w, const In* x, Out* y, int64_t outer, int64_t n, int64_t inner) {
+  using C = compute_t<In>;
+  const Range r = w.range(outer * inner);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const In* column = x + item / inner * n * inner + item % inner;
+    if (inner == 1) {
+      y[item] = convert<Out>(logsumexp_row(column, n));
+      continue;
+    }
+    const C inf = std::numeric_limits<C>::infinity();
+    C top = -inf, sum = C(0);
+    for (int64_t i = 0; i < n; ++i) top = convert<C>(column[i * inner]) > top ? convert<C>(column[i * inner]) : top;
+    const C base = math::is_inf(top) ? C(0) : top;
+    for (int64_t i = 0; i < n; ++i) sum += math::exp(convert<C>(column[i * inner]) - base);
+    y[item] = convert<Out>(math::log(sum) + base);
+  }
+}
+
+}  // namespace mcomp

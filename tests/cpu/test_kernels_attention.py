@@ -1,0 +1,113 @@
+"""attention.hpp against torch.nn.functional.scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+from kernel_harness import each_isa, from_bf16, load, ptr, to_bf16
+
+Mask = np.ndarray | None
+
+
+def strides(array: np.ndarray) -> list[int]:
+    return [step // array.itemsize for step in array.strides]
+
+
+def run(
+    isa: str, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, mask: Mask = None, causal: bool = False, offset: int = 0,
+    threads: int = 1, scale: float | None = None, transposed_out: bool = False,
+) -> np.ndarray:
+    batch, heads, queries, dim = q.shape
+    shape = (batch, heads, queries, v.shape[3])
+    out = np.full((batch, queries, heads, v.shape[3]), 9, q.dtype).transpose(0, 2, 1, 3) if transposed_out else np.full(shape, 9, q.dtype)
+    mask_strides = [0, 0, 0, 0] if mask is None else strides(np.broadcast_to(mask, (batch, heads, queries, k.shape[2])))
+    numbers = [batch, heads, k.shape[1], queries, k.shape[2], dim, v.shape[3]]
+    for array in (q, k, v, out):
+        numbers += strides(array)[:3]
+    numbers += [*mask_strides, int(causal), offset, threads]
+    bias = mask if mask is not None and mask.dtype == np.float32 else None
+    keep = mask if mask is not None and mask.dtype == np.bool_ else None
+    run = load("attention_driver", isa)[f"attention_{'f32' if q.dtype == np.float32 else 'bf16'}"]
+    args = np.array(numbers, np.int64)
+    run(ptr(q), ptr(k), ptr(v), ptr(out), ptr(bias), ptr(keep), ptr(args), ctypes.c_float(scale or dim**-0.5))
+    return out
+
+
+def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Mask = None, causal: bool = False) -> np.ndarray:
+    tensors = [torch.from_numpy(np.ascontiguousarray(x)).double() for x in (q, k, v)]
+    m = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask))
+    m = m.double() if m is not None and m.dtype == torch.float32 else m
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    return sdpa(*tensors, attn_mask=m, is_causal=causal, enable_gqa=k.shape[1] != q.shape[1]).numpy()
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+SHAPES = [
+    (1, 1, 1, 1, 1, 1), (2, 3, 49, 49, 32, 32), (1, 2, 128, 128, 64, 64), (1, 2, 70, 131, 17, 5), (2, 2, 1, 300, 64, 64),
+    (1, 2, 3, 17, 40, 9), (1, 1, 33, 200, 8, 24), (1, 2, 16, 64, 300, 300), (0, 2, 4, 4, 8, 8), (1, 2, 5, 0, 8, 8), (1, 1, 0, 3, 8, 8),
+]  # fmt: skip
+
+
+@each_isa
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("causal", [False, True])
+def test_matches_torch(isa: str, shape: tuple[int, ...], causal: bool) -> None:
+    batch, heads, queries, keys, dim, value_dim = shape
+    q, k = random(batch, heads, queries, dim), random(batch, heads, keys, dim, seed=1)
+    v = random(batch, heads, keys, value_dim, seed=2)
+    got = run(isa, q, k, v, causal=causal, threads=2)
+    np.testing.assert_allclose(got, reference(q, k, v, causal=causal), rtol=1e-5, atol=3e-6)
+
+
+@each_isa
+@pytest.mark.parametrize("mask_shape", [(2, 4, 37, 90), (2, 1, 1, 90), (1, 1, 37, 90), (37, 90), (2, 1, 37, 1)])
+@pytest.mark.parametrize("boolean", [False, True])
+@pytest.mark.parametrize("queries", [37, 1])
+def test_masks_broadcast_and_heads_are_shared(isa: str, mask_shape: tuple[int, ...], boolean: bool, queries: int) -> None:
+    shape = tuple(queries if size == 37 else size for size in mask_shape)
+    rng = np.random.default_rng(3)
+    mask = rng.random(shape) > 0.4 if boolean else rng.standard_normal(shape).astype(np.float32)
+    q, k, v = random(2, 4, queries, 32), random(2, 2, 90, 32, seed=1), random(2, 2, 90, 32, seed=2)
+    got = run(isa, q, k, v, mask=mask, threads=2)
+    np.testing.assert_allclose(got, reference(q, k, v, mask), rtol=1e-5, atol=3e-6)
+
+
+@each_isa
+@pytest.mark.parametrize("queries", [1, 20])
+def test_rows_without_keys_are_zero_and_nan_stays_in_its_row(isa: str, queries: int) -> None:
+    q, k, v = random(1, 1, queries, 16), random(1, 1, 80, 16, seed=1), random(1, 1, 80, 16, seed=2)
+    mask = np.ones((queries, 80), np.bool_)
+    mask[0] = False
+    np.testing.assert_array_equal(run(isa, q, k, v, mask=mask)[0, 0, 0], 0)
+    minus = np.where(mask, 0, -np.inf).astype(np.float32)
+    np.testing.assert_array_equal(run(isa, q, k, v, mask=minus)[0, 0, 0], 0)
+    q[0, 0, queries - 1, 3] = np.nan
+    got = run(isa, q, k, v)
+    assert np.isnan(got[0, 0, queries - 1]).all()
+    assert np.isfinite(got[0, 0, : queries - 1]).all()
+
+
+@each_isa
+def test_strided_operands_offset_and_large_scores(isa: str) -> None:
+    q = (random(2, 20, 3, 64) * 20).transpose(0, 2, 1, 3)
+    k = (random(2, 83, 3, 64, seed=1) * 20).transpose(0, 2, 1, 3)
+    v = random(2, 83, 3, 64, seed=2).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(run(isa, q, k, v, transposed_out=True), reference(q, k, v), rtol=2e-4, atol=2e-4)
+    mask = np.tril(np.ones((20, 83), np.bool_), 63)
+    got = run(isa, q, k, v, causal=True, offset=63)
+    np.testing.assert_allclose(got, reference(q, k, v, mask), rtol=2e-4, atol=2e-4)
+
+
+@each_isa
+@pytest.mark.parametrize("queries", [1, 45])
+def test_bf16_storage(isa: str, queries: int) -> None:
+    q, k, v = (to_bf16(random(1, 2, n, 33, seed=n)) for n in (queries, 70, 70))
+    got = from_bf16(run(isa, q, k, v, causal=False))
+    want = reference(from_bf16(q), from_bf16(k), from_bf16(v))
+    np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
