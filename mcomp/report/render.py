@@ -1,0 +1,152 @@
+"""Reports as tables: rich on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from mcomp.report.report import Report, Row
+
+WIDTH = 150
+
+
+def quantity(value: float | None, unit: str = "", base: int = 1000) -> str:
+    """A number with a prefix: 12.3 M; `-` for None."""
+    if value is None:
+        return "-"
+    magnitude = float(value)
+    prefixes = ("", "K", "M", "G", "T") if base == 1000 else ("", "Ki", "Mi", "Gi", "Ti")
+    for prefix in prefixes:
+        if abs(magnitude) < base or prefix == prefixes[-1]:
+            digits = 0 if not prefix and magnitude == int(magnitude) else (2 if abs(magnitude) < 10 else 1)
+            return f"{magnitude:.{digits}f} {prefix}{unit}".rstrip()
+        magnitude /= base
+    return f"{magnitude:g}"
+
+
+def microseconds(value: float | None) -> str:
+    """A time in microseconds, `-` for None."""
+    return "-" if value is None else (f"{value:.1f}" if value < 1000 else f"{value:.0f}")
+
+
+def report_text(report: Report, width: int = WIDTH) -> str:
+    """The report as plain text."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    for part in renderables(report):
+        console.print(part)
+    return buffer.getvalue().rstrip()
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print the report to a console (default: standard output)."""
+    from rich.console import Console
+
+    chosen = console or Console()
+    if not chosen.is_terminal:
+        chosen = Console(width=WIDTH, file=chosen.file)
+    for part in renderables(report):
+        chosen.print(part)
+
+
+def renderables(report: Report) -> Iterable[RenderableType]:
+    """The parts of a report, top to bottom."""
+    yield _head(report)
+    if report.rows:
+        yield _layers(report.rows)
+    if report.stages:
+        yield _stages(report)
+    if report.evaluations:
+        yield _evaluations(report)
+    for text in _words(report):
+        yield text
+
+
+def _table(title: str, *columns: tuple[str, str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify="right" if justify == "r" else "left", overflow="fold")
+    return table
+
+
+def _head(report: Report) -> str:
+    native = f"{report.native_nodes:.1%} of nodes and {report.native_flops:.1%} of FLOPs run in generated code"
+    lines = [f"{report.model or 'model'} for {report.target}, objective {report.objective}: {native}"]
+    if report.pipeline:
+        lines.append(f"pipeline: {report.pipeline}")
+    if report.budget:
+        verdict = {True: "met", False: "NOT met", None: "not judged"}[report.within_budget]
+        lines.append(f"budget: {report.budget}: {verdict}")
+    return "\n".join(lines)
+
+
+def _layers(rows: list[Row]) -> Table:
+    table = _table(
+        "layers", ("layer", "l"), ("ops", "l"), ("done", "l"), ("why", "l"), ("weights", "r"), ("was", "r"),
+        ("FLOPs", "r"), ("was", "r"), ("predicted us", "r"), ("measured us", "r"), ("was", "r"),
+    )
+    for r in rows:
+        table.add_row(
+            r.layer or "-", r.ops, r.done if r.native else f"{r.done} (torch)", r.why,
+            quantity(r.weight_bytes, "B"), quantity(r.weight_bytes_before, "B"),
+            quantity(r.flops), quantity(r.flops_before), microseconds(r.predicted_us), microseconds(r.measured_us),
+            microseconds(r.measured_before_us),
+        )
+    table.add_section()
+    table.add_row(
+        "total", "", "", "", quantity(sum(r.weight_bytes for r in rows), "B"),
+        quantity(sum(r.weight_bytes_before for r in rows), "B"), quantity(sum(r.flops for r in rows)),
+        quantity(sum(r.flops_before for r in rows)), microseconds(_sum(r.predicted_us for r in rows)),
+        microseconds(_sum(r.measured_us for r in rows)), microseconds(_sum(r.measured_before_us for r in rows)),
+    )
+    return table
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if known else None
+
+
+def _stages(report: Report) -> Table:
+    table = _table("versions", ("version", "l"), ("quality", "r"), ("output error", "r"), ("ms", "r"), ("weights", "r"))
+    for s in report.stages:
+        table.add_row(
+            s.name, "-" if s.quality is None else f"{s.quality:.5g}", "-" if s.error is None else f"{s.error:.2e}",
+            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}", quantity(s.weight_bytes, "B"),
+        )
+    return table
+
+
+def _evaluations(report: Report) -> Table:
+    table = _table("calls of evaluate", ("#", "r"), ("model", "l"), ("result", "r"), ("seconds", "r"))
+    for i, e in enumerate(report.evaluations, 1):
+        table.add_row(str(i), str(e.get("model", "")), f"{e.get('result', float('nan')):.5g}", f"{e.get('seconds', 0):.2f}")
+    return table
+
+
+def _words(report: Report) -> Iterable[str]:
+    for e in report.eager_modules:
+        yield f"eager: {e.path or 'the whole model'}: {e.reason}" + (f" ({e.remedy})" if e.remedy else "")
+    if report.opaque_nodes:
+        listed = ", ".join(f"{name} x{count}" for name, count in report.opaque_nodes.items())
+        yield f"opaque, run by torch: {listed}"
+    if report.torch_nodes:
+        listed = ", ".join(f"{name} x{count}" for name, count in report.torch_nodes.items())
+        yield f"run by torch: {listed}"
+    for remark in report.remarks:
+        if remark["kind"] in ("missed", "warning"):
+            remedy = f" ({remark['remedy']})" if remark.get("remedy") else ""
+            yield f"{remark['kind']}: {remark['rule']}: {remark['layer'] or '-'}: {remark['reason']}{remedy}"
+    yield from report.notes
+    if report.seconds:
+        yield "time: " + ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())

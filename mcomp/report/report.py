@@ -1,0 +1,100 @@
+"""The report: what was done to each layer, why, and what it gave. Plain data that prints and converts to JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Row:
+    """One layer (a module path), or one kernel that serves several.
+
+    Bytes are of weights; times in microseconds for one call at the example shapes; None where nothing was measured.
+    """
+
+    layer: str
+    ops: str
+    done: str
+    why: str = ""
+    weight_bytes_before: int = 0
+    weight_bytes: int = 0
+    flops_before: int = 0
+    flops: int = 0
+    predicted_us: float | None = None
+    measured_us: float | None = None
+    measured_before_us: float | None = None
+    native: bool = True
+
+
+@dataclass
+class Eager:
+    """A module that stayed eager, why, and what would change that."""
+
+    path: str
+    reason: str
+    remedy: str = ""
+
+
+@dataclass
+class Stage:
+    """One version of the model that was measured: quality in the evaluate function's unit, seconds per call, bytes."""
+
+    name: str
+    quality: float | None = None
+    error: float | None = None
+    latency_ms: float | None = None
+    weight_bytes: int | None = None
+
+
+@dataclass
+class Report:
+    """What `optimize` did.
+
+    `native_nodes` and `native_flops` are the shares, 0 to 1, that generated code computes. `opaque_nodes` counts nodes
+    without an operator of ours, `torch_nodes` all nodes that torch runs. `within_budget` is None without a budget.
+    """
+
+    target: str = ""
+    objective: str = ""
+    model: str = ""
+    pipeline: str = ""
+    rows: list[Row] = field(default_factory=list)
+    eager_modules: list[Eager] = field(default_factory=list)
+    opaque_nodes: dict[str, int] = field(default_factory=dict)
+    torch_nodes: dict[str, int] = field(default_factory=dict)
+    native_nodes: float = 1.0
+    native_flops: float = 1.0
+    stages: list[Stage] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    budget: str = ""
+    within_budget: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Report:
+        """Read what `to_json` wrote; fields that are unknown are left out."""
+        known = {k: v for k, v in data.items() if k in Report.__dataclass_fields__}
+        known["rows"] = [Row(**{k: v for k, v in r.items() if k in Row.__dataclass_fields__})
+                         for r in known.get("rows", [])]
+        known["eager_modules"] = [Eager(**e) for e in known.get("eager_modules", [])]
+        known["stages"] = [Stage(**s) for s in known.get("stages", [])]
+        return Report(**known)
+
+    def __str__(self) -> str:
+        from mcomp.report.render import report_text
+
+        return report_text(self)
+
+    def print(self) -> None:
+        """Print with colour where the terminal has it."""
+        from mcomp.report.render import print_report
+
+        print_report(self)

@@ -1,0 +1,297 @@
+"""The `.mcomp` file: one safetensors container with the IR as text, the weights, the plan, source and compiled code.
+
+Loading one runs no code from it, unless the caller trusts its compiled code. Needs numpy and safetensors, no torch.
+
+Contents: tensors `weights/<digest>/<part>`; byte tensors `ir`, `source`, `report`, `code/<isa>`; the header's metadata
+hold `format`, `version` and, under `mcomp`, JSON with the calling convention and a SHA-256 of every byte tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mcomp.capture import structure
+from mcomp.capture.signature import Signature
+from mcomp.errors import ArtifactError, McompError
+from mcomp.ir.encoding import Encoding
+from mcomp.ir.graph import Graph
+from mcomp.ir.parser import parse_graph, parse_type
+from mcomp.ir.printer import graph_text
+from mcomp.ir.store import WeightStore, check_parts, digest_of
+from mcomp.ir.types import TensorType
+from mcomp.ir.verify import verify
+
+if TYPE_CHECKING:
+    from mcomp.runtime.compiled import CompiledModel
+
+FORMAT = "mcomp"
+VERSION = 1
+MAX_TEXT = 256 << 20
+
+
+def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = True) -> Path:
+    """Write a compiled model to `path`, whole or not at all. `code`: include compiled code.
+
+    Raises ArtifactError when the model holds eager parts, or when the file cannot be written (a file that was there
+    stays as it was).
+    """
+    program = model.only_program("saved")
+    graph = program.graph
+    tensors: dict[str, np.ndarray] = {}
+    types: dict[str, str] = {}
+    for digest in used_weights(graph):
+        weight = graph.store.get(digest)
+        types[digest] = str(weight.type)
+        for part, array in weight.parts.items():
+            tensors[f"weights/{digest}/{part}"] = array
+    blobs: dict[str, bytes] = {
+        "ir": graph_text(graph, digests=32).encode(),
+        "source": program.executable.source().encode(),
+        "report": json.dumps(model.report().to_json()).encode(),
+    }
+    if code:
+        blobs |= {f"code/{isa}": data for isa, data in program.executable.binaries().items()}
+    header = {
+        "target": model.target,
+        "signature": program.signature.to_json(),
+        "arguments": structure.to_json(program.arguments),
+        "results": structure.to_json(program.results),
+        "rebinds": [
+            {"path": [structure._constant_to_json(s) for s in r.path], "spec": structure.to_json(r.spec)}
+            for r in program.rebinds
+        ],
+        "weights": types,
+        "blobs": {name: hashlib.sha256(data).hexdigest() for name, data in blobs.items()},
+    }
+    tensors |= {name: np.frombuffer(data, np.uint8) for name, data in blobs.items() if data}
+    metadata = {"format": FORMAT, "version": str(VERSION), "mcomp": json.dumps(header)}
+    return _write(Path(path), tensors, metadata)
+
+
+def used_weights(graph: Graph) -> list[str]:
+    """Digests of the weights that a graph and its nested graphs use, in order of first use."""
+    found: dict[str, None] = {}
+    for node in graph.walk():
+        if node.op.name == "const":
+            found[node.attrs["digest"]] = None
+    found.update(dict.fromkeys(s.initial for s in graph.input_specs if s.initial))
+    return list(found)
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Path:
+    from safetensors.numpy import save_file
+
+    handle, temporary = -1, ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent or ".")
+        os.close(handle)
+        save_file({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as e:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        if not isinstance(e, Exception):
+            raise
+        raise ArtifactError(
+            f"{path} could not be written: {e}", code="MC0702",
+            help="free space or choose another folder; a file that was there before is unchanged",
+        ) from e
+    return path
+
+
+class ArtifactReader:
+    """An opened `.mcomp` file. Every text and every compiled code is checked against its hash when it is read."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._offsets, metadata = _read_header(self.path)
+        if metadata.get("format") != FORMAT:
+            raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701")
+        version = metadata.get("version", "")
+        if not version.isdigit():
+            raise ArtifactError(f"{self.path} has no version", code="MC0701")
+        if int(version) > VERSION:
+            raise ArtifactError(
+                f"{self.path} has format version {version}; this mcomp reads up to {VERSION}", code="MC0703",
+                help="upgrade mcomp",
+            )
+        try:
+            self.header: dict[str, Any] = json.loads(metadata["mcomp"])
+            self.weights: dict[str, str] = {str(k): str(v) for k, v in self.header["weights"].items()}
+            self._hashes: dict[str, str] = {str(k): str(v) for k, v in self.header["blobs"].items()}
+        except (KeyError, ValueError, AttributeError, TypeError) as e:
+            raise self.damaged(f"its header cannot be read ({e})") from e
+        self._data = np.memmap(self.path, np.uint8, "r") if self.path.stat().st_size else np.zeros(0, np.uint8)
+
+    def damaged(self, why: str) -> ArtifactError:
+        """The error for a file that is not what was written."""
+        return ArtifactError(f"{self.path} is damaged: {why}", code="MC0701", help="get the file again, or save it anew")
+
+    def blob(self, name: str) -> bytes:
+        """A text or compiled code by name; empty when the file has none. Raises ArtifactError when it was altered."""
+        if name not in self._hashes:
+            return b""
+        data = self._array(name).tobytes() if name in self._offsets else b""
+        if hashlib.sha256(data).hexdigest() != self._hashes[name]:
+            raise self.damaged(f"{name} does not have the hash it was written with")
+        return data
+
+    def code_names(self) -> list[str]:
+        """Instruction sets for which the file holds compiled code."""
+        return [n.removeprefix("code/") for n in self._hashes if n.startswith("code/")]
+
+    def store(self) -> WeightStore:
+        """The weights. Arrays are mapped from the file, and their digest is checked when they are first used."""
+        store = WeightStore()
+        for digest, text in self.weights.items():
+            type = self._weight_type(text)
+            store.add_lazy(type, digest, _LazyParts(self, digest, type))
+        return store
+
+    def _weight_type(self, text: str) -> TensorType:
+        try:
+            type = parse_type(text)
+        except McompError as e:
+            raise self.damaged(f"{text!r} is no weight's type") from e
+        if not isinstance(type, TensorType) or not type.is_static:
+            raise self.damaged(f"{text!r} is no weight's type")
+        return type
+
+    def parts(self, digest: str, type: TensorType) -> dict[str, np.ndarray]:
+        """The arrays of one weight, checked."""
+        encoding: Encoding = type.encoding
+        names = encoding.buffers(type)
+        missing = [n for n in names if f"weights/{digest}/{n}" not in self._offsets]
+        if missing:
+            raise self.damaged(f"weight {digest[:8]} lacks its {missing[0]}")
+        parts = {n: self._array(f"weights/{digest}/{n}") for n in names}
+        try:
+            check_parts(type, parts)
+        except ValueError as e:
+            raise self.damaged(f"weight {digest[:8]}: {e}") from e
+        check_indices(encoding, type, parts, self)
+        if digest_of(type, parts) != digest:
+            raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
+        return parts
+
+    def _array(self, name: str) -> np.ndarray:
+        dtype, shape, start, end = self._offsets[name]
+        array = np.ndarray(shape, dtype, buffer=self._data, offset=start) if end > start else np.empty(shape, dtype)
+        array.flags.writeable = False
+        return array
+
+    def graph(self) -> Graph:
+        """The graph, parsed and verified."""
+        text = self.blob("ir")
+        if len(text) > MAX_TEXT:
+            raise self.damaged("its IR is larger than 256 MiB")
+        try:
+            graph = parse_graph(text.decode(), self.store())
+            verify(graph)
+        except ArtifactError:
+            raise
+        except (McompError, UnicodeDecodeError, RecursionError) as e:
+            raise self.damaged(f"its IR does not hold together: {e}") from e
+        return graph
+
+    def convention(self) -> tuple[Signature, structure.Spec, structure.Spec, tuple[structure.Rebind, ...]]:
+        """How the model is called."""
+        try:
+            rebinds = tuple(
+                structure.Rebind(
+                    tuple(structure._constant_from_json(s) for s in r["path"]), structure.from_json(r["spec"])
+                )
+                for r in self.header["rebinds"]
+            )
+            return (
+                Signature.from_json(self.header["signature"]), structure.from_json(self.header["arguments"]),
+                structure.from_json(self.header["results"]), rebinds,
+            )
+        except (KeyError, TypeError, RecursionError) as e:
+            raise self.damaged(f"its calling convention cannot be read ({e})") from e
+
+
+class _LazyParts:
+    def __init__(self, reader: ArtifactReader, digest: str, type: TensorType) -> None:
+        self.reader, self.digest, self.type = reader, digest, type
+        self.cached: dict[str, np.ndarray] | None = None
+
+    def __call__(self) -> Mapping[str, np.ndarray]:
+        if self.cached is None:
+            self.cached = self.reader.parts(self.digest, self.type)
+        return self.cached
+
+
+def check_indices(encoding: Encoding, type: TensorType, parts: Mapping[str, np.ndarray], reader: ArtifactReader) -> None:
+    """Raise ArtifactError when index arrays of a sparse encoding point outside of the tensor."""
+    from mcomp.ir.encoding import NM, BlockSparse
+
+    if isinstance(encoding, NM) and parts["indices"].size and int(parts["indices"].max()) >= encoding.m:
+        raise reader.damaged("an index of an n:m weight is out of range")
+    if isinstance(encoding, BlockSparse):
+        columns, rows = parts["columns"], parts["rows"]
+        limit = type.static_shape[1] // encoding.block[1]
+        inside = columns.size == 0 or (int(columns.min()) >= 0 and int(columns.max()) < limit)
+        ordered = rows[0] == 0 and rows[-1] == encoding.count and bool(np.all(np.diff(rows) >= 0))
+        if not inside or not ordered:
+            raise reader.damaged("an index of a block-sparse weight is out of range")
+
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[np.dtype, tuple[int, ...], int, int]], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as opened:  # checks that lengths and offsets agree with the file
+            metadata = opened.metadata() or {}
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            table = json.loads(file.read(length))
+    except FileNotFoundError as e:
+        raise ArtifactError(f"there is no file {path}", code="MC0704") from e
+    except (SafetensorError, OSError, ValueError) as e:
+        raise ArtifactError(
+            f"{path} is damaged or no mcomp file: {e}", code="MC0701", help="get the file again, or save it anew"
+        ) from e
+    offsets = {}
+    for name, row in table.items():
+        if name == "__metadata__":
+            continue
+        if row["dtype"] not in _DTYPES:
+            raise ArtifactError(f"{path}: {name} has the unknown element type {row['dtype']}", code="MC0701")
+        start, end = row["data_offsets"]
+        dtype = np.dtype(_DTYPES[row["dtype"]])
+        offsets[name] = (dtype, tuple(row["shape"]), 8 + length + start, 8 + length + end)
+    return offsets, metadata
+
+
+def load(
+    path: str | os.PathLike[str], *, trust_code: bool = False, threads: int | None = None, isa: str | None = None,
+) -> CompiledModel:
+    """Read a compiled model. Runs no code from the file: what runs is generated from its IR on this machine.
+
+    With `trust_code=True`, compiled code in the file for this machine's instruction set is used after its hash is
+    checked. Raises ArtifactError for a file that is damaged, altered, newer than this mcomp, or whose graph calls
+    operators that are not on the allow-list.
+    """
+    from mcomp.runtime.compiled import restore
+
+    return restore(ArtifactReader(path), trust_code=trust_code, threads=threads, isa=isa)

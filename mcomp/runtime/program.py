@@ -1,0 +1,208 @@
+"""A compiled program: a graph, how it is called, what runs it, and the state it keeps."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mcomp.backend import Array, Bound, Executable
+from mcomp.capture import structure
+from mcomp.capture.signature import Signature
+from mcomp.capture.structure import Rebind, Spec
+from mcomp.errors import CallError
+from mcomp.ir import dims, dtypes
+from mcomp.ir.graph import Graph, Value
+from mcomp.ir.types import TensorType
+from mcomp.ops.evaluate import bind_symbols
+
+
+class CompiledProgram:
+    """One captured call, compiled. `graph` is the optimized graph; the executable may hold a lowered form of it.
+
+    Safe to call from several threads; calls that keep state run one after another.
+    """
+
+    def __init__(
+        self, graph: Graph, executable: Executable, signature: Signature, arguments: Spec, results: Spec,
+        rebinds: Sequence[Rebind] = (),
+    ) -> None:
+        self.graph = graph
+        self.executable = executable
+        self.signature = signature
+        self.arguments = arguments
+        self.results = results
+        self.rebinds = tuple(rebinds)
+        self._arg_count = sum(1 for s in graph.input_specs if s.kind == "arg")
+        self._state_names = [s.target for s in graph.input_specs if s.kind == "state"]
+        self._plain = not self._state_names and all(s.kind == "result" for s in graph.output_specs)
+        self._state: dict[str, Array] = {}
+        self._lock = threading.Lock()
+        self._symbols: dict[tuple[Any, ...], dict[str, int]] = {}
+
+    def session(self) -> CompiledProgram:
+        """The same program with state of its own, at its initial value."""
+        return CompiledProgram(
+            self.graph, self.executable, self.signature, self.arguments, self.results, self.rebinds
+        )
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run on the arguments of the captured model and return its result structure."""
+        bound = self.signature.bind(args, kwargs)
+        leaves = self.leaves(bound)
+        numpy = bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+        numpy = numpy or (not leaves and "torch" not in sys.modules)
+        outputs = self.run(leaves, numpy=numpy)
+        if self.rebinds:
+            structure.apply_rebinds(self.rebinds, bound, outputs)
+        return structure.build(self.results, outputs, bound)
+
+    def leaves(self, bound: Mapping[str, Any]) -> list[Array]:
+        """The argument tensors, flat, in the order of the graph's inputs. Raises CallError where they do not fit."""
+        leaves: list[Array] = []
+        structure.collect(self.arguments, bound, leaves)
+        return leaves
+
+    def symbols(self, leaves: Sequence[Array]) -> dict[str, int]:
+        """The value of every symbol for these arguments. Raises CallError for wrong shapes and dtypes."""
+        key = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+        found = self._symbols.get(key)
+        if found is None:
+            found = self._check(leaves)
+            if len(self._symbols) > 256:
+                self._symbols.clear()
+            self._symbols[key] = found
+        return found
+
+    def _check(self, leaves: Sequence[Array]) -> dict[str, int]:
+        inputs = self.graph.inputs[: self._arg_count]
+        paths = {i: structure.path_text(p) for i, p in structure.leaf_paths(self.arguments).items()}
+        if len(leaves) != len(inputs):
+            raise CallError(f"{len(leaves)} tensors were passed where the model takes {len(inputs)}")
+        for i, (value, leaf) in enumerate(zip(inputs, leaves)):
+            expected = value.tensor
+            given = array_dtype(leaf)
+            if given is not expected.dtype:
+                raise CallError(
+                    f"{paths.get(i, value.name)} is {given or leaf.dtype}, but the model was captured with "
+                    f"{expected.dtype}",
+                    code="MC0402", ir=repr(value), help=f"convert it to {expected.dtype}, or capture with {given}",
+                )
+            device = getattr(leaf, "device", None)
+            if device is not None and getattr(device, "type", "cpu") not in ("cpu",):
+                raise CallError(f"{paths.get(i, value.name)} is on {device}", help="move it to the CPU")
+        return bind_symbols(
+            self.graph, [tuple(int(d) for d in leaf.shape) for leaf in leaves],
+            names=[paths.get(i, v.name) for i, v in enumerate(inputs)],
+        )
+
+    def run(self, leaves: Sequence[Array], *, numpy: bool) -> list[Array]:
+        """Run on flat arguments; returns the flat results. Writes back mutated arguments and keeps new state."""
+        symbols = self.symbols(leaves)
+        if self._plain:
+            return self.executable.run(leaves, symbols, numpy=numpy)
+        with self._lock:
+            states = [self._state_value(name, symbols, numpy) for name in self._state_names]
+            outputs = self.executable.run([*leaves, *states], symbols, numpy=numpy)
+            return self._settle(leaves, outputs)
+
+    def _settle(self, leaves: Sequence[Array], outputs: Sequence[Array]) -> list[Array]:
+        results: list[Array] = []
+        positions = {v.name: i for i, v in enumerate(self.graph.inputs)}
+        for spec, output in zip(self.graph.output_specs, outputs, strict=True):
+            if spec.kind == "result":
+                results.append(output)
+            elif spec.kind == "state":
+                self._state[spec.target] = output
+            else:
+                write_back(leaves[positions[spec.target]], output)
+        return results
+
+    def _state_value(self, name: str, symbols: Mapping[str, int], numpy: bool) -> Array:
+        if name not in self._state:
+            self._state[name] = self._initial_state(name, symbols)
+        value = self._state[name]
+        if numpy and not isinstance(value, np.ndarray):
+            value = value.numpy()
+        elif not numpy and isinstance(value, np.ndarray):
+            import torch
+
+            value = torch.from_numpy(value)
+        return value
+
+    def _initial_state(self, name: str, symbols: Mapping[str, int]) -> Array:
+        for value, spec in zip(self.graph.inputs, self.graph.input_specs):
+            if spec.kind == "state" and spec.target == name:
+                if spec.initial:
+                    return self.graph.store.get(spec.initial).parts["values"].copy()
+                shape = tuple(dims.evaluate(d, symbols) for d in value.tensor.shape)
+                return np.zeros(shape, value.tensor.dtype.numpy)
+        raise CallError(f"the program keeps no state called {name}")
+
+    def reset_state(self) -> None:
+        """Put all state back to its value at capture."""
+        with self._lock:
+            self._state.clear()
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The state kept now, by target; empty before the first call."""
+        return dict(self._state)
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundProgram:
+        """Fix inputs and outputs; see `BoundProgram`. Raises CallError for programs that keep state or mutate."""
+        if not self._plain:
+            raise CallError("a model that keeps state or writes to its arguments cannot be bound", help="call it")
+        bound = self.signature.bind(args, kwargs)
+        leaves = self.leaves(bound)
+        return BoundProgram(self, self.executable.bind(leaves, self.symbols(leaves)), bound)
+
+    def input_values(self) -> list[Value]:
+        """The graph inputs that the caller passes."""
+        return self.graph.inputs[: self._arg_count]
+
+
+class BoundProgram:
+    """Inputs and outputs fixed: write to `inputs` in place, call, read `outputs` or `result`. Allocates nothing."""
+
+    def __init__(self, program: CompiledProgram, bound: Bound, arguments: Mapping[str, Any]) -> None:
+        self._bound = bound
+        self.inputs = bound.inputs
+        self.outputs = bound.outputs
+        self.result = structure.build(program.results, bound.outputs, arguments)
+        """The result structure; its tensors are filled anew by every call."""
+        self.run = bound.__call__
+
+    def __call__(self) -> Any:
+        """Run once and return `result`."""
+        self.run()
+        return self.result
+
+
+def array_dtype(array: Array) -> dtypes.DType | None:
+    """The element type of a tensor or array; None for one that the IR does not have."""
+    try:
+        if isinstance(array, np.ndarray):
+            return dtypes.from_numpy(array.dtype)
+        return dtypes.from_torch(array.dtype)
+    except KeyError:
+        return None
+
+
+def write_back(target: Array, value: Array) -> None:
+    """Copy a new content into the caller's tensor or array."""
+    if isinstance(target, np.ndarray):
+        target[...] = np.asarray(value)
+        return
+    import torch
+
+    with torch.no_grad():
+        target.copy_(torch.as_tensor(value))
+
+
+def tensor_types(values: Sequence[Value]) -> list[TensorType]:
+    """The tensor types of some values."""
+    return [v.tensor for v in values]
