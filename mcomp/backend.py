@@ -126,6 +126,11 @@ class Backend(ABC):
         """Lower several graphs; backends may share work."""
         return [self.compile(g, options) for g in graphs]
 
+    def restore(self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions) -> Executable | None:
+        """An executable from compiled code that `Executable.binaries` gave, by instruction set; None when none of it fits
+        this machine or this version. The caller vouches for the code."""
+        return None
+
     def available(self) -> str | None:
         """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
         return None

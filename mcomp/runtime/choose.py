@@ -1,0 +1,36 @@
+"""Compiling on a backend, or on the reference backend when that one cannot run on this machine."""
+
+from __future__ import annotations
+
+import warnings
+
+from mcomp.backend import Backend, CompileOptions, Executable, backend_named
+from mcomp.errors import BackendError
+from mcomp.ir.graph import Graph
+from mcomp.manager.context import Context
+
+
+class FallbackWarning(UserWarning):
+    """The generated code could not be built; the reference backend runs the model instead, slowly."""
+
+
+def compile_on(
+    backend: Backend, graph: Graph, options: CompileOptions, context: Context | None = None
+) -> Executable:
+    """Compile a graph. Without a compiler on the machine: the reference backend, and a warning that says what to install.
+
+    Raises BackendError when neither can run the graph (no compiler and no torch).
+    """
+    reason = backend.available()
+    if reason is None:
+        return backend.compile(graph, options, context)
+    try:
+        import torch  # noqa: F401
+    except ImportError as e:
+        raise BackendError(f"target {backend.name} cannot run here: {reason}", code="MC0602") from e
+    warnings.warn(f"target {backend.name} cannot run here: {reason}. The reference backend runs the model instead; "
+                  "it is no faster than PyTorch.", FallbackWarning, stacklevel=3)
+    if context is not None:
+        context.remark("warning", "backend", "", f"target {backend.name} cannot run here: {reason}",
+                       "the reference backend runs the model instead")
+    return backend_named("reference").compile(graph, options, context)

@@ -1,0 +1,222 @@
+"""CompiledModel: called like the model it was made from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcomp.errors import ArtifactError, CallError
+from mcomp.ir.graph import Graph
+from mcomp.report.report import Report
+from mcomp.runtime.program import BoundProgram, CompiledProgram
+
+if TYPE_CHECKING:
+    from mcomp.runtime.artifact import ArtifactReader
+    from mcomp.runtime.module import CompiledModule
+
+
+class Built:
+    """What compiling gives: one program for the whole model, or an eager module with compiled parts inside."""
+
+    def __init__(
+        self, *, program: CompiledProgram | None, parts: Mapping[str, CompiledProgram], eager: Any, report: Report,
+        frontier: Sequence[Any] = (),
+    ) -> None:
+        self.program = program
+        self.parts = dict(parts)
+        self.eager = eager
+        self.report = report
+        self.frontier = list(frontier)
+
+    def programs(self) -> dict[str, CompiledProgram]:
+        """All programs by module path; the whole model is the empty path."""
+        return {"": self.program} if self.program is not None else self.parts
+
+
+class CompiledModel:
+    """A compiled model. Call it as the original; results have the same structure.
+
+    Made by `mcomp.optimize` and `mcomp.load`. Safe to call from several threads. Takes torch tensors or numpy arrays
+    (numpy in, numpy out), of any strides.
+    """
+
+    def __init__(
+        self, built: Built | None, *, target: str = "cpu", original: Any = None,
+        compile_call: Callable[[Sequence[Any], Mapping[str, Any]], Built] | None = None,
+        recompile: Callable[[Sequence[Any], Mapping[str, Any], CallError], Built | None] | None = None,
+    ) -> None:
+        self.target = target
+        self._built = built
+        self._original = original
+        self._compile_call = compile_call
+        self._recompile = recompile
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        built = self._built or self._compile(args, kwargs)
+        if built.program is None:
+            import torch
+
+            with torch.no_grad():
+                return built.eager(*args, **kwargs)
+        try:
+            return built.program.call(args, kwargs)
+        except CallError as e:
+            again = self._again(args, kwargs, e)
+            if again is None:
+                raise
+            if again.program is None:
+                return self(*args, **kwargs)
+            return again.program.call(args, kwargs)
+
+    def _compile(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Built:
+        with self._lock:
+            if self._built is None:
+                if self._compile_call is None:
+                    raise CallError("this model has not been compiled")
+                self._built = self._compile_call(args, kwargs)
+            return self._built
+
+    def _again(self, args: Sequence[Any], kwargs: Mapping[str, Any], error: CallError) -> Built | None:
+        """For a model captured at its first call: capture again with the sizes that changed made symbolic."""
+        if self._recompile is None:
+            return None
+        with self._lock:
+            built = self._recompile(args, kwargs, error)
+            if built is not None:
+                self._built = built
+            return built
+
+    @property
+    def built(self) -> Built:
+        """What was compiled. Raises CallError before the first call of a model made without example inputs."""
+        if self._built is None:
+            raise CallError(
+                "the model is captured at its first call, and there was none yet", code="MC0405",
+                help="call it once, or pass example inputs: mcomp.optimize(model, (x,))",
+            )
+        return self._built
+
+    def only_program(self, purpose: str) -> CompiledProgram:
+        """The program of the whole model. Raises ArtifactError when parts of it stayed eager."""
+        built = self.built
+        if built.program is None:
+            kept = "; ".join(f"{e.path or 'the whole model'}: {e.reason}" for e in built.report.eager_modules[:3])
+            raise ArtifactError(
+                f"a model with eager parts cannot be {purpose}: {kept}", code="MC0707",
+                help="see report().eager_modules for what keeps each part eager",
+            )
+        return built.program
+
+    def report(self) -> Report:
+        """What was done to each layer, why, and what it gave. `print(model.report())` shows it."""
+        return self.built.report
+
+    @property
+    def ir(self) -> Graph | dict[str, Graph]:
+        """The optimized graph; for a model with eager parts, the graphs by module path. Prints as text."""
+        built = self.built
+        if built.program is not None:
+            return built.program.graph
+        return {path: p.graph for path, p in built.parts.items()}
+
+    @property
+    def frontier(self) -> list[Any]:
+        """The versions that were measured and are not beaten on quality, latency and bytes at once."""
+        return self.built.frontier
+
+    def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read."""
+        import json
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        written: list[Path] = []
+
+        def put(name: str, text: str) -> None:
+            if text:
+                (place / name).write_text(text)
+                written.append(place / name)
+
+        for path, program in self.built.programs().items():
+            stem = path or "model"
+            put(f"{stem}.mir", str(program.graph) + "\n")
+            lowered = getattr(program.executable, "graph", program.graph)
+            put(f"{stem}.lowered.mir", str(lowered) + "\n")
+            put(f"{stem}.cpp", program.executable.source())
+        put("report.txt", str(self.report()) + "\n")
+        put("report.json", json.dumps(self.report().to_json(), indent=1) + "\n")
+        return written
+
+    def save(self, path: str | os.PathLike[str], *, code: bool = True) -> Path:
+        """Write a `.mcomp` file, whole or not at all; see `mcomp.runtime.artifact.save`."""
+        from mcomp.runtime.artifact import save
+
+        return save(self, path, code=code)
+
+    def export_c(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a C library: header, source, weights and an example; see `mcomp.runtime.export_c`."""
+        from mcomp.runtime.export_c import export_c
+
+        return export_c(self.only_program("exported"), folder)
+
+    def bind(self, *args: Any, **kwargs: Any) -> BoundProgram:
+        """Fix inputs and outputs: `run = model.bind(x); run()` reads `x` anew and allocates nothing."""
+        if self._built is None:
+            self._compile(args, kwargs)
+        return self.only_program("bound").bind(args, kwargs)
+
+    def module(self) -> CompiledModule:
+        """An nn.Module view of this model, for code that expects one (metrics, pipelines)."""
+        from mcomp.runtime.module import CompiledModule
+
+        return CompiledModule(self, self._original)
+
+    def reset_state(self) -> None:
+        """Put buffers and caches that the model mutates back to their value at capture."""
+        for program in self.built.programs().values():
+            program.reset_state()
+
+    def session(self) -> CompiledModel:
+        """The same compiled model with state of its own."""
+        program = self.only_program("given a session")
+        report = self.built.report
+        return CompiledModel(
+            Built(program=program.session(), parts={}, eager=None, report=report), target=self.target,
+            original=self._original,
+        )
+
+    def __repr__(self) -> str:
+        if self._built is None:
+            return f"<CompiledModel for {self.target}, not captured yet>"
+        return f"<CompiledModel for {self.target}: {self.built.report.model or 'model'}>"
+
+
+def restore(reader: ArtifactReader, *, trust_code: bool, threads: int | None, isa: str | None) -> CompiledModel:
+    """A compiled model from an opened artifact; see `mcomp.load`."""
+    import json
+
+    from mcomp.backend import CompileOptions, backend_named
+    from mcomp.runtime.safety import check_opaque
+
+    graph = reader.graph()
+    check_opaque(graph)
+    signature, arguments, results, rebinds = reader.convention()
+    target = str(reader.header.get("target", "cpu"))
+    options = CompileOptions(isa=isa, threads=threads)
+    backend = backend_named(target)
+    binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
+    executable = backend.restore(graph, binaries, options) if binaries else None
+    if executable is None:
+        from mcomp.runtime.choose import compile_on
+
+        executable = compile_on(backend, graph, options)
+    try:
+        report = Report.from_json(json.loads(reader.blob("report") or b"{}"))
+    except (ValueError, TypeError, KeyError) as e:
+        raise reader.damaged(f"its report cannot be read ({e})") from e
+    program = CompiledProgram(graph, executable, signature, arguments, results, rebinds)
+    return CompiledModel(Built(program=program, parts={}, eager=None, report=report), target=target)
