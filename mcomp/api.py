@@ -1,0 +1,135 @@
+"""`mcomp.optimize`: the door that users come through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal
+
+from mcomp.errors import CallError, CaptureError
+from mcomp.plan.settings import Settings
+from mcomp.runtime.compiled import Built, CompiledModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mcomp.manager.passes import Pass
+
+
+def optimize(
+    model: nn.Module,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Any = None,
+    target: str = "cpu",
+    objective: Literal["latency", "size", "memory"] = "latency",
+    calibration: Iterable[Any] | None = None,
+    evaluate: Callable[[Any], Any] | None = None,
+    max_drop: float | None = None,
+    max_error: float | None = None,
+    pipeline: str | Sequence[str | Pass] | Pass | None = None,
+    layers: Mapping[str, Mapping[str, Any]] | None = None,
+    exclude: Iterable[str] | None = None,
+    threads: int | None = None,
+    time_limit: float | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+    instruments: Sequence[Any] = (),
+    seed: int = 0,
+) -> CompiledModel:
+    """Compile a trained model. Lossless unless a budget (or a pipeline that says so) allows loss.
+
+    model: an nn.Module in eval mode. Its weights are copied; changing it later changes nothing.
+    args, kwargs: example arguments; their shapes are what is optimized for. `args` is a tuple, or one tensor. Without
+        them the model is captured at its first call, and again, with symbolic sizes, when a call brings other sizes.
+    dynamic: which sizes are symbolic besides the batch: `{"input_ids": {1: "S"}}`; True for all, False for none.
+    target: a backend, "cpu" or "reference".
+    objective: what to improve first: latency, size of the weights, or memory at run time.
+    calibration: unlabelled batches: an iterable of argument tuples, tensors or keyword dicts.
+    evaluate: called with a module; returns a number, higher is better, or an array of per-sample scores.
+    max_drop: how much `evaluate` may drop, in its own unit.
+    max_error: how large the relative L2 error of the outputs on calibration (or example) inputs may be.
+    pipeline: passes to run instead of the planned ones: text such as "quantize{bits=8}", passes, or a list of both.
+    layers, exclude: options per layer and layers to leave alone, by module path pattern.
+    threads: threads of the compiled model; None for all cores.
+    time_limit: seconds after which the search stops and the best model so far is returned.
+    executor: spreads per-layer work over a concurrent.futures.Executor.
+    progress: show progress bars on a terminal.
+
+    Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
+    Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
+    PassError (unknown pass or option).
+
+    >>> fast = mcomp.optimize(model, (x,), calibration=batches, evaluate=accuracy, max_drop=0.01)
+    >>> print(fast.report())
+    """
+    settings = Settings(
+        dynamic=dynamic, target=target, objective=objective, calibration=calibration, evaluate=evaluate,
+        max_drop=max_drop, max_error=max_error, pipeline=pipeline, layers=dict(layers or {}),
+        exclude=exclude if isinstance(exclude, str) else tuple(exclude or ()),  # type: ignore[arg-type]
+        threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=tuple(instruments),
+        seed=seed,
+    )
+    settings.check()
+    _check_model(model)
+    _check_target(target)
+    if pipeline is not None:
+        from mcomp.manager.pipeline import parse_pipeline
+
+        parse_pipeline(pipeline)
+    if args is None and kwargs is None:
+        return _captured_at_first_call(model, settings)
+    from mcomp.plan.build import build
+
+    return CompiledModel(build(model, _as_args(args), dict(kwargs or {}), settings), target=target, original=model)
+
+
+def _as_args(args: Any) -> tuple[Any, ...]:
+    if args is None:
+        return ()
+    if isinstance(args, tuple):
+        return args
+    if isinstance(args, list):
+        raise CaptureError("args is a list", code="MC0303", help="pass a tuple of the model's arguments, such as (x,)")
+    return (args,)
+
+
+def _check_model(model: Any) -> None:
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise CaptureError(
+            f"optimize takes an nn.Module, not {type(model).__name__}", code="MC0301",
+            help="pass the module itself; for a plain function, wrap it in a module",
+        )
+    training = next((name for name, m in model.named_modules() if m.training), None)
+    if training is not None:
+        raise CaptureError(
+            "the model is in training mode", code="MC0302", where=training or "the model itself",
+            help="call model.eval() first: dropout and batch norm behave differently when training",
+        )
+
+
+def _check_target(target: str) -> None:
+    from mcomp.backend import backend_named
+
+    backend_named(target)
+
+
+def _captured_at_first_call(model: nn.Module, settings: Settings) -> CompiledModel:
+    from mcomp.plan.build import build
+
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Built:
+        built = build(model, tuple(args), dict(kwargs), settings)
+        calls.append((tuple(args), dict(kwargs)))
+        return built
+
+    def again(args: Sequence[Any], kwargs: Mapping[str, Any], error: CallError) -> Built | None:
+        """Capture once more so that both the earlier calls and this one fit."""
+        calls.append((tuple(args), dict(kwargs)))
+        return build(model, *calls[-1], settings, others=calls[:-1])
+
+    return CompiledModel(None, target=settings.target, original=model, compile_call=first, recompile=again)

@@ -1,0 +1,108 @@
+"""Quality: calling the user's evaluate, comparing its results, and the error of outputs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mcomp.errors import BudgetError
+
+ONE_SIDED_95 = 1.645
+"""The 95 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A result of evaluate: the mean, and the per-sample scores if there were any."""
+
+    value: float
+    samples: np.ndarray | None = None
+
+    def drop_from(self, reference: Score) -> tuple[float, float]:
+        """How much lower this is than `reference`, and the upper end of the one-sided 95 % confidence interval of that
+        drop. With per-sample scores of both, the interval is the paired one, mean + 1.645 s / sqrt(n); without, the drop
+        itself."""
+        drop = reference.value - self.value
+        if self.samples is None or reference.samples is None or self.samples.shape != reference.samples.shape:
+            return drop, drop
+        differences = reference.samples - self.samples
+        if differences.size < 2:
+            return drop, drop
+        return drop, drop + ONE_SIDED_95 * float(differences.std(ddof=1)) / math.sqrt(differences.size)
+
+
+@dataclass
+class Evaluator:
+    """Calls the user's function, checks what it returns, and keeps a record of every call."""
+
+    function: Callable[[Any], Any]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, model: Any, label: str) -> Score:
+        """Evaluate a model. Raises BudgetError when the function raises, or returns something that is no number."""
+        start = time.perf_counter()
+        try:
+            result = self.function(model)
+        except Exception as e:
+            raise BudgetError(
+                f"evaluate raised {type(e).__name__} on {label}: {e}", code="MC0520",
+                help="it is called with a module and must return a number; the original traceback is above",
+            ) from e
+        score = _as_score(result, label)
+        self.calls.append({"model": label, "result": score.value, "seconds": time.perf_counter() - start})
+        return score
+
+
+def _as_score(result: Any, label: str) -> Score:
+    if hasattr(result, "detach"):
+        result = result.detach().cpu().numpy()
+    try:
+        array = np.asarray(result, dtype=np.float64)
+    except (TypeError, ValueError) as e:
+        raise BudgetError(
+            f"evaluate returned {type(result).__name__} on {label}", code="MC0521",
+            help="return a number, higher is better, or an array with a score for each sample",
+        ) from e
+    if array.size == 0 or not np.isfinite(array).all():
+        raise BudgetError(
+            f"evaluate returned {'nothing' if array.size == 0 else 'NaN or infinity'} on {label}", code="MC0522",
+            help="return a finite number, higher is better",
+        )
+    if array.ndim == 0 or array.size == 1:
+        return Score(float(array.reshape(())))
+    return Score(float(array.mean()), array.reshape(-1))
+
+
+def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]]) -> float:
+    """Relative L2 error over all floating-point outputs: ||y - y0|| / ||y0||; infinity where NaN or infinity appear in
+    places where the expected outputs are finite."""
+    error = scale = 0.0
+    for ours, theirs in zip(outputs, expected, strict=True):
+        for y, y0 in zip(ours, theirs, strict=True):
+            a, b = _as_float(y), _as_float(y0)
+            if a is None or b is None:
+                continue
+            finite = np.isfinite(b)
+            if not np.isfinite(a[finite]).all():
+                return math.inf
+            error += float(np.sum((a[finite] - b[finite]) ** 2))
+            scale += float(np.sum(b[finite] ** 2))
+    if scale == 0.0:
+        return 0.0 if error == 0.0 else math.inf
+    return math.sqrt(error / scale)
+
+
+def _as_float(value: Any) -> np.ndarray | None:
+    if hasattr(value, "detach"):
+        if not (value.is_floating_point() or value.is_complex()):
+            return None
+        value = value.detach().float() if not value.is_complex() else value.detach()
+        return np.abs(value.numpy()).astype(np.float64) if value.is_complex() else value.numpy().astype(np.float64)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(np.float64)
+    return None
