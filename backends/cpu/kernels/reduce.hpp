@@ -1,0 +1,290 @@
+// Reductions over the middle of [outer, n, inner], or over any dimensions of a strided tensor.
+//
+//     reduce(w, Sum<float>{}, x, y, outer, n, inner);           // y [outer, inner]
+//     reduce_strided(w, Max<float>{}, x, y, {2, {B, D}, {L * D, 1}}, {1, {L}, {D}});   // kept, reduced dimensions
+//     arg_reduce<true>(w, x, values_or_null, indices, outer, n, inner);                // argmax; false: argmin
+// An operation is a class with Acc (a lane's partial result), Wide (a block's) and start, step, widen, join, finish.
+// Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in int64, wrapping.
+// One read of x. Max and Min propagate NaN.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "copy.hpp"
+#include "lanes.hpp"
+#include "math.hpp"
+#include "threads.hpp"
+#include "types.hpp"
+
+namespace mcomp {
+
+template <class T>
+struct is_real_float
+    : std::integral_constant<bool, std::is_floating_point<T>::value || is_small_float<T>::value> {};
+// What terms of T are summed in: float, double or int64.
+template <class T>
+using sum_t = std::conditional_t<is_real_float<T>::value, compute_t<T>, int64_t>;
+template <class T>
+using wide_sum_t = std::conditional_t<is_real_float<T>::value, double, int64_t>;
+// What values of T are compared in.
+template <class T>
+using order_t = std::conditional_t<is_small_float<T>::value, float, T>;
+
+template <class In>
+struct Sum {
+  using Acc = sum_t<In>;
+  using Wide = wide_sum_t<In>;
+  Acc start() const { return Acc(0); }
+  Acc step(Acc a, In x) const { return math::add(a, convert<Acc>(x)); }
+  Wide widen(Acc a) const { return Wide(a); }
+  Wide join(Wide a, Wide b) const { return math::add(a, b); }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+};
+
+template <class In>
+struct Mean : Sum<In> {
+  template <class Out>
+  Out finish(typename Sum<In>::Wide a, int64_t n) const { return convert<Out>(double(a) / double(n)); }
+};
+
+template <class In>
+struct Prod {
+  using Acc = sum_t<In>;
+  using Wide = wide_sum_t<In>;
+  Acc start() const { return Acc(1); }
+  Acc step(Acc a, In x) const { return math::mul(a, convert<Acc>(x)); }
+  Wide widen(Acc a) const { return Wide(a); }
+  Wide join(Wide a, Wide b) const { return math::mul(a, b); }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+};
+
+template <class In>
+struct Max {
+  using Acc = order_t<In>;
+  using Wide = Acc;
+  Acc start() const {
+    return is_real_float<In>::value ? Acc(-std::numeric_limits<compute_t<In>>::infinity()) : std::numeric_limits<Acc>::lowest();
+  }
+  Acc step(Acc a, In x) const { return math::maximum(convert<Acc>(x), a); }
+  Wide widen(Acc a) const { return a; }
+  Wide join(Wide a, Wide b) const { return math::maximum(a, b); }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+};
+
+template <class In>
+struct Min {
+  using Acc = order_t<In>;
+  using Wide = Acc;
+  Acc start() const {
+    return is_real_float<In>::value ? Acc(std::numeric_limits<compute_t<In>>::infinity()) : std::numeric_limits<Acc>::max();
+  }
+  Acc step(Acc a, In x) const { return math::minimum(convert<Acc>(x), a); }
+  Wide widen(Acc a) const { return a; }
+  Wide join(Wide a, Wide b) const { return math::minimum(a, b); }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+};
+
+template <class In>
+struct Any {
+  using Acc = int32_t;
+  using Wide = int32_t;
+  Acc start() const { return 0; }
+  Acc step(Acc a, In x) const { return a | int32_t(convert<bool>(x)); }
+  Wide widen(Acc a) const { return a; }
+  Wide join(Wide a, Wide b) const { return a | b; }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a != 0); }
+};
+
+template <class In>
+struct All {
+  using Acc = int32_t;
+  using Wide = int32_t;
+  Acc start() const { return 1; }
+  Acc step(Acc a, In x) const { return a & int32_t(convert<bool>(x)); }
+  Wide widen(Acc a) const { return a; }
+  Wide join(Wide a, Wide b) const { return a & b; }
+  template <class Out>
+  Out finish(Wide a, int64_t) const { return convert<Out>(a != 0); }
+};
+
+// Vector norms of real floats: order 0 (count of nonzeros), 1, 2 and any other positive or negative number.
+// Infinite orders are Max and Min over absolute values: MaxAbs, MinAbs.
+template <class In>
+struct Norm {
+  using Acc = sum_t<In>;
+  using Wide = double;
+  double order = 2.0;
+  Acc start() const { return Acc(0); }
+  Acc step(Acc a, In x) const {
+    const Acc v = math::abs(convert<Acc>(x));
+    if (order == 2.0) return a + v * v;
+    if (order == 1.0) return a + v;
+    if (order == 0.0) return a + (v != Acc(0) ? Acc(1) : Acc(0));
+    return a + math::pow(v, Acc(order));
+  }
+  Wide widen(Acc a) const { return Wide(a); }
+  Wide join(Wide a, Wide b) const { return a + b; }
+  template <class Out>
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(order == 2.0 ? math::sqrt(a) : order == 1.0 || order == 0.0 ? a : math::pow(a, 1.0 / order));
+  }
+};
+template <class In>
+struct MaxAbs : Max<In> {
+  using Acc = typename Max<In>::Acc;
+  Acc start() const { return Acc(0); }
+  Acc step(Acc a, In x) const { return math::maximum(math::abs(convert<Acc>(x)), a); }
+};
+template <class In>
+struct MinAbs : Min<In> {
+  using Acc = typename Min<In>::Acc;
+  Acc step(Acc a, In x) const { return math::minimum(math::abs(convert<Acc>(x)), a); }
+};
+
+// A group of dimensions of a strided tensor.
+struct DimGroup {
+  int rank;
+  int64_t size[kMaxDims], stride[kMaxDims];
+  int64_t count() const {
+    int64_t n = 1;
+    for (int d = 0; d < rank; ++d) n *= size[d];
+    return n;
+  }
+  // Element offset of the flat index i.
+  int64_t offset(int64_t i) const {
+    int64_t at = 0;
+    for (int d = rank - 1; d >= 0; --d) {
+      at += i % size[d] * stride[d];
+      i /= size[d];
+    }
+    return at;
+  }
+};
+
+namespace detail {
+
+template <class Op, class In>
+inline typename Op::Wide reduce_row(const Op& op, const In* x, int64_t n, int64_t stride) {
+  typename Op::Wide total = op.widen(op.start());
+  for (int64_t first = 0; first < n; first += kSumBlock) {
+    const int64_t last = first + kSumBlock < n ? first + kSumBlock : n;
+    typename Op::Acc lanes[kSumLanes];
+    for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.start();
+    int64_t i = first;
+    if (stride == 1) {
+      for (; i + kSumLanes <= last; i += kSumLanes)
+        for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], x[i + j]);
+    }
+    for (; i < last; ++i) lanes[i % kSumLanes] = op.step(lanes[i % kSumLanes], x[i * stride]);
+    const int64_t used = last - first < kSumLanes ? last - first : kSumLanes;
+    for (int64_t j = 0; j < used; ++j) total = op.join(total, op.widen(lanes[(first + j) % kSumLanes]));
+  }
+  return total;
+}
+
+// Columns [0, width), width <= kSumLanes, of n rows at distance `row`.
+template <class Op, class In, class Out>
+inline void reduce_columns(const Op& op, const In* x, Out* y, int64_t n, int64_t row, int64_t width) {
+  typename Op::Wide total[kSumLanes];
+  for (int j = 0; j < kSumLanes; ++j) total[j] = op.widen(op.start());
+  for (int64_t first = 0; first < n; first += 256) {
+    const int64_t last = first + 256 < n ? first + 256 : n;
+    typename Op::Acc lanes[kSumLanes];
+    for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.start();
+    for (int64_t i = first; i < last; ++i) {
+      const In* from = x + i * row;
+      if (width == kSumLanes) {
+        for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], from[j]);
+      } else {
+        for (int64_t j = 0; j < width; ++j) lanes[j] = op.step(lanes[j], from[j]);
+      }
+    }
+    for (int64_t j = 0; j < width; ++j) total[j] = op.join(total[j], op.widen(lanes[j]));
+  }
+  for (int64_t j = 0; j < width; ++j) y[j] = op.template finish<Out>(total[j], n);
+}
+
+}  // namespace detail
+
+// x [outer, n, inner] to y [outer, inner], contiguous.
+template <class Op, class In, class Out>
+void reduce(const Worker& w, const Op& op, const In* x, Out* y, int64_t outer, int64_t n, int64_t inner) {
+  if (inner == 1) {
+    const Range r = w.range(outer);
+    for (int64_t row = r.begin; row < r.end; ++row)
+      y[row] = op.template finish<Out>(detail::reduce_row(op, x + row * n, n, 1), n);
+    return;
+  }
+  const int64_t tiles = ceil_div(inner, kSumLanes);
+  const Range r = w.range(outer * tiles);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const int64_t o = item / tiles, j = item % tiles * kSumLanes;
+    const int64_t width = inner - j < kSumLanes ? inner - j : kSumLanes;
+    detail::reduce_columns(op, x + o * n * inner + j, y + o * inner + j, n, inner, width);
+  }
+}
+
+// Any dimensions: y is contiguous over the kept ones in their order.
+template <class Op, class In, class Out>
+void reduce_strided(const Worker& w, const Op& op, const In* x, Out* y, const DimGroup& kept, const DimGroup& reduced) {
+  const int64_t total = reduced.count();
+  const int inner = reduced.rank - 1;
+  const int64_t length = inner >= 0 ? reduced.size[inner] : 1, stride = inner >= 0 ? reduced.stride[inner] : 1;
+  const DimGroup rows = inner >= 0 ? DimGroup{reduced} : DimGroup{};
+  const Range r = w.range(kept.count());
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const In* from = x + kept.offset(item);
+    typename Op::Wide value = op.widen(op.start());
+    for (int64_t i = 0; i < total; i += length)
+      value = op.join(value, detail::reduce_row(op, from + (inner >= 0 ? rows.offset(i) : 0), length, stride));
+    y[item] = op.template finish<Out>(value, total);
+  }
+}
+
+// Variance (or its root) with divisor max(0, n - correction), in two passes; mean_out may be nullptr.
+template <class In, class Out>
+void variance(const Worker& w, const In* x, Out* y, Out* mean_out, int64_t outer, int64_t n, int64_t inner,
+              double correction, bool root) {
+  const Range r = w.range(outer * inner);
+  const double degrees = double(n) - correction > 0.0 ? double(n) - correction : 0.0;
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const In* from = x + item / inner * n * inner + item % inner;
+    using C = compute_t<In>;
+    const double mean = lane_sum(n, [&](int64_t i) { return convert<C>(from[i * inner]); }) / double(n);
+    const C center = C(mean);
+    const double squares = lane_sum(n, [&](int64_t i) {
+      const C d = convert<C>(from[i * inner]) - center;
+      return d * d;
+    });
+    const double v = squares / degrees;
+    y[item] = convert<Out>(root ? math::sqrt(v) : v);
+    if (mean_out) mean_out[item] = convert<Out>(mean);
+  }
+}
+
+// Index of the first largest (or smallest) value along n, NaN before any other; `values` may be nullptr. n > 0.
+template <bool Largest, class In>
+void arg_reduce(const Worker& w, const In* x, In* values, int64_t* indices, int64_t outer, int64_t n, int64_t inner) {
+  using C = order_t<In>;
+  const Range r = w.range(outer * inner);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const In* from = x + item / inner * n * inner + item % inner;
+    C best = convert<C>(from[0]);
+    int64_t at = 0;
+    for (int64_t i = 1; i < n && !math::is_nan(best); ++i) {
+      const C v = convert<C>(from[i * inner]);
+      if ((Largest ? v > best : v < best) || math::is_nan(v)) best = v, at = i;
+    }
+    indices[item] = at;
+    if (values) values[item] = from[at * inner];
+  }
+}
+
+}  // namespace mcomp
