@@ -1,0 +1,122 @@
+// Convolutions and transposed convolutions of byte activations (uint8_t fastest, int8_t) with int8 weights, exact int32 sums.
+// As conv.hpp; padding uses the byte that stands for zero.
+//
+//   pack_conv_i8<T0>(w, packed, column_sums, weight_oihw, s);    // packed_conv_i8_bytes<T0>(s) bytes; column_sums[O]
+//   Scales8 q{&x_scale, &x_zero, /*row_step=*/0, column_scale, column_sums};
+//   conv_i8<T0>(w, x8, packed, s, q, Ep0{bias, out, O}, scratch);    // scratch: conv_i8_scratch_bytes(s, workers)
+//   // transposed: the same names with conv_transposed; its column_sums have prod(stride) * O entries, one set per phase
+//
+// One scale and zero point for the activations (row_step == 0); weights are scaled per output channel.
+#pragma once
+
+#include <cstdint>
+
+#include "conv.hpp"
+#include "conv_plan.hpp"
+#include "gemm_i8.hpp"
+
+namespace mcomp {
+namespace detail {
+
+template <class Tile>
+int64_t packed_walk_bytes(const ConvShape& s, const TapWalk& t) {
+  return s.groups * round_up(s.out_channels / s.groups, Tile::NR) * t.segments() * round_up(t.segment_length(), 4);
+}
+
+template <class Tile>
+void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s, const TapWalk& t,
+                  const WeightStrides& ws) {
+  constexpr int64_t NR = Tile::NR;
+  const Panels panels{s.out_channels / s.groups, s.groups, NR};
+  const int64_t padded = round_up(t.segment_length(), 4), bytes = t.segments() * padded * NR;
+  const Range mine = w.range(panels.count());
+  for (int64_t p = mine.begin; p < mine.end; ++p) {
+    int8_t* panel = dst + p * bytes;
+    for (int64_t i = 0; i < bytes; ++i) panel[i] = 0;
+    const int64_t first = panels.first(p), o = first - panels.group(p) * panels.columns;
+    for (int64_t c = 0; c < panels.size(p); ++c) {
+      int32_t sum = 0;
+      each_weight(t, ws, panels.group(p), o + c, [&](int64_t at, int64_t segment, int64_t index) {
+        const int64_t k = segment * padded + index;
+        panel[(k / 4 * NR + c) * 4 + k % 4] = src[at];
+        sum += src[at];
+      });
+      column_sums[first + c] = sum;
+    }
+  }
+}
+
+template <class Tile, class A, class Ep>
+void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t, const Scales8& q,
+                  const Ep& ep, char* scratch) {
+  const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
+  const Int8Product<Tile, A, Ep> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, ep};
+  tap_convolution(w, product, t, x, scratch);
+}
+
+}  // namespace detail
+
+template <class Tile>
+int64_t packed_conv_i8_bytes(const ConvShape& s) {
+  return detail::packed_walk_bytes<Tile>(s, detail::conv_walk(s));
+}
+
+// src: [O, C / groups, KD, KH, KW] contiguous.
+template <class Tile>
+void pack_conv_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s) {
+  detail::pack_walk_i8<Tile>(w, dst, column_sums, src, s, detail::conv_walk(s), detail::conv_weight_strides(s));
+}
+
+inline int64_t conv_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
+  const detail::TapWalk t = detail::conv_walk(s);
+  const int64_t pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
+  const int64_t rows = detail::is_pointwise(t) ? gemm_i8_scratch_bytes(pixels, s.in_channels, workers) : 0;
+  return max_i64(rows, workers * t.scratch_bytes(1));
+}
+
+template <class Tile, class A, class Ep>
+void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
+  const detail::TapWalk t = detail::conv_walk(s);
+  if (detail::is_pointwise(t)) {
+    gemm_i8<Tile>(w, x, s.in_channels, packed, s.batch * s.out[0] * s.out[1] * s.out[2], s.out_channels, s.in_channels, q, ep, scratch);
+    return;
+  }
+  detail::conv_walk_i8<Tile>(w, x, packed, s, t, q, ep, static_cast<char*>(scratch) + w.id * t.scratch_bytes(1));
+}
+
+template <class Tile>
+int64_t packed_conv_transposed_i8_bytes(const ConvShape& s) {
+  int64_t total = 0;
+  detail::each_phase(s, [&](const detail::TapWalk& t) { total += detail::packed_walk_bytes<Tile>(s, t); });
+  return total;
+}
+
+// src: [C, O / groups, KD, KH, KW] contiguous.
+template <class Tile>
+void pack_conv_transposed_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s) {
+  detail::each_phase(s, [&](const detail::TapWalk& t) {
+    detail::pack_walk_i8<Tile>(w, dst, column_sums, src, s, t, detail::transposed_weight_strides(s));
+    dst += detail::packed_walk_bytes<Tile>(s, t);
+    column_sums += s.out_channels;
+  });
+}
+
+inline int64_t conv_transposed_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
+  int64_t most = 0;
+  detail::each_phase(s, [&](const detail::TapWalk& t) { most = max_i64(most, t.scratch_bytes(1)); });
+  return workers * most;
+}
+
+template <class Tile, class A, class Ep>
+void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
+                        void* scratch) {
+  char* own = static_cast<char*>(scratch) + w.id * (conv_transposed_i8_scratch_bytes(s, w.count) / w.count);
+  Scales8 phase = q;
+  detail::each_phase(s, [&](const detail::TapWalk& t) {
+    detail::conv_walk_i8<Tile>(w, x, packed, s, t, phase, ep, own);
+    packed += detail::packed_walk_bytes<Tile>(s, t);
+    phase.column_sums += s.out_channels;
+  });
+}
+
+}  // namespace mcomp

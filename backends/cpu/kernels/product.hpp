@@ -1,0 +1,133 @@
+// What gemm, convolution and matmul share: panels of packed weights, the share of a worker, and the loop over tiles.
+//
+// A product object (FloatProduct here, Int8Product in gemm_i8.hpp) computes one tile and hands its rows to the epilogue;
+// gemm_rows and tap_convolution (conv.hpp) walk over tiles. Weights are packed in panels of NR output columns; panels of
+// group g come before those of group g + 1.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.hpp"
+#include "micro.hpp"
+#include "threads.hpp"
+#include "types.hpp"
+
+namespace mcomp {
+namespace detail {
+
+// Which output columns a panel holds.
+struct Panels {
+  int64_t columns;   // output columns of one group
+  int64_t groups;    // 1 for plain products
+  int64_t width;     // NR
+  int64_t per_group() const { return ceil_div(columns, width); }
+  int64_t count() const { return per_group() * groups; }
+  int64_t group(int64_t panel) const { return panel / per_group(); }
+  int64_t first(int64_t panel) const { return group(panel) * columns + panel % per_group() * width; }
+  int64_t size(int64_t panel) const { return min_i64(width, columns - panel % per_group() * width); }
+};
+
+// A worker's part of a product: a range of units of rows, and a range of panels.
+struct Split {
+  Range rows, panels;
+};
+
+// Divides `units` row units of `unit_rows` rows each, and `panels` panels, over the workers so that the slowest has least
+// to do; among equals splits panels when `prefer_panels`, else rows.
+inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, int64_t panels, bool prefer_panels) {
+  int64_t best_parts = 1;
+  double best_cost = 0;
+  for (int64_t parts = 1; parts <= w.count; ++parts) {  // parts of the panels; count / parts of the rows
+    if (w.count % parts != 0) continue;
+    const int64_t rows = ceil_div(units, w.count / parts) * unit_rows;
+    const double cost = static_cast<double>(ceil_div(panels, parts)) * (static_cast<double>(rows) + 2.0);
+    const bool better = parts == 1 || cost < best_cost || (prefer_panels && cost == best_cost);
+    if (better) best_cost = cost, best_parts = parts;
+  }
+  const int64_t row_parts = w.count / best_parts;
+  return {share(units, 1, w.id % row_parts, row_parts), share(panels, 1, w.id / row_parts, best_parts)};
+}
+
+// Hands the mr rows of a finished tile to the epilogue; row r is output row row0 + r * row_step.
+template <int NR, class T, class Ep>
+MCOMP_INLINE void emit_tile(const Ep& ep, const T* tile, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+  if (count == NR) {
+    for (int64_t r = 0; r < mr; ++r) ep(tile + r * NR, row0 + r * row_step, col, int64_t{NR});
+  } else {
+    for (int64_t r = 0; r < mr; ++r) ep(tile + r * NR, row0 + r * row_step, col, count);
+  }
+}
+
+// Tiles of float or double products. Element: the type of the A rows that tile() reads.
+template <class Tile, class T, class W, class Ep>
+struct FloatProduct {
+  using Element = T;
+  static constexpr int MR = Tile::MR;
+  static constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
+
+  const W* packed;
+  int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
+  Panels panels;
+  const Ep& ep;
+
+  static constexpr int64_t packed_length(int64_t length) { return length; }
+  T fill() const { return T(0); }
+
+  MCOMP_INLINE void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
+                         int64_t panel, int64_t row0, int64_t row_step) const {
+    alignas(64) T out[MR * NR];
+    micro_floats<T, W, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, NR, out);
+    emit_tile<NR>(ep, out, mr, row0, row_step, panels.first(panel), panels.size(panel));
+  }
+};
+
+constexpr int64_t kRowBlockBytes = 512 * 1024;  // A rows that are kept hot while panels pass by
+constexpr int64_t kAlias = 2048;                // row strides that are multiples of this many bytes collide in L1
+
+// Rows of A handled at once, of `row_bytes` each: a whole number of tiles of at most 16 rows.
+inline int64_t row_block(int64_t m, int64_t row_bytes) {
+  const int64_t fit = kRowBlockBytes / max_i64(row_bytes, 1) / 16 * 16;
+  return min_i64(m, max_i64(64, fit));
+}
+// Stride, in elements, of rows copied to scratch: no two rows of a tile share a cache set.
+inline int64_t copied_stride(int64_t k, int64_t element_bytes) { return (round_up(k * element_bytes, 64) + 64) / element_bytes; }
+
+// Scratch of gemm_rows for all workers together.
+inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_bytes, int64_t workers) {
+  const int64_t stride = copied_stride(k, element_bytes) * element_bytes;
+  return workers * row_block(m, stride) * stride;
+}
+
+// All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose stride
+// would make them evict each other, are copied to scratch block by block.
+template <class Product, class A>
+void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch) {
+  using Element = typename Product::Element;
+  constexpr int64_t MR = Product::MR;
+  constexpr bool same = std::is_same<A, Element>::value;
+  const int64_t n = product.panels.count() * product.panels.width;
+  const Split split = split_product(w, m, 1, product.panels.count(), n >= m);
+  if (split.rows.empty() || split.panels.empty()) return;
+  const bool copy = !same || (m > 4 && lda * static_cast<int64_t>(sizeof(A)) % kAlias == 0 && split.panels.size() > 1);
+  const int64_t stride = copied_stride(k, sizeof(Element));
+  const int64_t block = row_block(m, stride * static_cast<int64_t>(sizeof(Element)));
+  Element* rows = static_cast<Element*>(scratch) + w.id * block * stride;
+  const int64_t no_tap = 0;
+  for (int64_t b = split.rows.begin; b < split.rows.end; b += block) {
+    const int64_t end = min_i64(b + block, split.rows.end), height = end - b;
+    if (copy)
+      for (int64_t r = 0; r < height; ++r) convert_row(rows + r * stride, a + (b + r) * lda, k);
+    const Element* base = copy ? rows : reinterpret_cast<const Element*>(a + b * lda);
+    const int64_t base_stride = copy ? stride : lda;
+    const int64_t tiles = ceil_div(height, MR);
+    for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
+        product.tile(base + r0 * base_stride, base_stride, &no_tap, 1, k, r1 - r0, p, b + r0, 1);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace mcomp
