@@ -24,8 +24,8 @@ from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import case_sheet, markdown
 from benchmarks.worker import Job, Turn, as_json
 
-SETTLE_S = 0.05
-"""Pause before each turn, in which the threads of the runner before it fall asleep."""
+SETTLE_S = 0.1
+"""Pause before each turn: idle threads of the runtimes compared here spin for 40 ms at most before they sleep."""
 
 
 @dataclasses.dataclass(frozen=True)

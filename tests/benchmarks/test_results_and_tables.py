@@ -1,0 +1,94 @@
+"""A result file survives the way to disk, and its tables say what is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cpu, machine, table
+from benchmarks.results import CaseResult, Entry, Results
+
+
+def _entry(peer: str, variant: str, rounds: list[float], **fields: object) -> Entry:
+    base = {"chosen": "best", "prepare_s": 1.5, "size_bytes": 2_500_000, "versions": {peer: "1.0"}, "tried": []}
+    return Entry(peer=peer, variant=variant, rounds_ms=rounds, **(base | fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def results() -> Results:
+    case = CaseResult("net", "A net", 1, "top-1 %", 100)
+    case.entries = [
+        _entry("eager", "fp32", [10.0, 12.0, 11.0], quality=90.0),
+        _entry("other", "int8", [2.0, 2.0, 2.0], quality=89.5, relative_error=0.02, idle_cores=0.9),
+        _entry("mcomp", "int8", [1.0, 1.0, 1.0], quality=90.25, size_bytes=None),
+    ]
+    case.entries[1].tried = [{"name": "odd", "error": "ValueError: no"}]
+    case.skipped = {"third fp32": "not today"}
+    return Results("python -m benchmarks.cpu", machine.describe(2), 3, 0.3, True, [case], {"second": "no data"})
+
+
+def test_results_survive_saving(results: Results, tmp_path: Path) -> None:
+    results.save(tmp_path / "deep" / "r.json")
+    assert Results.read(tmp_path / "deep" / "r.json") == results
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["r.json"]
+
+
+def test_reading_another_format_is_an_error(results: Results, tmp_path: Path) -> None:
+    results.save(tmp_path / "r.json")
+    fields = json.loads((tmp_path / "r.json").read_text())
+    (tmp_path / "r.json").write_text(json.dumps(fields | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        Results.read(tmp_path / "r.json")
+
+
+def test_case_sheet_shows_time_ratio_quality_and_size(results: Results) -> None:
+    rows = {row[0]: row for row in table.case_sheet(results.cases[0], "other int8").rows}
+    assert rows["eager"][1:3] == ("11", "1.00 (1.00-1.00)")
+    assert rows["other int8"][2] == "5.50 (5.00-6.00)"
+    assert rows["mcomp int8"][3] == "2.00 (2.00-2.00)"
+    assert rows["mcomp int8"][4] == "90.25 (+0.25)"
+    assert rows["other int8"][5:8] == ("2.0e-02", "2.50", "1.5")
+    assert rows["mcomp int8"][6] == "-"
+
+
+def test_columns_match_rows_with_and_without_a_second_reference(results: Results) -> None:
+    for against in (None, "other int8"):
+        sheet = table.case_sheet(results.cases[0], against)
+        assert {len(row) for row in sheet.rows} == {len(sheet.columns)}
+        assert sheet.rich().row_count == 3
+
+
+def test_markdown_says_what_was_skipped_failed_or_disturbed(results: Results) -> None:
+    text = table.markdown(results)
+    for expected in ("second: no data", "third fp32: not today", "odd: ValueError: no", "used 0.90 cores", "Quick run"):
+        assert expected in text
+
+
+def test_table_command_prints_a_file(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.save(tmp_path / "r.json")
+    assert table.main([str(tmp_path / "r.json")]) == 0
+    assert "| mcomp int8 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "shown"), [(123.4, "123"), (12.34, "12.3"), (0.1234, "0.123"), (0.01234, "0.0123")])
+def test_milliseconds_have_three_digits(value: float, shown: str) -> None:
+    assert table.milliseconds(value) == shown
+
+
+def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="unknown models: nothing; known: minilm"):
+        cpu.main(["--models", "nothing"])
+
+
+def test_a_model_without_data_is_reported_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "r.json"
+    code = cpu.main(["--models", "resnet20", "--peers", "eager", "--ours", "", "--json", str(output)])
+    assert code == 1
+    assert "give --data DIR" in Results.read(output).skipped["resnet20"]
+    assert "give --data DIR" in capsys.readouterr().out
