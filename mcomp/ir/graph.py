@@ -148,11 +148,12 @@ class OutputSpec:
 
 @dataclass
 class LedgerEntry:
-    """One approximate change: which pass, on which layer, its measured error (relative L2 of the layer's output on
-    calibration data), bytes saved, and predicted time saved in microseconds."""
+    """One approximate change: which pass, on which layer and node, its measured error (relative L2 of the node's output
+    on calibration data), bytes saved, and predicted time saved in microseconds."""
 
     rule: str
     layer: str
+    node: str = ""
     error: float = 0.0
     bytes_saved: int = 0
     time_saved_us: float = 0.0

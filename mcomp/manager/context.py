@@ -87,6 +87,8 @@ class Context:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.remarks: list[Remark] = []
+        self.skip: dict[str, set[str]] = {}
+        """Names of nodes that a rule must leave alone, by rule: how the planner keeps single layers as they are."""
         self.shared: dict[str, Any] = {}
         """Room for passes to leave things for later passes, by a key of their own."""
         self._analyses: dict[int, tuple[Graph, Analyses]] = {}
@@ -115,7 +117,11 @@ class Context:
         self.remark("missed", rule, node, reason, remedy)
 
     def excluded(self, rule: str, node: Node) -> bool:
-        """Whether the user excluded the node's layer (or `layers` sets `{rule: False}`); leaves a remark if so."""
+        """Whether the user excluded the node's layer (or `layers` sets `{rule: False}`), or the planner did; leaves a
+        remark if so."""
+        if node.name in self.skip.get(rule, ()):
+            self.remark("note", rule, node, "kept as it is: it would cost too much of the budget")
+            return True
         for path in node.loc.paths or (node.layer,):
             pattern = self.layer_options.excluded(path)
             if pattern is not None:

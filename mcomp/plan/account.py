@@ -1,0 +1,169 @@
+"""The per-layer account of a compiled model: what was done, bytes, operations, predicted and measured time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mcomp.backend import KernelInfo
+from mcomp.errors import McompError
+from mcomp.ir import dims
+from mcomp.ir.graph import Graph, Node
+from mcomp.ir.loc import Loc
+from mcomp.ops.opaque import is_opaque
+from mcomp.report.report import Report, Row
+
+if TYPE_CHECKING:
+    from mcomp.plan.work import Version, Work
+
+
+def fill_report(report: Report, works: list[Work], lossless: Version, chosen: Version) -> None:
+    """Fill rows, shares of generated code, ledger and remarks."""
+    native = total = native_flops = total_flops = 0
+    opaque: Counter[str] = Counter()
+    in_torch: Counter[str] = Counter()
+    for work in works:
+        prefix = f"{work.path}." if work.path else ""
+        program = chosen.built.programs()[work.path]
+        leaves = _example(work, program)
+        symbols = program.symbols(leaves)
+        inputs = work.calibration.inputs(program.graph, leaves)
+        kernels = program.executable.kernels(symbols)
+        times = program.executable.profile(inputs, symbols, repeats=10)
+        before_times: dict[str, float] = {}
+        if chosen is not lossless:
+            base = lossless.built.programs()[work.path].executable
+            before_times = _by_layer(base.kernels(symbols), base.profile(inputs, symbols, repeats=10))
+        rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path)
+        for row in rows:
+            row.layer = prefix + row.layer if row.layer else row.layer
+        report.rows += rows
+        for kernel in kernels:
+            count = max(1, len(kernel.nodes))
+            total += count
+            total_flops += kernel.flops
+            if kernel.native:
+                native += count
+                native_flops += kernel.flops
+            else:
+                in_torch.update(kernel.ops)
+        opaque.update(n.op.name for n in program.graph.walk() if is_opaque(n))
+        report.ledger += [vars(e) for e in program.graph.ledger]
+        report.remarks += [
+            {"kind": r.kind, "rule": r.rule, "layer": r.layer, "reason": r.reason, "remedy": r.remedy}
+            for r in chosen.contexts[work.path].remarks
+        ]
+    report.native_nodes = native / total if total else 1.0
+    report.native_flops = native_flops / total_flops if total_flops else 1.0
+    report.opaque_nodes = dict(opaque)
+    report.torch_nodes = {name: n for name, n in in_torch.items() if name not in opaque}
+
+
+def _example(work: Work, program: Any) -> list[Any]:
+    return work.calibration.batches[0]
+
+
+def _by_layer(kernels: list[KernelInfo], times: list[float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kernel, time in zip(kernels, times):
+        layer = _layer_of(kernel)
+        found[layer] = found.get(layer, 0.0) + time
+    return found
+
+
+def _layer_of(kernel: KernelInfo) -> str:
+    return next((layer for layer in kernel.layers if layer), "")
+
+
+def weights_and_flops(graph: Graph, symbols: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Weight bytes and operations by layer. A weight counts where it is used first."""
+    weights: dict[str, int] = {}
+    flops: dict[str, int] = {}
+    counted: set[str] = set()
+    for node in graph.nodes:
+        if node.op.name == "const":
+            continue
+        layer = node.loc.layer
+        for value in node.operands:
+            weight = value.weight if value is not None else None
+            if weight is not None and weight.digest not in counted:
+                counted.add(weight.digest)
+                weights[layer] = weights.get(layer, 0) + weight.nbytes
+        flops[layer] = flops.get(layer, 0) + _value(node, symbols)
+    return weights, flops
+
+
+def _value(node: Node, symbols: dict[str, int]) -> int:
+    try:
+        return dims.evaluate(node.op.node_cost(node).flops, symbols)
+    except (KeyError, McompError):
+        return 0
+
+
+def _rows(
+    before: Graph, after: Graph, kernels: list[KernelInfo], times: list[float], before_times: dict[str, float],
+    symbols: dict[str, int], chosen: Version, path: str,
+) -> list[Row]:
+    weights_before, flops_before = weights_and_flops(before, symbols)
+    weights, flops = weights_and_flops(after, symbols)
+    done, why = _done(after), _why(chosen, path)
+    predict = _predictor()
+    rows: dict[str, Row] = {}
+    for kernel, measured in zip(kernels, times):
+        layer = _layer_of(kernel)
+        row = rows.setdefault(layer, Row(layer=layer, ops="", done="", measured_us=0.0, predicted_us=None))
+        row.ops = _joined(row.ops, [op for op in kernel.ops if op not in ("full", "const")])
+        row.native = row.native and kernel.native
+        row.measured_us = (row.measured_us or 0.0) + measured
+        predicted = predict(kernel)
+        if predicted is not None:
+            row.predicted_us = (row.predicted_us or 0.0) + predicted
+    for layer in (*flops_before, *flops, *weights_before):
+        has = weights_before.get(layer) or weights.get(layer)
+        if layer not in rows and has:
+            rows[layer] = Row(layer=layer, ops="", done="")
+    for layer, row in rows.items():
+        row.weight_bytes_before, row.weight_bytes = weights_before.get(layer, 0), weights.get(layer, 0)
+        row.flops_before, row.flops = flops_before.get(layer, 0), flops.get(layer, 0)
+        row.measured_before_us = before_times.get(layer)
+        row.done = ", ".join(done.get(layer, [])) or "-"
+        row.why = "; ".join(why.get(layer, []))
+    return list(rows.values())
+
+
+def _joined(text: str, more: list[str]) -> str:
+    names = [n for n in text.split(" ") if n]
+    names += [m for m in dict.fromkeys(more) if m not in names]
+    return " ".join(names)
+
+
+def _rules(loc: Loc) -> list[str]:
+    if not loc.rule:
+        return []
+    return [loc.rule, *(r for part in loc.parts for r in _rules(part))]
+
+
+def _done(graph: Graph) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for node in graph.nodes:
+        for layer in node.loc.paths:
+            found.setdefault(layer, {}).update(dict.fromkeys(_rules(node.loc)))
+    return {layer: list(rules) for layer, rules in found.items()}
+
+
+def _why(chosen: Version, path: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in chosen.graphs[path].ledger:
+        text = f"{entry.rule}: error {entry.error:.2%}" + (f", {entry.detail}" if entry.detail else "")
+        found.setdefault(entry.layer, []).append(text)
+    for remark in chosen.contexts[path].remarks:
+        approximate = remark.kind in ("missed", "note") and remark.layer
+        if approximate and remark.rule in ("quantize", "prune", "lowrank", "distill"):
+            found.setdefault(remark.layer, []).append(f"{remark.rule}: {remark.reason}")
+    return found
+
+
+def _predictor() -> Any:
+    from mcomp.plan.profile import kernel_predictor
+
+    return kernel_predictor()

@@ -1,0 +1,111 @@
+"""From a model and settings to something that runs: capture, clean up, spend the budget, compile, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcomp.plan.account import fill_report
+from mcomp.plan.progress import Progress
+from mcomp.plan.search import search
+from mcomp.plan.settings import Settings
+from mcomp.plan.work import Version, Work, Workshop
+from mcomp.report.report import Eager, Report, Stage
+from mcomp.runtime.calibration import calibration_from, collect_calls
+from mcomp.runtime.compiled import Built
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def build(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Settings, *, others: Sequence[Call] = ()
+) -> Built:
+    """Compile a model for example arguments. `others` are further calls whose sizes must fit too."""
+    from mcomp.capture import capture
+
+    seconds: dict[str, float] = {}
+    calls = collect_calls(settings.calibration) if settings.calibration is not None else []
+    with Progress(settings.progress) as progress:
+        start = time.perf_counter()
+        progress.step("capturing the model")
+        captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *_distinct(calls)])
+        seconds["capture"] = time.perf_counter() - start
+        works = _works(captured, calls, args, kwargs)
+        workshop = Workshop(model, captured, works, (args, kwargs), settings, progress)
+        start = time.perf_counter()
+        lossless = workshop.lossless()
+        seconds["lossless"] = time.perf_counter() - start
+        start = time.perf_counter()
+        chosen = _choose(workshop, lossless)
+        seconds["budget"] = time.perf_counter() - start
+        progress.step("measuring")
+        start = time.perf_counter()
+        report = _report(workshop, captured, lossless, chosen, settings)
+        seconds["measuring"] = time.perf_counter() - start
+        report.seconds = seconds
+        built = chosen.built
+        built.report = report
+        built.frontier = workshop.frontier()
+        workshop.install(chosen)
+        return built
+
+
+def _distinct(calls: Sequence[Call]) -> list[Call]:
+    """Calls of different shapes: enough of them to see which sizes vary."""
+    from mcomp.capture.structure import is_tensor
+
+    seen: dict[Any, Call] = {}
+    for args, kwargs in calls:
+        shapes = tuple(tuple(a.shape) if is_tensor(a) else None for a in (*args, *kwargs.values()))
+        seen.setdefault(shapes, (args, kwargs))
+    return list(seen.values())[:4]
+
+
+def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Work]:
+    """What there is to compile, with its calibration data (the example call where none was given)."""
+    used = list(calls) or [(args, dict(kwargs))]
+    if captured.program is not None:
+        program = captured.program
+        calibration = calibration_from(used, program.signature, program.arguments)
+        return [Work("", program, calibration)]
+    inputs = captured.part_inputs(used) if captured.parts else {}
+    return [
+        Work(path, program, calibration_from(inputs.get(path) or [], program.signature, program.arguments))
+        for path, program in captured.parts.items()
+    ]
+
+
+def _choose(workshop: Workshop, lossless: Version) -> Version:
+    settings = workshop.settings
+    if settings.pipeline is not None:
+        return workshop.make("as asked", settings.pipeline)
+    if settings.lossy:
+        return search(workshop, lossless)
+    return lossless
+
+
+def _report(
+    workshop: Workshop, captured: Any, lossless: Version, chosen: Version, settings: Settings
+) -> Report:
+    report = Report(
+        target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
+        pipeline=chosen.pipeline, budget=workshop.budget_text(), within_budget=chosen.within_budget,
+    )
+    report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
+    workshop.measure([lossless, chosen] if chosen is not lossless else [lossless])
+    report.stages = [Stage("original", quality=workshop.original_quality, error=None,
+                           latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
+    for version in workshop.versions:
+        if version in (lossless, chosen) or version.quality is not None:
+            report.stages.append(Stage(
+                version.name, version.quality, version.error, version.latency_ms, version.weight_bytes
+            ))
+    report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
+    report.notes = workshop.notes(chosen)
+    fill_report(report, workshop.works, lossless, chosen)
+    for layer, reason, remedy in captured.notes:
+        report.remarks.append(
+            {"kind": "note", "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
+        )
+    return report
