@@ -1,6 +1,21 @@
 """Operators, a file per family. Importing this package registers them all."""
 
-from mcomp.ops import structure
+from mcomp.ops import (
+    activation,
+    control,
+    creation,
+    elementwise,
+    index,
+    reduce,
+    shape,
+    signal,
+    sort,
+    structure,
+    view,
+)
 from mcomp.ops.base import Attr, Cost, Effect, Op, Tolerance, all_ops, op_named, operands, register
 
-__all__ = ["Attr", "Cost", "Effect", "Op", "Tolerance", "all_ops", "op_named", "operands", "register", "structure"]
+FAMILIES = (activation, control, creation, elementwise, index, reduce, shape, signal, sort, structure, view)
+"""The modules that define operators."""
+
+__all__ = ["FAMILIES", "Attr", "Cost", "Effect", "Op", "Tolerance", "all_ops", "op_named", "operands", "register"]
