@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def from_torch(dtype: object) -> DType:
     return _TORCH_NAMES[str(dtype).removeprefix("torch.")]
 
 
-def to_torch(dtype: DType) -> object:
+def to_torch(dtype: DType) -> Any:
     """The torch.dtype of an element type; 4-bit integers are held in int8 and uint8."""
     import torch
 
