@@ -22,28 +22,48 @@ template <class T>
 using wide_unsigned = std::conditional_t<sizeof(T) < 4, uint32_t, std::make_unsigned_t<T>>;
 
 template <class T, if_float<T> = 0>
-inline T add(T a, T b) { return a + b; }
+inline T add(T a, T b) {
+  return a + b;
+}
 template <class T, if_float<T> = 0>
-inline T sub(T a, T b) { return a - b; }
+inline T sub(T a, T b) {
+  return a - b;
+}
 template <class T, if_float<T> = 0>
-inline T mul(T a, T b) { return a * b; }
+inline T mul(T a, T b) {
+  return a * b;
+}
 template <class T, if_float<T> = 0>
-inline T neg(T a) { return -a; }
+inline T neg(T a) {
+  return -a;
+}
 template <class T, if_int<T> = 0>
-inline T add(T a, T b) { return T(wide_unsigned<T>(a) + wide_unsigned<T>(b)); }
+inline T add(T a, T b) {
+  return T(wide_unsigned<T>(a) + wide_unsigned<T>(b));
+}
 template <class T, if_int<T> = 0>
-inline T sub(T a, T b) { return T(wide_unsigned<T>(a) - wide_unsigned<T>(b)); }
+inline T sub(T a, T b) {
+  return T(wide_unsigned<T>(a) - wide_unsigned<T>(b));
+}
 template <class T, if_int<T> = 0>
-inline T mul(T a, T b) { return T(wide_unsigned<T>(a) * wide_unsigned<T>(b)); }
+inline T mul(T a, T b) {
+  return T(wide_unsigned<T>(a) * wide_unsigned<T>(b));
+}
 template <class T, if_int<T> = 0>
-inline T neg(T a) { return T(wide_unsigned<T>(0) - wide_unsigned<T>(a)); }
+inline T neg(T a) {
+  return T(wide_unsigned<T>(0) - wide_unsigned<T>(a));
+}
 inline bool add(bool a, bool b) { return a | b; }
 inline bool mul(bool a, bool b) { return a & b; }
 
 template <class T, if_float<T> = 0>
-inline T abs(T a) { return std::fabs(a); }
+inline T abs(T a) {
+  return std::fabs(a);
+}
 template <class T, if_int<T> = 0>
-inline T abs(T a) { return a < T(0) ? neg(a) : a; }
+inline T abs(T a) {
+  return a < T(0) ? neg(a) : a;
+}
 inline bool abs(bool a) { return a; }
 
 // Quotient towards zero. 0 where b is 0.
@@ -54,7 +74,9 @@ inline T trunc_div(T a, T b) {
   return T(a / b);
 }
 template <class T, if_float<T> = 0>
-inline T trunc_div(T a, T b) { return std::trunc(a / b); }
+inline T trunc_div(T a, T b) {
+  return std::trunc(a / b);
+}
 
 // Remainder with the sign of the dividend (C fmod). 0 where an integer b is 0.
 template <class T, if_int<T> = 0>
@@ -63,7 +85,9 @@ inline T fmod(T a, T b) {
   return T(a % b);
 }
 template <class T, if_float<T> = 0>
-inline T fmod(T a, T b) { return std::fmod(a, b); }
+inline T fmod(T a, T b) {
+  return std::fmod(a, b);
+}
 
 // Quotient towards minus infinity, torch.floor_divide.
 template <class T, if_int<T> = 0>
@@ -126,45 +150,79 @@ inline T pow(T base, T exponent) {
 }
 
 template <class T, if_float<T> = 0>
-inline bool is_nan(T a) { return a != a; }
+inline bool is_nan(T a) {
+  return a != a;
+}
 template <class T, if_int<T> = 0>
-inline bool is_nan(T) { return false; }
+inline bool is_nan(T) {
+  return false;
+}
 template <class T, if_float<T> = 0>
-inline bool is_inf(T a) { return std::fabs(a) == std::numeric_limits<T>::infinity(); }
+inline bool is_inf(T a) {
+  return std::fabs(a) == std::numeric_limits<T>::infinity();
+}
 template <class T, if_int<T> = 0>
-inline bool is_inf(T) { return false; }
+inline bool is_inf(T) {
+  return false;
+}
 template <class T, if_float<T> = 0>
-inline bool is_finite(T a) { return std::fabs(a) < std::numeric_limits<T>::infinity(); }
+inline bool is_finite(T a) {
+  return std::fabs(a) < std::numeric_limits<T>::infinity();
+}
 template <class T, if_int<T> = 0>
-inline bool is_finite(T) { return true; }
+inline bool is_finite(T) {
+  return true;
+}
 
 // torch.maximum, torch.minimum: NaN if either is NaN.
 template <class T>
-inline T maximum(T a, T b) { return a > b ? a : (is_nan(a) ? a : b); }
+inline T maximum(T a, T b) {
+  return a > b ? a : (is_nan(a) ? a : b);
+}
 template <class T>
-inline T minimum(T a, T b) { return a < b ? a : (is_nan(a) ? a : b); }
+inline T minimum(T a, T b) {
+  return a < b ? a : (is_nan(a) ? a : b);
+}
 // torch.fmax, torch.fmin: the other operand if one is NaN.
 template <class T>
-inline T fmax(T a, T b) { return is_nan(a) ? b : (b > a ? b : a); }
+inline T fmax(T a, T b) {
+  return is_nan(a) ? b : (b > a ? b : a);
+}
 template <class T>
-inline T fmin(T a, T b) { return is_nan(a) ? b : (b < a ? b : a); }
+inline T fmin(T a, T b) {
+  return is_nan(a) ? b : (b < a ? b : a);
+}
 template <class T>
-inline T clamp(T x, T low, T high) { return minimum(maximum(x, low), high); }
+inline T clamp(T x, T low, T high) {
+  return minimum(maximum(x, low), high);
+}
 
 template <class T, if_int<T> = 0>
-inline T sign(T a) { return T((T(0) < a) - (a < T(0))); }
+inline T sign(T a) {
+  return T((T(0) < a) - (a < T(0)));
+}
 // torch.sign: 0 for NaN.
 template <class T, if_float<T> = 0>
-inline T sign(T a) { return a > T(0) ? T(1) : (a < T(0) ? T(-1) : T(0)); }
+inline T sign(T a) {
+  return a > T(0) ? T(1) : (a < T(0) ? T(-1) : T(0));
+}
 // torch.sgn on reals is sign; torch.heaviside: `at_zero` where a is 0, NaN stays.
 template <class T>
-inline T heaviside(T a, T at_zero) { return is_nan(a) ? a : (a == T(0) ? at_zero : (a > T(0) ? T(1) : T(0))); }
+inline T heaviside(T a, T at_zero) {
+  return is_nan(a) ? a : (a == T(0) ? at_zero : (a > T(0) ? T(1) : T(0)));
+}
 template <class T, if_float<T> = 0>
-inline T copysign(T a, T b) { return std::copysign(a, b); }
+inline T copysign(T a, T b) {
+  return std::copysign(a, b);
+}
 template <class T, if_float<T> = 0>
-inline bool signbit(T a) { return std::signbit(a); }
+inline bool signbit(T a) {
+  return std::signbit(a);
+}
 template <class T, if_int<T> = 0>
-inline bool signbit(T a) { return a < T(0); }
+inline bool signbit(T a) {
+  return a < T(0);
+}
 
 // Rounding: half to even for `round`. On integers the identity.
 inline float round(float a) { return __builtin_rintf(a); }
@@ -176,24 +234,38 @@ inline double ceil(double a) { return __builtin_ceil(a); }
 inline float trunc(float a) { return __builtin_truncf(a); }
 inline double trunc(double a) { return __builtin_trunc(a); }
 template <class T, if_int<T> = 0>
-inline T round(T a) { return a; }
+inline T round(T a) {
+  return a;
+}
 template <class T, if_int<T> = 0>
-inline T floor(T a) { return a; }
+inline T floor(T a) {
+  return a;
+}
 template <class T, if_int<T> = 0>
-inline T ceil(T a) { return a; }
+inline T ceil(T a) {
+  return a;
+}
 template <class T, if_int<T> = 0>
-inline T trunc(T a) { return a; }
+inline T trunc(T a) {
+  return a;
+}
 template <class T, if_float<T> = 0>
-inline T frac(T a) { return a - trunc(a); }
+inline T frac(T a) {
+  return a - trunc(a);
+}
 
 inline float sqrt(float a) { return __builtin_sqrtf(a); }
 inline double sqrt(double a) { return __builtin_sqrt(a); }
 inline float rsqrt(float a) { return 1.0f / __builtin_sqrtf(a); }
 inline double rsqrt(double a) { return 1.0 / __builtin_sqrt(a); }
 template <class T, if_float<T> = 0>
-inline T reciprocal(T a) { return T(1) / a; }
+inline T reciprocal(T a) {
+  return T(1) / a;
+}
 template <class T>
-inline T square(T a) { return mul(a, a); }
+inline T square(T a) {
+  return mul(a, a);
+}
 
 // torch.nan_to_num.
 template <class T, if_float<T> = 0>

@@ -58,14 +58,12 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 // c[i][lane] (+)= sum over t of a[i * a_row + t * a_step] * b[t][lane] for i in [0, Rows), lanes NV vectors wide.
 template <int Rows, int NV>
-MCOMP_NOINLINE void broadcast_product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t count, float* c,
-                                      bool accumulate) {
+MCOMP_NOINLINE void broadcast_product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t count,
+                                      float* c, bool accumulate) {
   constexpr int width = NV * kLanes;
   vf32 acc[Rows][NV];
   unroll<Rows>([&](auto i) MCOMP_LAMBDA {
-    unroll<NV>([&](auto j) MCOMP_LAMBDA {
-      acc[i][j] = accumulate ? vload(c + i * width + j * kLanes) : vset(0.0f);
-    });
+    unroll<NV>([&](auto j) MCOMP_LAMBDA { acc[i][j] = accumulate ? vload(c + i * width + j * kLanes) : vset(0.0f); });
   });
   for (int64_t t = 0; t < count; ++t) {
     vf32 row[NV];
@@ -142,7 +140,8 @@ inline void mask_scores(const Attention<T, Out>& a, int64_t b, int64_t h, int64_
 
 // One tile of at most NV * kLanes queries of one head.
 template <int NV, class T, class Out>
-inline void attention_tile(const Attention<T, Out>& a, int64_t b, int64_t h, int64_t query0, int64_t live, float* scratch) {
+inline void attention_tile(const Attention<T, Out>& a, int64_t b, int64_t h, int64_t query0, int64_t live,
+                           float* scratch) {
   constexpr int width = NV * kLanes;
   const int64_t kv_head = h / (a.heads / a.kv_heads);
   const T* q = a.q + b * a.q_stride.batch + h * a.q_stride.head + query0 * a.q_stride.position;

@@ -42,8 +42,8 @@ inline CopyPlan plan_copy(int rank, const int64_t* size, const int64_t* to, cons
   }
   for (int d = 0; d < sorted.rank; ++d) {
     const int last = p.rank - 1;
-    const bool merges = last >= 0 && p.to[last] == sorted.size[d] * sorted.to[d] &&
-                        p.from[last] == sorted.size[d] * sorted.from[d];
+    const bool merges =
+        last >= 0 && p.to[last] == sorted.size[d] * sorted.to[d] && p.from[last] == sorted.size[d] * sorted.from[d];
     const int at = merges ? last : p.rank++;
     p.size[at] = merges ? p.size[at] * sorted.size[d] : sorted.size[d];
     p.to[at] = sorted.to[d];
@@ -71,8 +71,8 @@ constexpr int64_t kTransposeTile = 16;
 
 // dst[i * to_row + j] = src[i + j * from_column] for i < rows, j < columns.
 template <class To, class From>
-inline void transpose_block(To* __restrict dst, const From* __restrict src, int64_t rows, int64_t columns, int64_t to_row,
-                            int64_t from_column) {
+inline void transpose_block(To* __restrict dst, const From* __restrict src, int64_t rows, int64_t columns,
+                            int64_t to_row, int64_t from_column) {
   constexpr int64_t t = kTransposeTile;
   for (int64_t i = 0; i < rows; i += t)
     for (int64_t j = 0; j < columns; j += t) {
@@ -129,7 +129,8 @@ void copy_strided(const Worker& w, To* dst, const From* src, int rank, const int
       detail::transpose_block(dst + a + first * p.to[column], src + b + first, count, p.size[inner], p.to[column],
                               p.from[inner]);
     } else {
-      detail::copy_row(dst + a + first * p.to[inner], src + b + first * p.from[inner], count, p.to[inner], p.from[inner]);
+      detail::copy_row(dst + a + first * p.to[inner], src + b + first * p.from[inner], count, p.to[inner],
+                       p.from[inner]);
     }
   }
 }

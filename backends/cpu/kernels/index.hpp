@@ -1,12 +1,12 @@
 // Reading and writing by index: embedding, gather, scatter, index_select, advanced indexing, masked_scatter.
 //
 //     embedding(w, table, rows, width, ids, count, out, fault);               // out [count, width]
-//     index_select(w, x, index, y, outer, n, inner, m, fault);                // x [outer, n, inner], y [outer, m, inner]
-//     gather(w, x, x_stride, n, index, out, rank, index_size, dim, fault);    // torch.gather
+//     index_select(w, x, index, y, outer, n, inner, m, fault);                // x [outer, n, inner], y [outer, m,
+//     inner] gather(w, x, x_stride, n, index, out, rank, index_size, dim, fault);    // torch.gather
 //     scatter<Scatter::add>(w, out, out_stride, n, index, src, src_stride, rank, index_size, dim, fault);
 //     index_get(w, args, x, out, fault);                                      // x[a, :, b], see IndexArgs
-// I is int32_t or int64_t. An index out of range raises the fault and nothing is read or written out of bounds. Negative
-// indices count from the end in advanced indexing only, as in torch. Bytes: what is read and written, once.
+// I is int32_t or int64_t. An index out of range raises the fault and nothing is read or written out of bounds.
+// Negative indices count from the end in advanced indexing only, as in torch. Bytes: what is read and written, once.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ void embedding(const Worker& w, const T* table, int64_t rows, int64_t width, con
 
 enum class BagMode { sum, mean, max };
 
-// out[b] = sum, mean or max of the rows ids[offsets[b]] .. ids[offsets[b + 1] - 1], skipping `padding`; an empty bag is 0.
-// offsets: `bags` ascending starts; the last bag ends at `count`. weights (sum only) may be nullptr.
+// out[b] = sum, mean or max of the rows ids[offsets[b]] .. ids[offsets[b + 1] - 1], skipping `padding`; an empty bag is
+// 0. offsets: `bags` ascending starts; the last bag ends at `count`. weights (sum only) may be nullptr.
 template <class T, class Out, class I>
 void embedding_bag(const Worker& w, const T* table, int64_t rows, int64_t width, const I* ids, int64_t count,
                    const I* offsets, int64_t bags, const T* weights, int64_t padding, BagMode mode, Out* out,
@@ -82,10 +82,11 @@ void index_select(const Worker& w, const T* x, const I* index, T* y, int64_t out
 
 namespace detail {
 
-// Calls f(offset in index, offsets by the two stride sets without `dim`, coordinate along dim) for this worker's share of
-// all positions: shares never split a line along `dim`, so writers along it do not race.
+// Calls f(offset in index, offsets by the two stride sets without `dim`, coordinate along dim) for this worker's share
+// of all positions: shares never split a line along `dim`, so writers along it do not race.
 template <class F>
-inline void for_lines(const Worker& w, int rank, const int64_t* size, int dim, const int64_t* a, const int64_t* b, F f) {
+inline void for_lines(const Worker& w, int rank, const int64_t* size, int dim, const int64_t* a, const int64_t* b,
+                      F f) {
   int64_t lines = 1, step = 1;
   for (int d = 0; d < rank; ++d) lines *= d == dim ? 1 : size[d];
   for (int d = dim + 1; d < rank; ++d) step *= size[d];
@@ -107,7 +108,8 @@ inline void for_lines(const Worker& w, int rank, const int64_t* size, int dim, c
 
 }  // namespace detail
 
-// out[p] = x[p with index[p] along dim]; index and out contiguous with sizes `size`; n = size of x along dim. rank >= 1.
+// out[p] = x[p with index[p] along dim]; index and out contiguous with sizes `size`; n = size of x along dim. rank
+// >= 1.
 template <class T, class I>
 void gather(const Worker& w, const T* x, const int64_t* x_stride, int64_t n, const I* index, T* out, int rank,
             const int64_t* size, int dim, const Fault& fault) {
@@ -139,8 +141,8 @@ inline T scatter_join(T old, T value) {
 }  // namespace detail
 
 // out[p with index[p] along dim] = join(out[..], src[p]) in the order of p. out holds the input already; src_stride of
-// zeros gives one scalar. scatter_reduce without include_self: first scatter the operation's neutral value with replace;
-// its mean: add, then divide by counts made by adding ones.
+// zeros gives one scalar. scatter_reduce without include_self: first scatter the operation's neutral value with
+// replace; its mean: add, then divide by counts made by adding ones.
 template <Scatter Op, class T, class I>
 void scatter(const Worker& w, T* out, const int64_t* out_stride, int64_t n, const I* index, const T* src,
              const int64_t* src_stride, int rank, const int64_t* size, int dim, const Fault& fault) {
@@ -161,7 +163,7 @@ struct IndexArgs {
   int64_t bound[kMaxDims], x_stride[kMaxDims];  // size and stride of x along the indexed dimension, per tensor
   int index_rank;                               // broadcast shape of the index tensors
   int64_t index_size[kMaxDims], index_out_stride[kMaxDims];
-  int64_t index_stride[kMaxDims][kMaxDims];     // [tensor][index dimension], 0 broadcasts
+  int64_t index_stride[kMaxDims][kMaxDims];  // [tensor][index dimension], 0 broadcasts
   int slice_rank;
   int64_t slice_size[kMaxDims], slice_x_stride[kMaxDims], slice_out_stride[kMaxDims];
 };
@@ -206,7 +208,12 @@ struct SliceRows {
   DimGroup x, out;
   int64_t rows, length, x_step, out_step;
   explicit SliceRows(const IndexArgs<I>& a)
-      : x(slice_group(a, a.slice_x_stride)), out(slice_group(a, a.slice_out_stride)), rows(1), length(1), x_step(1), out_step(1) {
+      : x(slice_group(a, a.slice_x_stride)),
+        out(slice_group(a, a.slice_out_stride)),
+        rows(1),
+        length(1),
+        x_step(1),
+        out_step(1) {
     if (a.slice_rank == 0) return;
     const int last = a.slice_rank - 1;
     length = a.slice_size[last], x_step = a.slice_x_stride[last], out_step = a.slice_out_stride[last];
@@ -233,8 +240,8 @@ void index_get(const Worker& w, const IndexArgs<I>& a, const T* x, T* out, const
   }
 }
 
-// x[index...] = values, or += with accumulate; `values` is addressed by the out strides (0 broadcasts). Of equal indices
-// the last one wins. Workers share slice rows; within one, positions go in order.
+// x[index...] = values, or += with accumulate; `values` is addressed by the out strides (0 broadcasts). Of equal
+// indices the last one wins. Workers share slice rows; within one, positions go in order.
 template <class T, class I>
 void index_put(const Worker& w, const IndexArgs<I>& a, T* x, const T* values, bool accumulate, const Fault& fault) {
   int64_t positions = 1;
@@ -261,8 +268,8 @@ void index_put(const Worker& w, const IndexArgs<I>& a, T* x, const T* values, bo
 
 // y[i] = mask[i] ? the next element of source : x[i]; raises when the source is too short. Worker 0 alone works.
 template <class T>
-void masked_scatter(const Worker& w, const T* x, const bool* mask, const T* source, int64_t source_count, T* y, int64_t n,
-                    const Fault& fault) {
+void masked_scatter(const Worker& w, const T* x, const bool* mask, const T* source, int64_t source_count, T* y,
+                    int64_t n, const Fault& fault) {
   if (w.id != 0) return;
   int64_t next = 0;
   for (int64_t i = 0; i < n; ++i) {

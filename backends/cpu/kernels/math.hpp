@@ -4,9 +4,9 @@
 //     #include "kernels/math.hpp"
 //     const Range r = w.range(n, 64);
 //     for (int64_t i = r.begin; i < r.end; ++i) out[i] = math::gelu_erf(a[i] + b[i]);
-// Float results are within the given number of units in the last place of the exact value over all floats, denormals, zeros,
-// infinities and NaN included: exp, exp2, log, log2, log10, log1p, expm1, sin, cos: 2; tan: 4; tanh, erf: 6; pow: 1.
-// Polynomials and rationals are least-maximum fits to the named function on the reduced range.
+// Float results are within the given number of units in the last place of the exact value over all floats, denormals,
+// zeros, infinities and NaN included: exp, exp2, log, log2, log10, log1p, expm1, sin, cos: 2; tan: 4; tanh, erf: 6;
+// pow: 1. Polynomials and rationals are least-maximum fits to the named function on the reduced range.
 #pragma once
 
 #include <cmath>
@@ -292,8 +292,8 @@ inline float pow(float x, float y) {
 inline double pow(double x, double y) { return std::pow(x, y); }
 
 // C library functions for operators too rare to vectorize.
-#define MCOMP_LIBRARY(name)                                \
-  inline float name(float x) { return std::name(x); }      \
+#define MCOMP_LIBRARY(name)                           \
+  inline float name(float x) { return std::name(x); } \
   inline double name(double x) { return std::name(x); }
 MCOMP_LIBRARY(asin)
 MCOMP_LIBRARY(acos)

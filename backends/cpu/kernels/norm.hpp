@@ -29,16 +29,13 @@ inline void affine_row(const In* x, Out* y, const W* weight, const W* bias, int6
       y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd * convert<C>(weight[i]) + convert<C>(bias[i]));
   } else if (weight) {
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd * convert<C>(weight[i]));
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd * convert<C>(weight[i]));
   } else if (bias) {
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd + convert<C>(bias[i]));
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd + convert<C>(bias[i]));
   } else {
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd);
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>((convert<C>(x[i]) - mean) * rstd);
   }
 }
 
@@ -62,13 +59,11 @@ inline void rms_norm_row(const In* x, Out* y, const W* weight, int64_t n, float 
   const C scale = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
   if (weight) {
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>(convert<C>(x[i]) * scale * (convert<C>(weight[i]) + C(offset)));
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(convert<C>(x[i]) * scale * (convert<C>(weight[i]) + C(offset)));
     return;
   }
   MCOMP_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i)
-    y[i] = convert<Out>(convert<C>(x[i]) * scale);
+  for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(convert<C>(x[i]) * scale);
 }
 
 // x, y: [rows, n] contiguous.
@@ -109,8 +104,7 @@ void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* 
       const In* a = from + c * inner;
       Out* b = y + item * n + c * inner;
       MCOMP_INDEPENDENT
-      for (int64_t i = 0; i < inner; ++i)
-        b[i] = convert<Out>(convert<C>(a[i]) * scale + shift);
+      for (int64_t i = 0; i < inner; ++i) b[i] = convert<Out>(convert<C>(a[i]) * scale + shift);
     }
   }
 }
@@ -168,15 +162,13 @@ void batch_norm(const Worker& w, const In* x, Out* y, const W* mean, const W* va
       const int64_t at = (o * channels + c0) * inner;
       if (inner == 1) {
         MCOMP_INDEPENDENT
-        for (int64_t c = 0; c < count; ++c)
-          y[at + c] = convert<Out>(convert<C>(x[at + c]) * scale[c] + shift[c]);
+        for (int64_t c = 0; c < count; ++c) y[at + c] = convert<Out>(convert<C>(x[at + c]) * scale[c] + shift[c]);
         continue;
       }
       for (int64_t c = 0; c < count; ++c) {
         const C a = scale[c], b = shift[c];
         MCOMP_INDEPENDENT
-        for (int64_t i = c * inner; i < (c + 1) * inner; ++i)
-          y[at + i] = convert<Out>(convert<C>(x[at + i]) * a + b);
+        for (int64_t i = c * inner; i < (c + 1) * inner; ++i) y[at + i] = convert<Out>(convert<C>(x[at + i]) * a + b);
       }
     }
   }

@@ -4,8 +4,8 @@
 //     max_pool(w, s, x, y, indices_or_null);                    // indices: flat position in the input's spatial plane
 //     avg_pool(w, s, x, y, /*count_include_pad=*/true, /*divisor_override=*/0);
 //     adaptive_avg_pool(w, s, x, y); adaptive_max_pool(w, s, x, y, indices_or_null);      // use in, out only
-// Unused leading dimensions have size, kernel, stride and dilation 1 and padding 0. ceil_mode is in `out`. Max propagates
-// NaN; averages sum in float (double for double). T is float, double, bf16, f16 or an integer (max only).
+// Unused leading dimensions have size, kernel, stride and dilation 1 and padding 0. ceil_mode is in `out`. Max
+// propagates NaN; averages sum in float (double for double). T is float, double, bf16, f16 or an integer (max only).
 #pragma once
 
 #include <cstdint>
@@ -119,7 +119,8 @@ inline void max_windows(const Worker& w, const PoolShape& s, const T* x, T* y, I
 }
 
 template <bool Adaptive, class T>
-inline void avg_windows(const Worker& w, const PoolShape& s, const T* x, T* y, bool count_include_pad, int64_t divisor) {
+inline void avg_windows(const Worker& w, const PoolShape& s, const T* x, T* y, bool count_include_pad,
+                        int64_t divisor) {
   using C = compute_t<T>;
   const int64_t step = s.channels_last ? s.channels : 1;
   for_outputs<Adaptive>(w, s, [&](int64_t from, int64_t to, const Spans& p, int64_t count) {

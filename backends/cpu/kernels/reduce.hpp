@@ -4,8 +4,8 @@
 //     reduce_strided(w, Max<float>{}, x, y, {2, {B, D}, {L * D, 1}}, {1, {L}, {D}});   // kept, reduced dimensions
 //     arg_reduce<true>(w, x, values_or_null, indices, outer, n, inner);                // argmax; false: argmin
 // An operation is a class with Acc (a lane's partial result), Wide (a block's) and start, step, widen, join, finish.
-// Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in int64, wrapping.
-// One read of x. Max and Min propagate NaN.
+// Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in int64,
+// wrapping. One read of x. Max and Min propagate NaN.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,7 @@
 namespace mcomp {
 
 template <class T>
-struct is_real_float
-    : std::integral_constant<bool, std::is_floating_point<T>::value || is_small_float<T>::value> {};
+struct is_real_float : std::integral_constant<bool, std::is_floating_point<T>::value || is_small_float<T>::value> {};
 // What terms of T are summed in: float, double or int64.
 template <class T>
 using sum_t = std::conditional_t<is_real_float<T>::value, compute_t<T>, int64_t>;
@@ -41,13 +40,17 @@ struct Sum {
   Wide widen(Acc a) const { return Wide(a); }
   Wide join(Wide a, Wide b) const { return math::add(a, b); }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a);
+  }
 };
 
 template <class In>
 struct Mean : Sum<In> {
   template <class Out>
-  Out finish(typename Sum<In>::Wide a, int64_t n) const { return convert<Out>(double(a) / double(n)); }
+  Out finish(typename Sum<In>::Wide a, int64_t n) const {
+    return convert<Out>(double(a) / double(n));
+  }
 };
 
 template <class In>
@@ -59,7 +62,9 @@ struct Prod {
   Wide widen(Acc a) const { return Wide(a); }
   Wide join(Wide a, Wide b) const { return math::mul(a, b); }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a);
+  }
 };
 
 template <class In>
@@ -67,13 +72,16 @@ struct Max {
   using Acc = order_t<In>;
   using Wide = Acc;
   Acc start() const {
-    return is_real_float<In>::value ? Acc(-std::numeric_limits<compute_t<In>>::infinity()) : std::numeric_limits<Acc>::lowest();
+    return is_real_float<In>::value ? Acc(-std::numeric_limits<compute_t<In>>::infinity())
+                                    : std::numeric_limits<Acc>::lowest();
   }
   Acc step(Acc a, In x) const { return math::maximum(convert<Acc>(x), a); }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return math::maximum(a, b); }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a);
+  }
 };
 
 template <class In>
@@ -81,13 +89,16 @@ struct Min {
   using Acc = order_t<In>;
   using Wide = Acc;
   Acc start() const {
-    return is_real_float<In>::value ? Acc(std::numeric_limits<compute_t<In>>::infinity()) : std::numeric_limits<Acc>::max();
+    return is_real_float<In>::value ? Acc(std::numeric_limits<compute_t<In>>::infinity())
+                                    : std::numeric_limits<Acc>::max();
   }
   Acc step(Acc a, In x) const { return math::minimum(convert<Acc>(x), a); }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return math::minimum(a, b); }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a);
+  }
 };
 
 template <class In>
@@ -99,7 +110,9 @@ struct Any {
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return a | b; }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a != 0); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a != 0);
+  }
 };
 
 template <class In>
@@ -111,7 +124,9 @@ struct All {
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return a & b; }
   template <class Out>
-  Out finish(Wide a, int64_t) const { return convert<Out>(a != 0); }
+  Out finish(Wide a, int64_t) const {
+    return convert<Out>(a != 0);
+  }
 };
 
 // Vector norms of real floats: order 0 (count of nonzeros), 1, 2 and any other positive or negative number.

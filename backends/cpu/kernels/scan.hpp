@@ -52,7 +52,8 @@ void logcumsumexp(const Worker& w, const In* x, Out* y, int64_t outer, int64_t n
 
 // Running largest (smallest) value and its index, the latest among equals; NaN, once met, stays.
 template <bool Largest, class T>
-void cumulative_extreme(const Worker& w, const T* x, T* values, int64_t* indices, int64_t outer, int64_t n, int64_t inner) {
+void cumulative_extreme(const Worker& w, const T* x, T* values, int64_t* indices, int64_t outer, int64_t n,
+                        int64_t inner) {
   using C = order_t<T>;
   const Range r = w.range(outer * inner);
   for (int64_t item = r.begin; item < r.end; ++item) {

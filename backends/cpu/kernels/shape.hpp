@@ -88,7 +88,8 @@ void roll(const Worker& w, const T* x, T* y, int64_t outer, int64_t n, int64_t i
 
 // Keeps columns j <= i + diagonal (lower) or j >= i + diagonal (upper) of each matrix, 0 elsewhere. y may be x.
 template <class T>
-void triangle(const Worker& w, const T* x, T* y, int64_t batch, int64_t rows, int64_t columns, int64_t diagonal, bool upper) {
+void triangle(const Worker& w, const T* x, T* y, int64_t batch, int64_t rows, int64_t columns, int64_t diagonal,
+              bool upper) {
   const Range r = w.range(batch * rows);
   for (int64_t row = r.begin; row < r.end; ++row) {
     const int64_t edge = row % rows + diagonal;

@@ -27,18 +27,15 @@ inline void softmax_row(const In* x, Out* y, int64_t n) {
   const C top = lane_max(n, [&](int64_t i) { return convert<C>(x[i]); });
   if (std::is_same<Out, C>::value) {
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top));
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top));
     const C scale = C(1) / C(lane_sum(n, [&](int64_t i) { return convert<C>(y[i]); }));
     MCOMP_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = convert<Out>(convert<C>(y[i]) * scale);
+    for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(convert<C>(y[i]) * scale);
     return;
   }
   const C scale = C(1) / C(lane_sum(n, [&](int64_t i) { return math::exp_nonpositive(convert<C>(x[i]) - top); }));
   MCOMP_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i)
-    y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top) * scale);
+  for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(math::exp_nonpositive(convert<C>(x[i]) - top) * scale);
 }
 
 // log(sum(exp(x))): -inf for an empty row or one of -inf, +inf where the largest is +inf.
@@ -57,8 +54,7 @@ inline void log_softmax_row(const In* x, Out* y, int64_t n) {
   const C top = lane_max(n, [&](int64_t i) { return convert<C>(x[i]); });
   const C shift = math::log(C(lane_sum(n, [&](int64_t i) { return math::exp_nonpositive(convert<C>(x[i]) - top); })));
   MCOMP_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i)
-    y[i] = convert<Out>((convert<C>(x[i]) - top) - shift);
+  for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>((convert<C>(x[i]) - top) - shift);
 }
 
 namespace detail {

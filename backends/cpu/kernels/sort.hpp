@@ -3,8 +3,8 @@
 //     sort(w, x, values, indices, outer, n, inner, /*descending=*/true);     // stable; either output may be nullptr
 //     topk(w, x, values, indices, outer, n, inner, k, /*largest=*/true, /*sorted=*/true);
 //     searchsorted(w, edges, queries, out, outer, n, m, /*right=*/false);
-// NaN counts as larger than every number. Workers share the outer * inner rows; a row needs n (key, index) pairs of heap
-// memory (aborts when there is none).
+// NaN counts as larger than every number. Workers share the outer * inner rows; a row needs n (key, index) pairs of
+// heap memory (aborts when there is none).
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,9 @@ struct Keyed {
 };
 
 template <class C>
-inline bool key_less(C a, C b) { return a < b || (math::is_nan(b) && !math::is_nan(a)); }
+inline bool key_less(C a, C b) {
+  return a < b || (math::is_nan(b) && !math::is_nan(a));
+}
 
 // Strict total order: by key, the earlier index first among equals.
 template <bool Descending, class C>
@@ -55,8 +57,8 @@ class Keys {
 };
 
 template <bool Descending, class T>
-inline void select_rows(const Worker& w, const T* x, T* values, int64_t* indices, int64_t outer, int64_t n, int64_t inner,
-                        int64_t k, bool sorted) {
+inline void select_rows(const Worker& w, const T* x, T* values, int64_t* indices, int64_t outer, int64_t n,
+                        int64_t inner, int64_t k, bool sorted) {
   using C = order_t<T>;
   const Range r = w.range(outer * inner);
   if (r.empty()) return;
@@ -94,11 +96,11 @@ void topk(const Worker& w, const T* x, T* values, int64_t* indices, int64_t oute
   detail::select_rows<false>(w, x, values, indices, outer, n, inner, k, sorted);
 }
 
-// out[row, i] = number of sorted[row] below queries[row, i] (right: not above). edges [outer, n]; queries, out [outer, m].
-// shared: one row of edges for all, which is bucketize.
+// out[row, i] = number of sorted[row] below queries[row, i] (right: not above). edges [outer, n]; queries, out [outer,
+// m]. shared: one row of edges for all, which is bucketize.
 template <class T, class Q, class I>
-void searchsorted(const Worker& w, const T* edges, const Q* queries, I* out, int64_t outer, int64_t n, int64_t m, bool right,
-                  bool shared = false) {
+void searchsorted(const Worker& w, const T* edges, const Q* queries, I* out, int64_t outer, int64_t n, int64_t m,
+                  bool right, bool shared = false) {
   using C = std::conditional_t<is_real_float<T>::value || is_real_float<Q>::value, double, int64_t>;
   const Range r = w.range(outer * m);
   for (int64_t item = r.begin; item < r.end; ++item) {
@@ -124,11 +126,11 @@ int64_t nonzero_count(const T* x, int64_t n) {
   return count;
 }
 
-// Coordinates of nonzero elements in row-major order: out[position * position_stride + dim * dim_stride], at most `limit`.
-// torch.nonzero: strides (rank, 1); as_tuple or advanced indexing: (1, limit). Worker 0 alone writes.
+// Coordinates of nonzero elements in row-major order: out[position * position_stride + dim * dim_stride], at most
+// `limit`. torch.nonzero: strides (rank, 1); as_tuple or advanced indexing: (1, limit). Worker 0 alone writes.
 template <class T>
-void nonzero(const Worker& w, const T* x, int rank, const int64_t* size, int64_t* out, int64_t limit, int64_t position_stride,
-             int64_t dim_stride) {
+void nonzero(const Worker& w, const T* x, int rank, const int64_t* size, int64_t* out, int64_t limit,
+             int64_t position_stride, int64_t dim_stride) {
   if (w.id != 0) return;
   int64_t n = 1, position = 0;
   for (int d = 0; d < rank; ++d) n *= size[d];
