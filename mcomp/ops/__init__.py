@@ -2,11 +2,19 @@
 
 from mcomp.ops import (
     activation,
+    attention,
     control,
+    conv,
     creation,
     elementwise,
     index,
+    linear,
+    norm,
+    pool,
+    quant,
+    recurrent,
     reduce,
+    resize,
     shape,
     signal,
     sort,
@@ -15,7 +23,10 @@ from mcomp.ops import (
 )
 from mcomp.ops.base import Attr, Cost, Effect, Op, Tolerance, all_ops, op_named, operands, register
 
-FAMILIES = (activation, control, creation, elementwise, index, reduce, shape, signal, sort, structure, view)
+FAMILIES = (
+    activation, attention, control, conv, creation, elementwise, index, linear, norm, pool, quant, recurrent, reduce,
+    resize, shape, signal, sort, structure, view,
+)
 """The modules that define operators."""
 
 __all__ = ["FAMILIES", "Attr", "Cost", "Effect", "Op", "Tolerance", "all_ops", "op_named", "operands", "register"]
