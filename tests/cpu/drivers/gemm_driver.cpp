@@ -26,8 +26,8 @@ static void run_gemm_f32(int threads, const A* a, int64_t lda, const S* weight, 
   }
 GEMM(gemm_float, DefaultTile, float, float, float)
 GEMM(gemm_bf16_weight, DefaultTile, float, bf16, bf16)
-GEMM(gemm_bf16_rows, DefaultTile, bf16, float, bf16)
-GEMM(gemm_f16_rows, DefaultTile, f16, float, f16)
+GEMM(gemm_bf16_rows, DefaultTile, bf16, float, float)
+GEMM(gemm_f16_rows, DefaultTile, f16, float, float)
 
 EXPORT void gemm_double(int threads, const double* a, int64_t lda, const double* weight, int64_t stride_n, int64_t stride_k, int64_t m,
                         int64_t n, int64_t k, const double* bias, double* c) {
