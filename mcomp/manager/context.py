@@ -87,6 +87,13 @@ class Context:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.remarks: list[Remark] = []
+        self.rewrite_limit: int | None = None
+        """How many rewrites may be applied in all (None: any number); set by bisecting."""
+        self.rewrites = 0
+        """How many rewrites were applied."""
+        self.last_rewrite = ""
+        """The label of the last rewrite that was applied."""
+        self._remarked: set[Remark] = set()
         self.skip: dict[str, set[str]] = {}
         """Names of nodes that a rule must leave alone, by rule: how the planner keeps single layers as they are."""
         self.shared: dict[str, Any] = {}
@@ -109,8 +116,18 @@ class Context:
         """Leave a remark; the same remark is kept once."""
         layer = node if isinstance(node, str) else node.layer
         remark = Remark(kind, rule, layer, reason, remedy)
-        if remark not in self.remarks:
+        if remark not in self._remarked:
+            self._remarked.add(remark)
             self.remarks.append(remark)
+
+    def allow_rewrite(self, label: str) -> bool:
+        """Whether a rewrite may be applied; counts it if so. Passes ask before each atomic edit that changes what a graph
+        computes with, so that bisecting can stop after the first n."""
+        if self.rewrite_limit is not None and self.rewrites >= self.rewrite_limit:
+            return False
+        self.rewrites += 1
+        self.last_rewrite = label
+        return True
 
     def missed(self, rule: str, node: Node | str, reason: str, remedy: str = "") -> None:
         """Leave a remark about something that could not be done."""
