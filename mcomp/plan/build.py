@@ -67,11 +67,14 @@ def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: 
     used = list(calls) or [(args, dict(kwargs))]
     if captured.program is not None:
         program = captured.program
-        calibration = calibration_from(used, program.signature, program.arguments)
+        calibration = calibration_from(used, program.signature, program.arguments, given=bool(calls))
         return [Work("", program, calibration)]
     inputs = captured.part_inputs(used) if captured.parts else {}
     return [
-        Work(path, program, calibration_from(inputs.get(path) or [], program.signature, program.arguments))
+        Work(
+            path, program,
+            calibration_from(inputs.get(path) or [], program.signature, program.arguments, given=bool(calls)),
+        )
         for path, program in captured.parts.items()
     ]
 

@@ -20,6 +20,8 @@ class Calibration:
     """Batches as flat lists of torch tensors, in the order of the graph's argument inputs."""
 
     batches: list[list[Any]]
+    given: bool = True
+    """Whether the user gave the data; otherwise it is the example call."""
 
     def run(self, graph: Graph, observe: Observe, *, limit: int | None = None) -> None:
         """Interpret the graph on every batch (the first `limit`); `observe(node, outputs)` sees every node's results."""
@@ -47,7 +49,7 @@ def initial_states(graph: Graph, arguments: Sequence[Any]) -> list[Any]:
     import torch
 
     from mcomp.ir import dims, dtypes
-    from mcomp.ops.encoded import to_torch_tensor
+    from mcomp.ops.encoded import weight_tensor
     from mcomp.ops.evaluate import bind_symbols
 
     states: list[Any] = []
@@ -56,7 +58,7 @@ def initial_states(graph: Graph, arguments: Sequence[Any]) -> list[Any]:
         if spec.kind != "state":
             continue
         if spec.initial:
-            states.append(to_torch_tensor(graph.store.get(spec.initial)).clone())
+            states.append(weight_tensor(graph.store.get(spec.initial)).clone())
             continue
         if symbols is None:
             symbols = bind_symbols(graph, [tuple(a.shape) for a in arguments])
@@ -95,7 +97,7 @@ def collect_calls(items: Iterable[Any]) -> list[tuple[tuple[Any, ...], dict[str,
 
 
 def calibration_from(
-    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], signature: Signature, arguments: Spec
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], signature: Signature, arguments: Spec, *, given: bool = True
 ) -> Calibration:
     """Check calls against how the model is called and make them a Calibration.
 
@@ -122,4 +124,4 @@ def calibration_from(
                     code="MC0504", help="remove the batch, or clean the data",
                 )
         batches.append([t.detach() for t in tensors])
-    return Calibration(batches)
+    return Calibration(batches, given)

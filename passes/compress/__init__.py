@@ -1,1 +1,5 @@
 """Compressions: quantize."""
+
+from mcomp.passes.compress import quantize
+
+__all__ = ["quantize"]

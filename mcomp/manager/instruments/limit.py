@@ -1,0 +1,32 @@
+"""Running only the beginning of a pipeline: what bisecting needs."""
+
+from __future__ import annotations
+
+from mcomp.ir.graph import Graph
+from mcomp.manager.context import Context
+from mcomp.manager.instrument import Instrument
+from mcomp.manager.passes import Pass
+
+
+class Skip(Instrument):
+    """Leaves out every pass after the first `limit`; required passes run all the same."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.run: list[str] = []
+
+    def skip(self, item: Pass, index: int, graph: Graph, context: Context) -> bool:
+        if index <= self.limit:
+            self.run.append(item.text())
+        return index > self.limit
+
+
+class RewriteLimit(Instrument):
+    """In pass number `index`, allows only the first `limit` rewrites; see `Context.allow_rewrite`."""
+
+    def __init__(self, index: int, limit: int | None) -> None:
+        self.index = index
+        self.limit = limit
+
+    def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
+        context.start_counting(self.limit if index == self.index else None)

@@ -1,0 +1,77 @@
+"""On a crash: the IR, the rest of the pipeline, and the weights, in a folder that `mcomp opt` can run."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+
+from mcomp.ir.graph import Graph
+from mcomp.ir.printer import graph_text
+from mcomp.manager.context import Context
+from mcomp.manager.instrument import Instrument
+from mcomp.manager.passes import Pass
+from mcomp.runtime.artifact import used_weights
+
+
+class Reproducer(Instrument):
+    """Writes `graph.mir` (before the pass that failed), `weights.safetensors`, `pipeline.txt`, `error.txt` and
+    `manifest.json` to a folder when a pass raises; `written` is then true. With `weights=False` only the manifest names
+    them."""
+
+    def __init__(self, folder: str | Path, *, weights: bool = True) -> None:
+        self.folder = Path(folder)
+        self.weights = weights
+        self.written = False
+        self._before = ""
+        self._graph: Graph | None = None
+
+    def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
+        self._before = graph_text(graph, digests=32)
+
+    def failed(self, item: Pass, index: int, graph: Graph, error: BaseException, context: Context) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "graph.mir").write_text(self._before + "\n")
+        (self.folder / "pipeline.txt").write_text(item.text() + "\n")
+        (self.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+        manifest = {
+            "pass": item.text(), "index": index, "error": f"{type(error).__name__}: {error}",
+            "weights": {d: str(graph.store.get(d).type) for d in used_weights(graph) if d in graph.store},
+        }
+        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        if self.weights:
+            write_weights(self.folder / "weights.safetensors", graph)
+        self.written = True
+
+
+def write_weights(path: Path, graph: Graph) -> None:
+    """The weights of a graph as a safetensors file with tensors `<digest>/<part>` and types in the metadata."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    types = {}
+    for digest in used_weights(graph):
+        weight = graph.store.get(digest)
+        types[digest] = str(weight.type)
+        tensors |= {f"{digest}/{name}": np.ascontiguousarray(array) for name, array in weight.parts.items()}
+    save_file(tensors, path, {"types": json.dumps(types)})
+
+
+def read_weights(path: Path, graph_store: object) -> None:
+    """Add the weights of a file that `write_weights` wrote to a store."""
+    from safetensors import safe_open
+
+    from mcomp.ir.parser import parse_type
+    from mcomp.ir.store import WeightStore
+    from mcomp.ir.types import TensorType
+
+    assert isinstance(graph_store, WeightStore)
+    with safe_open(path, framework="np") as opened:
+        for _digest, text in json.loads(opened.metadata()["types"]).items():
+            type = parse_type(text)
+            assert isinstance(type, TensorType)
+            parts = {
+                name: opened.get_tensor(f"{_digest}/{name}") for name in type.encoding.buffers(type)
+            }
+            graph_store.add(type, parts)

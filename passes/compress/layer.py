@@ -1,0 +1,270 @@
+"""Planning one layer's quantization: parameters, smoothing, bias, and the error they make on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mcomp.ir import dtypes
+from mcomp.ir.encoding import Affine, quantize_array
+from mcomp.ir.graph import Node, Value
+from mcomp.manager.context import Context
+from mcomp.passes.compress.samples import Sample, activation_range, scale_and_zero, smoothing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mcomp.passes.compress.quantize import Quantize
+
+SMOOTH_FROM = 0.02
+"""Without an alpha from the user, smoothing is tried where the error without it is larger than this."""
+SMOOTH_GAIN = 0.8
+"""And kept where it brings the error below this share."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node to quantize, how its activations are (static, dynamic, none), and the bits of its weight."""
+
+    node: Node
+    mode: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one layer is quantized: the weight's encoding and buffers, the attributes of the activation's `quantize` (None:
+    stays float), smoothing factors, a corrected bias, and the relative L2 error of the layer's output."""
+
+    layer: Layer
+    encoding: Affine
+    parts: dict[str, np.ndarray]
+    activation: Mapping[str, Any] | None
+    factors: np.ndarray | None
+    bias: np.ndarray | None
+    error: float
+    bytes_saved: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Trial:
+    activation: Mapping[str, Any] | None
+    factors: Any
+    errors: tuple[float, ...]
+    outputs: tuple[Any, ...]
+    encodings: tuple[tuple[Affine, dict[str, np.ndarray]], ...]
+
+
+def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context: Context) -> list[Plan]:
+    """Plans for layers that read the same value; they share its quantization."""
+    import torch
+
+    with torch.no_grad():
+        plans: list[Plan] = []
+        by_mode: dict[tuple[str, int], list[Layer]] = {}
+        for layer in members:
+            by_mode.setdefault((layer.mode, layer.bits), []).append(layer)
+        for (mode, _bits), group in by_mode.items():
+            trial = _try(options, group, mode, sample, None, context)
+            alpha = options.smooth
+            smoothable = mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0
+            if smoothable and (alpha is not None or max(trial.errors) > SMOOTH_FROM):
+                smooth = _try(options, group, mode, sample, 0.5 if alpha is None else alpha, context)
+                if alpha is not None or sum(smooth.errors) < SMOOTH_GAIN * sum(trial.errors):
+                    trial = smooth
+            plans += [_plan(options, layer, i, trial, sample) for i, layer in enumerate(group)]
+        return plans
+
+
+def _try(
+    options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context
+) -> _Trial:
+    import torch
+
+    factors = None
+    weights = [_weight(layer.node) for layer in group]
+    if alpha is not None:
+        magnitude = torch.stack([w.abs().amax(0) for w in weights]).amax(0)
+        assert sample.magnitude is not None
+        factors = smoothing(sample.magnitude, magnitude, alpha)
+    activation = _activation(options, mode, sample, factors)
+    rows = sample.rows()
+    seen = rows / factors if factors is not None else rows
+    quantized = _round_trip(seen, activation)
+    errors, outputs, encodings = [], [], []
+    for layer, weight in zip(group, weights):
+        scaled = weight * factors if factors is not None else weight
+        encoding = _encoding(options, layer, context)
+        parts = _encode(scaled, encoding)
+        decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, scaled)))
+        exact = _apply(layer.node, rows, weight)
+        rough = _apply(layer.node, quantized, decoded)
+        if options.correct and layer.bits == 8:
+            rough = rough + _shift(exact, rough, layer.node)
+        errors.append(_relative(rough, exact))
+        outputs.append((exact, rough))
+        encodings.append((encoding, parts))
+    return _Trial(activation, factors, tuple(errors), tuple(outputs), tuple(encodings))
+
+
+def _plan(options: Quantize, layer: Layer, index: int, trial: _Trial, sample: Sample) -> Plan:
+    import torch
+
+    encoding, parts = trial.encodings[index]
+    weight = layer.node.operand(1)
+    stored = weight.weight
+    assert stored is not None
+    from mcomp.ir import dims
+
+    saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(encoding).nbytes, {})
+    kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
+    detail = f"weights {encoding.dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
+    bias = _corrected_bias(layer, trial, index, sample) if options.correct and layer.bits == 8 else None
+    factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
+    return Plan(layer, encoding, parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
+
+
+def _words(activation: Mapping[str, Any]) -> str:
+    how = "dynamic" if "scale" not in activation else f"static, scale {activation['scale']:.3g}"
+    return f"{activation['dtype']} {how}"
+
+
+def _corrected_bias(layer: Layer, trial: _Trial, index: int, sample: Sample) -> np.ndarray | None:
+    import torch
+
+    exact, _ = trial.outputs[index]
+    encoding, parts = trial.encodings[index]
+    rows = sample.rows()
+    seen = rows / trial.factors if trial.factors is not None else rows
+    weight = _weight(layer.node)
+    decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, weight)))
+    rough = _apply(layer.node, _round_trip(seen, trial.activation), decoded)
+    shift = _shift(exact, rough, layer.node).reshape(-1)
+    bias = layer.node.maybe(2)
+    if bias is not None:
+        known = bias.weight
+        if known is None or bias.tensor.dtype is not dtypes.f32:
+            return None
+        shift = shift + torch.from_numpy(known.decode().astype(np.float32))
+    elif layer.node.type.dtype is not dtypes.f32:
+        return None
+    return shift.numpy().astype(np.float32)
+
+
+def _shift(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
+    """The mean error per output channel, shaped to be added to the output."""
+    axis = 1 if node.op.name == "conv" else exact.dim() - 1
+    over = [i for i in range(exact.dim()) if i != axis]
+    return (exact - rough).mean(over, keepdim=True)
+
+
+def _activation(options: Quantize, mode: str, sample: Sample, factors: Tensor | None) -> Mapping[str, Any] | None:
+    if mode == "none":
+        return None
+    if mode == "dynamic":
+        return {"dtype": dtypes.i8}
+    scaled = sample
+    if factors is not None:
+        rows = sample.rows() / factors
+        assert sample.magnitude is not None
+        scaled = Sample(sample.channel, float(rows.min()), float(rows.max()), sample.magnitude / factors, [rows.flatten()])
+    low, high = activation_range(scaled, options.ranges, options.percentile, 256)
+    scale, zero = scale_and_zero(low, high, unsigned=True)
+    return {"dtype": dtypes.u8, "scale": scale, "zero": zero}
+
+
+def _round_trip(x: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
+    """What is left of activations after they were integers."""
+    import torch
+
+    if activation is None:
+        return x
+    if "scale" in activation:
+        scale, zero = activation["scale"], activation["zero"]
+        low, high = Affine(activation["dtype"]).range
+        return (torch.clamp(torch.round(x / scale) + zero, low, high) - zero) * scale
+    magnitude = x.abs().amax(-1, keepdim=True)
+    scales = torch.where(magnitude == 0, 1.0, magnitude / 127)
+    return torch.clamp(torch.round(x / scales), -128, 127) * scales
+
+
+def _encoding(options: Quantize, layer: Layer, context: Context) -> Affine:
+    dtype = dtypes.i8 if layer.bits == 8 else dtypes.i4
+    group = context.option(layer.node, "group", options.group)
+    if layer.bits == 4 and group is None and layer.node.op.name == "linear":
+        width = layer.node.operand(1).tensor.static_shape[-1]
+        group = next((g for g in (128, 64, 32) if width % g == 0), None)
+    return Affine(dtype, axis=(0,), group=group if layer.node.op.name == "linear" else None)
+
+
+def _encode(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
+    data = weight.numpy()
+    if encoding.group is not None:
+        return quantize_array(data, encoding)
+    low, high = encoding.range
+    flat = data.reshape(data.shape[0], -1)
+    magnitude = np.abs(flat).max(1) if flat.size else np.zeros(flat.shape[0], np.float32)
+    best = np.full(flat.shape[0], np.inf, np.float32)
+    scales = np.ones(flat.shape[0], np.float32)
+    for shrink in (1.0, 0.95, 0.9, 0.85) if encoding.dtype is dtypes.i8 else np.linspace(0.5, 1.0, 11):
+        trial = np.where(magnitude == 0, 1.0, magnitude * shrink / high).astype(np.float32)
+        q = np.clip(np.rint(flat / trial[:, None]), low, high) * trial[:, None]
+        error = ((q - flat) ** 2).sum(1)
+        scales = np.where(error < best, trial, scales)
+        best = np.minimum(error, best)
+    return quantize_array(data, encoding, scales=scales.reshape(-1, *([1] * (data.ndim - 1))))
+
+
+def _decode(parts: dict[str, np.ndarray], encoding: Affine, like: Tensor) -> np.ndarray:
+    from mcomp.ir.types import TensorType
+
+    return encoding.decode(parts, TensorType(tuple(like.shape), dtypes.f32, encoding))
+
+
+def _weight(node: Node) -> Tensor:
+    import torch
+
+    stored = node.operand(1).weight
+    assert stored is not None
+    return torch.from_numpy(np.array(stored.decode(), dtype=np.float32))
+
+
+def _apply(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer without its bias."""
+    return node.op.reference([x, weight, None], node.attrs)
+
+
+def _relative(rough: Tensor, exact: Tensor) -> float:
+    scale = float(exact.square().sum())
+    error = float((rough - exact).square().sum())
+    if scale == 0.0:
+        return 0.0 if error == 0.0 else float("inf")
+    return (error / scale) ** 0.5
+
+
+def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample]) -> list[dict[str, Any]]:
+    """Static symmetric parameters for the operands of a product of activations."""
+    count = 3 if node.op.name == "attention" else 2
+    found = []
+    for value in node.operands[:count]:
+        assert value is not None
+        low, high = activation_range(samples[value], options.ranges, options.percentile, 256)
+        scale, zero = scale_and_zero(low, high, unsigned=False)
+        found.append({"dtype": dtypes.i8, "scale": scale, "zero": zero})
+    return found
+
+
+def product_error(node: Node, ranges: list[dict[str, Any]], samples: Mapping[Value, Sample]) -> float | None:
+    """The largest relative error of an operand, on its sample; None when calibration never reached it."""
+    errors = []
+    for value, attrs in zip(node.operands, ranges):
+        assert value is not None
+        if not samples[value].values:
+            return None
+        flat = samples[value].flat()
+        errors.append(_relative(_round_trip(flat, attrs), flat))
+    return max(errors)

@@ -1,0 +1,256 @@
+"""`quantize`: weights, and activations where that pays, to integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mcomp.errors import PassError
+from mcomp.ir import dtypes
+from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
+from mcomp.ir.loc import fused
+from mcomp.ir.printer import node_text
+from mcomp.ir.types import TensorType
+from mcomp.manager.context import Context
+from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
+from mcomp.passes.compress.layer import Layer, Plan, plan_layer, product_error, product_ranges
+from mcomp.passes.compress.samples import Ranges, Sample, collect
+
+if TYPE_CHECKING:
+    from mcomp.ir.edit import Editor
+
+_WEIGHTED = ("linear", "conv")
+
+
+@register_pass
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Weights of linear and conv to integers, one scale per output channel; their activations to 8-bit integers.
+
+    before:
+        %w = const @fc.weight#9f3a : f32[64, 128]
+        %y = linear %x, %w, %b : f32[B, 64]
+    after, activations static:
+        %w = const @fc.weight#51c0 : f32[64, 128] affine<i8, axis=0>
+        %q = quantize %x {dtype = !u8, scale = 0.02, zero = 3} : f32[B, 128] affine<u8, scale=0.02, zero=3>
+        %y = linear %q, %w, %b : f32[B, 64]
+
+    bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale.
+    activations: static (ranges from calibration), dynamic (a scale per token at run time; linear only), none
+        (weights only), or auto (static with calibration data, else dynamic).
+    ranges: minmax, percentile or mse (least squared error), for static activations.
+    smooth: alpha of SmoothQuant for linear layers; none tries 0.5 where the error without is large; 0 switches it off.
+    attention: also quantize the operands of attention and of matmul between activations (static).
+    max_error: a layer whose output changes by more (relative L2 on calibration data) stays in float.
+    correct: shift biases by the mean error on calibration data.
+    limit: at most so many calibration batches are used.
+    """
+
+    name = "quantize"
+    effect = PassEffect.APPROXIMATE
+
+    bits: int = 8
+    activations: Literal["auto", "static", "dynamic", "none"] = "auto"
+    ranges: Ranges = "mse"
+    percentile: float = 99.99
+    smooth: float | None = None
+    attention: bool = False
+    group: int | None = None
+    max_error: float = 0.25
+    correct: bool = True
+    limit: int = 128
+
+    def check(self, graph: Graph, context: Context) -> None:
+        if self.bits not in (4, 8):
+            raise PassError(f"quantize: bits is {self.bits}", code="MC0204", help="use bits=8 or bits=4")
+        if self.group is not None and self.group < 1:
+            raise PassError(f"quantize: group is {self.group}", code="MC0204", help="use a positive number")
+        if not 50.0 < self.percentile <= 100.0:
+            raise PassError(f"quantize: percentile is {self.percentile}", code="MC0204", help="use 50 to 100")
+        if self.activations == "static" and context.calibration is None:
+            raise PassError("quantize: static activations need calibration data", code="MC0205",
+                            help="pass calibration=[...], or use activations=dynamic")
+        for node in graph.nodes:
+            if node.op.name == "linear" and node.layer and self.group is not None:
+                self._check_group(node, context)
+
+    def _check_group(self, node: Node, context: Context) -> None:
+        weight = node.operand(1)
+        group = context.option(node, "group", self.group)
+        if weight.weight is None or context.layer_options.excluded(node.layer):
+            return
+        reason = Affine(dtypes.i8, axis=(0,), group=group).feasible(weight.tensor)
+        if reason is not None and weight.producer is not None:
+            width = weight.tensor.shape[-1]
+            fit = next((g for g in (128, 64, 32, 16, 8) if isinstance(width, int) and width % g == 0), None)
+            raise PassError(
+                f"quantize: {reason} ({weight.producer.attrs['name']})", code="MC0203", where=str(node.loc) or None,
+                ir=node_text(weight.producer, locations=False),
+                help=(f"use group={fit}, or " if fit else "") + f'exclude "{node.layer}"',
+            )
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        layers = self._layers(graph, context)
+        pairs = self._activation_products(graph, context) if self.attention else []
+        if not layers and not pairs:
+            return PassResult(changed=False)
+        samples = self._samples(graph, context, layers, pairs)
+        plans = self._plans(context, layers, samples)
+        quantized = sum(self._apply(graph, context, plan) for plan in plans)
+        count = sum(self._apply_product(graph, context, node, samples) for node in pairs)
+        return PassResult(
+            changed=quantized + count > 0, preserved=NONE, statistics={"layers": quantized, "products": count}
+        )
+
+    # which layers
+
+    def _layers(self, graph: Graph, context: Context) -> list[Layer]:
+        found = []
+        for node in graph.nodes:
+            if node.op.name == "conv_transpose":
+                context.missed("quantize", node, "conv_transpose has no int8 kernel", "it stays in float")
+            if node.op.name not in _WEIGHTED or context.excluded("quantize", node):
+                continue
+            reason = self._infeasible(node)
+            if reason is not None:
+                context.missed("quantize", node, *reason)
+                continue
+            found.append(Layer(node, self._mode(node, context), context.option(node, "bits", self.bits)))
+        return found
+
+    def _infeasible(self, node: Node) -> tuple[str, str] | None:
+        weight = node.operand(1)
+        if weight.weight is None:
+            return "its weight is computed, not constant", "run fold before quantize"
+        if weight.tensor.encoding != DENSE:
+            return f"its weight is {weight.tensor.encoding} already", ""
+        if not weight.tensor.dtype.is_float:
+            return f"its weight is {weight.tensor.dtype}", ""
+        if node.operand(0).tensor.encoding != DENSE:
+            return f"its input is {node.operand(0).tensor.encoding} already", ""
+        return None
+
+    def _mode(self, node: Node, context: Context) -> str:
+        mode = str(context.option(node, "activations", self.activations))
+        if self.bits == 4:
+            return "none"
+        given = context.calibration is not None and context.calibration.given
+        if mode == "auto":
+            mode = "static" if given else "dynamic"
+        if mode == "dynamic" and node.op.name != "linear":
+            if not given:
+                context.missed("quantize", node, "activations of conv need static ranges; only its weights are quantized",
+                               "pass calibration data")
+                return "none"
+            mode = "static"
+        if mode == "static" and not given:
+            context.remark("warning", "quantize", node, "static ranges come from the example inputs only",
+                           "pass calibration data")
+        return mode
+
+    def _activation_products(self, graph: Graph, context: Context) -> list[Node]:
+        found = []
+        for node in graph.nodes:
+            count = {"attention": 3, "matmul": 2}.get(node.op.name, 0)
+            if not count or context.excluded("quantize", node):
+                continue
+            if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
+                   for v in node.operands[:count]):
+                continue
+            found.append(node)
+        return found
+
+    # measuring
+
+    def _samples(
+        self, graph: Graph, context: Context, layers: list[Layer], products: list[Node]
+    ) -> dict[Value, Sample]:
+        wanted: dict[Value, int] = {}
+        for layer in layers:
+            wanted[layer.node.operand(0)] = 1 if layer.node.op.name == "conv" else -1
+        for node in products:
+            for value in node.operands[: 3 if node.op.name == "attention" else 2]:
+                if value is not None:
+                    wanted.setdefault(value, -1)
+        if context.calibration is None:
+            raise PassError("quantize: the error of layers is measured on calibration data, and there is none",
+                            code="MC0205", help="pass calibration=[...] or example inputs")
+        return collect(graph, context.calibration, wanted, self.limit)
+
+    def _plans(self, context: Context, layers: list[Layer], samples: dict[Value, Sample]) -> list[Plan]:
+        shared: dict[Value, list[Layer]] = {}
+        for layer in layers:
+            shared.setdefault(layer.node.operand(0), []).append(layer)
+        plans: list[Plan] = []
+        for value, members in shared.items():
+            if not samples[value].whole:
+                for layer in members:
+                    context.missed("quantize", layer.node, "calibration data never reached it")
+                continue
+            plans += plan_layer(self, members, samples[value], context)
+        return plans
+
+    # rewriting
+
+    def _apply(self, graph: Graph, context: Context, plan: Plan) -> bool:
+        node = plan.layer.node
+        limit = context.option(node, "max_error", self.max_error)
+        if not plan.error <= limit:
+            context.missed("quantize", node, f"its output would change by {plan.error:.1%}, more than {limit:.1%}",
+                           "raise max_error, or try smooth=0.5")
+            return False
+        with graph.edit("quantize", loc=node.loc) as editor:
+            self._rewrite(editor, plan)
+        context.record(graph, LedgerEntry(
+            "quantize", node.layer, node.name, error=plan.error, bytes_saved=plan.bytes_saved, detail=plan.detail,
+        ))
+        context.remark("applied", "quantize", node, plan.detail)
+        return True
+
+    def _rewrite(self, editor: Editor, plan: Plan) -> None:
+        node = plan.layer.node
+        loc = fused("quantize", node.loc)
+        old = node.operand(1)
+        assert old.producer is not None
+        type = TensorType(old.tensor.shape, old.tensor.dtype, plan.encoding)
+        weight = editor.const(
+            plan.parts["values"], parts=plan.parts, type=type, name=old.producer.attrs["name"],
+            loc=fused("quantize", old.producer.loc), before=node,
+        )
+        x = node.operand(0)
+        if plan.factors is not None:
+            factors = editor.const((1.0 / plan.factors).astype("float32"), name=f"{node.name}.smooth", loc=loc, before=node)
+            x = editor.add("mul", [x, factors], loc=loc, before=node, name=f"{x.name}_smooth").result
+        if plan.activation is not None:
+            x = editor.add("quantize", [x], plan.activation, loc=loc, before=node, name=f"{x.name}_q").result
+        bias = old_bias = node.maybe(2)
+        if plan.bias is not None:
+            name = bias.producer.attrs["name"] if bias is not None and bias.producer is not None else f"{node.name}.bias"
+            bias = editor.const(plan.bias, name=name, loc=loc, before=node)
+        editor.set_operands(node, (x, weight, bias))
+        editor.set_loc(node, loc)
+        for before, after in ((old, weight), (old_bias, bias)):
+            if before is not None and after is not None and before.producer is not None and not before.uses:
+                editor.replace(before, after)
+                editor.erase(before.producer)
+
+    def _apply_product(self, graph: Graph, context: Context, node: Node, samples: dict[Value, Sample]) -> bool:
+        ranges = product_ranges(self, node, samples)
+        error = product_error(node, ranges, samples)
+        if error is None or not error <= self.max_error:
+            reason = "calibration data never reached it" if error is None else f"its operands would change by {error:.1%}"
+            context.missed("quantize", node, reason)
+            return False
+        with graph.edit("quantize", loc=node.loc) as editor:
+            loc = fused("quantize", node.loc)
+            operands = list(node.operands)
+            for i, attrs in enumerate(ranges):
+                value = operands[i]
+                assert value is not None
+                operands[i] = editor.add("quantize", [value], attrs, loc=loc, before=node, name=f"{value.name}_q").result
+            editor.set_operands(node, tuple(operands))
+            editor.set_loc(node, loc)
+        context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
+        return True
+

@@ -1,0 +1,157 @@
+"""What calibration shows of activations: ranges, per-channel magnitudes, and a sample to measure errors on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from mcomp.ir.graph import Graph, Node, Value
+from mcomp.runtime.calibration import Calibration
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Ranges = Literal["minmax", "percentile", "mse"]
+
+HUGE = 1e30
+"""Magnitudes from here on are masks (such as the lowest float put on scores), not activations."""
+_KEPT_VALUES = 1 << 19
+_KEPT_ROWS = 512
+_KEPT_IMAGES = 16
+
+
+@dataclass
+class Sample:
+    """Statistics of one activation.
+
+    `low`, `high`: extremes, masks and non-finite values left out. `magnitude`: largest magnitude per channel.
+    `values`: a flat sample. `whole`: some rows (or images) as they came, for measuring errors.
+    """
+
+    channel: int
+    low: float = 0.0
+    high: float = 0.0
+    magnitude: Tensor | None = None
+    values: list[Tensor] = field(default_factory=list)
+    whole: list[Tensor] = field(default_factory=list)
+    seen: int = 0
+    kept: int = 0
+
+    def add(self, x: Tensor, batches: int) -> None:
+        """Take in one batch, of `batches` in all."""
+        import torch
+
+        data = x.detach().float()
+        usable = torch.isfinite(data) & (data.abs() < HUGE)
+        clean = torch.where(usable, data, torch.zeros((), dtype=data.dtype))
+        if clean.numel() == 0:
+            return
+        self.low = min(self.low, float(clean.min()))
+        self.high = max(self.high, float(clean.max()))
+        over = [i for i in range(clean.dim()) if i != self.channel % clean.dim()]
+        magnitude = clean.abs().amax(over) if over else clean.abs()
+        self.magnitude = magnitude if self.magnitude is None else torch.maximum(self.magnitude, magnitude)
+        flat = clean.reshape(-1)
+        step = max(1, flat.numel() * batches // _KEPT_VALUES)
+        self.values.append(flat[::step].clone())
+        self._keep(clean, batches)
+        self.seen += 1
+
+    def _keep(self, data: Tensor, batches: int) -> None:
+        images = self.channel == 1
+        limit = _KEPT_IMAGES if images else _KEPT_ROWS
+        rows = data if images else data.reshape(-1, data.shape[-1])
+        share = max(1, limit // batches)
+        if self.kept >= limit or rows.shape[0] == 0:
+            return
+        step = max(1, rows.shape[0] // share)
+        taken = rows[::step][:share].clone()
+        self.whole.append(taken)
+        self.kept += taken.shape[0]
+
+    def rows(self) -> Tensor:
+        """The rows (or images) kept."""
+        import torch
+
+        if len({tuple(w.shape[1:]) for w in self.whole}) > 1:
+            return self.whole[0]
+        return torch.cat(self.whole)
+
+    def flat(self) -> Tensor:
+        """The flat sample."""
+        import torch
+
+        return torch.cat(self.values)
+
+
+def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], limit: int) -> dict[Value, Sample]:
+    """Run calibration data through the graph and sample the values in `wanted` (value -> channel axis)."""
+    samples = {value: Sample(channel) for value, channel in wanted.items()}
+    batches = min(limit, len(calibration))
+    inputs = {v: i for i, v in enumerate(graph.inputs) if v in samples}
+
+    def observe(node: Node, outputs: Sequence[Any]) -> None:
+        for value, output in zip(node.results, outputs):
+            if value in samples:
+                samples[value].add(output, batches)
+
+    for batch in calibration.batches[:batches]:
+        given = calibration.inputs(graph, batch)
+        for value, index in inputs.items():
+            samples[value].add(given[index], batches)
+    calibration.run(graph, observe, limit=limit)
+    return samples
+
+
+def activation_range(sample: Sample, method: Ranges, percentile: float, levels: int) -> tuple[float, float]:
+    """The range to quantize: extremes, a central percentile of the sample, or the one with the least squared error
+    among the extremes shrunk step by step. Zero is always inside."""
+    import torch
+
+    low, high = min(0.0, sample.low), max(0.0, sample.high)
+    values = sample.flat()
+    if method == "minmax" or values.numel() < 16 or low == high:
+        return low, high
+    if method == "percentile":
+        ordered = torch.sort(values).values
+        cut = (1.0 - percentile / 100.0) / 2.0
+        at = int(cut * (ordered.numel() - 1))
+        return min(0.0, float(ordered[at])), max(0.0, float(ordered[ordered.numel() - 1 - at]))
+    some = values[:: max(1, values.numel() // 65536)]
+    best, chosen = float("inf"), (low, high)
+    for shrink in torch.linspace(0.35, 1.0, 27).tolist():
+        error = _squared_error(some, low * shrink, high * shrink, levels)
+        if error < best:
+            best, chosen = error, (low * shrink, high * shrink)
+    return chosen
+
+
+def _squared_error(values: Tensor, low: float, high: float, levels: int) -> float:
+    import torch
+
+    scale = (high - low) / (levels - 1)
+    zero = round(-low / scale)
+    q = torch.clamp(torch.round(values / scale) + zero, 0, levels - 1)
+    return float(((q - zero) * scale - values).square().mean())
+
+
+def scale_and_zero(low: float, high: float, unsigned: bool) -> tuple[float, int]:
+    """Scale and zero point of 8-bit integers for a range with zero in it: u8 asymmetric, i8 symmetric."""
+    if unsigned:
+        scale = max(high - low, 1e-12) / 255.0
+        return scale, max(0, min(255, round(-low / scale)))
+    return max(abs(low), abs(high), 1e-12) / 127.0, 0
+
+
+def smoothing(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
+    """Per-channel factors that move outliers from activations to weights: max|x|^alpha / max|w|^(1-alpha)
+    (SmoothQuant, Xiao et al. 2023, equation 4). Activations are divided, weights multiplied. Channels that never fire
+    get 1."""
+    import torch
+
+    x = activations.clamp(min=1e-5)
+    w = weights.clamp(min=1e-5)
+    factors = (x.pow(alpha) / w.pow(1.0 - alpha)).clamp(1e-4, 1e4)
+    return torch.where(activations > 0, factors, torch.ones_like(factors))
