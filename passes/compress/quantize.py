@@ -200,6 +200,8 @@ class Quantize(Pass):
             context.missed("quantize", node, f"its output would change by {plan.error:.1%}, more than {limit:.1%}",
                            "raise max_error, or try smooth=0.5")
             return False
+        if not context.allow_rewrite("quantize"):
+            return False
         with graph.edit("quantize", loc=node.loc) as editor:
             self._rewrite(editor, plan)
         context.record(graph, LedgerEntry(
@@ -241,6 +243,8 @@ class Quantize(Pass):
         if error is None or not error <= self.max_error:
             reason = "calibration data never reached it" if error is None else f"its operands would change by {error:.1%}"
             context.missed("quantize", node, reason)
+            return False
+        if not context.allow_rewrite("quantize"):
             return False
         with graph.edit("quantize", loc=node.loc) as editor:
             loc = fused("quantize", node.loc)

@@ -22,11 +22,11 @@ class Skip(Instrument):
 
 
 class RewriteLimit(Instrument):
-    """In pass number `index`, allows only the first `limit` rewrites; see `Context.allow_rewrite`."""
+    """Allows only the first `limit` rewrites of the pipeline (None: all); see `Context.allow_rewrite`."""
 
-    def __init__(self, index: int, limit: int | None) -> None:
-        self.index = index
+    def __init__(self, limit: int | None) -> None:
         self.limit = limit
 
-    def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
-        context.start_counting(self.limit if index == self.index else None)
+    def start(self, graph: Graph, context: Context) -> None:
+        context.rewrite_limit = self.limit
+        context.rewrites = 0
