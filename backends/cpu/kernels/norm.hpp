@@ -100,11 +100,11 @@ void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* 
     const C rstd = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
     for (int64_t c = 0; c < width; ++c) {
       const C scale = weight ? rstd * convert<C>(weight[channel + c]) : rstd;
-      const C shift = (bias ? convert<C>(bias[channel + c]) : C(0)) - mean * scale;
+      const C shift = bias ? convert<C>(bias[channel + c]) : C(0);
       const In* a = from + c * inner;
       Out* b = y + item * n + c * inner;
       MCOMP_INDEPENDENT
-      for (int64_t i = 0; i < inner; ++i) b[i] = convert<Out>(convert<C>(a[i]) * scale + shift);
+      for (int64_t i = 0; i < inner; ++i) b[i] = convert<Out>((convert<C>(a[i]) - mean) * scale + shift);
     }
   }
 }
