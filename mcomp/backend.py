@@ -13,6 +13,7 @@ from mcomp.ir.graph import Graph, Node
 
 if TYPE_CHECKING:
     from mcomp.manager.context import Context
+    from mcomp.plan.profile import DeviceProfile
 
 Array = Any
 """A torch.Tensor on the CPU or a numpy.ndarray."""
@@ -29,7 +30,8 @@ class Declined:
 @dataclass(frozen=True)
 class CompileOptions:
     """How to compile. `isa`: an instruction set of the backend (None: the best this machine has). `threads`: None for
-    all cores. `hints`: likely values of symbols, to choose kernels for. `cache`: whether compiled code is kept on disk."""
+    all cores. `hints`: likely values of symbols, to choose kernels for. `cache`: whether compiled code is kept on
+    disk."""
 
     isa: str | None = None
     threads: int | None = None
@@ -42,7 +44,8 @@ class KernelInfo:
     """One kernel of a compiled graph. Sizes are for the symbol values asked about.
 
     `layers`: module paths it computes. `ops`: names of the operators inside. `native`: False where torch runs it.
-    `flops`, `read`, `write`: operations and bytes of one call. `nodes`: names of the results it makes.
+    `flops`, `read`, `write`: operations and bytes of one call; `weights`: how many of the bytes read are constants.
+    `nodes`: names of the results it makes. `compute`: the element type of its products (`f32`, `bf16`, `i8`).
     """
 
     name: str
@@ -53,6 +56,8 @@ class KernelInfo:
     read: int
     write: int
     nodes: tuple[str, ...] = ()
+    compute: str = "f32"
+    weights: int = 0
 
 
 class Executable(ABC):
@@ -63,9 +68,9 @@ class Executable(ABC):
 
     @abstractmethod
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:
-        """Run on inputs in the order of `graph.inputs` (right shapes and dtypes, any strides) and return fresh outputs in
-        the order of `graph.outputs`, as torch tensors or numpy arrays (bf16 and fp8 as their bits). `symbols` gives every
-        symbol that the inputs determine. Outputs alias neither inputs nor internal memory."""
+        """Run on inputs in the order of `graph.inputs` (right shapes and dtypes, any strides) and return fresh outputs
+        in the order of `graph.outputs`, as torch tensors or numpy arrays (bf16 and fp8 as their bits). `symbols` gives
+        every symbol that the inputs determine. Outputs alias neither inputs nor internal memory."""
 
     @abstractmethod
     def kernels(self, symbols: Mapping[str, int]) -> list[KernelInfo]:
@@ -93,7 +98,7 @@ class Executable(ABC):
 
 
 class Bound:
-    """An executable with inputs and outputs fixed: `bound()` reads the inputs and fills `outputs`, allocating nothing."""
+    """An executable with inputs and outputs fixed: `bound()` reads the inputs and fills `outputs`."""
 
     def __init__(self, executable: Executable, inputs: Sequence[Array], symbols: Mapping[str, int]) -> None:
         self.inputs = list(inputs)
@@ -133,6 +138,10 @@ class Backend(ABC):
 
     def available(self) -> str | None:
         """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
+        return None
+
+    def measure_profile(self, threads: int) -> DeviceProfile | None:
+        """Rates of this machine measured with the backend's own kernels and so many threads; None: numpy's will do."""
         return None
 
 

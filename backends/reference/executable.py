@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from mcomp.backend import Array, Executable, KernelInfo
-from mcomp.ir import dims
 from mcomp.ir.graph import Graph, Node
-from mcomp.ir.types import TensorType
 from mcomp.ops.binding import assume_symbols
 from mcomp.ops.encoded import Encoded, array_of, decoded, tensor_of
 from mcomp.ops.evaluate import Observe, constant, run_graph
+from mcomp.ops.workload import workload
 
 
 class ReferenceExecutable(Executable):
@@ -103,11 +102,10 @@ def _memory(x: Any) -> int:
 
 
 def _kernel(node: Node, symbols: Mapping[str, int]) -> KernelInfo:
-    cost = node.op.node_cost(node)
+    load = workload(node, symbols)
     inner = [n.op.name for body in node.bodies for n in body.walk() if n.op.name != "const"]
     return KernelInfo(
         name=node.name, ops=tuple(inner) or (node.op.name,), layers=node.loc.paths, native=False,
-        flops=dims.evaluate(cost.flops, symbols), read=dims.evaluate(cost.read, symbols),
-        write=dims.evaluate(cost.write, symbols),
-        nodes=tuple(v.name for v in node.results if isinstance(v.type, TensorType)),
+        flops=load.flops, read=load.read, write=load.write, nodes=tuple(v.name for v in node.results),
+        compute=load.compute, weights=load.weights,
     )
