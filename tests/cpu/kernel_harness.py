@@ -151,8 +151,8 @@ def load(driver: str, isa: str, *extra: str) -> ctypes.CDLL:
 
 
 def ptr(array: np.ndarray | None) -> ctypes.c_void_p:
-    """Address of an array's first element for a C call; null for None. The caller keeps the array alive."""
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+    """Address of an array's first element for a C call, keeping the array alive; null for None."""
+    return ctypes.c_void_p() if array is None else array.ctypes.data_as(ctypes.c_void_p)
 
 
 def i64(*values: int) -> list[ctypes.c_int64]:
