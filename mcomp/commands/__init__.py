@@ -1,0 +1,1 @@
+"""The subcommands of `mcomp`, a module each with `add(parser)` and `run(arguments) -> exit code`."""

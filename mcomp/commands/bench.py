@@ -1,0 +1,80 @@
+"""`mcomp bench`."""
+
+from __future__ import annotations
+
+import argparse
+
+from mcomp.commands.common import emit_json, example_arrays, parse_sizes, print_table, read_arrays
+from mcomp.plan.measure import interleave
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("file", nargs="+", help=".mcomp files; several are timed in turns")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=".npy or .npz with arguments, in order")
+    parser.add_argument("--size", action="append", default=[], metavar="B=8", help="size of a symbol for made-up inputs")
+    parser.add_argument("--kernels", action="store_true", help="time every kernel")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about how long to measure")
+    parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the files")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Time models: milliseconds a call, or microseconds a kernel with the share of the measured peak."""
+    import mcomp
+
+    models = [mcomp.load(f, trust_code=arguments.trust_code, threads=arguments.threads) for f in arguments.file]
+    programs = [m.only_program("timed") for m in models]
+    sizes = parse_sizes(arguments.size)
+    given = read_arrays(arguments.input)
+    inputs = [given or example_arrays(p.graph, sizes) for p in programs]
+    if arguments.kernels:
+        return _kernels(arguments, programs[0], inputs[0])
+    timing = interleave([(lambda p=p, i=i: p.run(i, numpy=True)) for p, i in zip(programs, inputs)], budget=arguments.seconds)
+    rows = []
+    for index, file in enumerate(arguments.file):
+        seconds = sorted(timing.seconds[index])
+        rows.append({"file": file, "median_ms": timing.median(index) * 1e3, "min_ms": seconds[0] * 1e3,
+                     "max_ms": seconds[-1] * 1e3, "speedup": timing.ratio(0, index)})
+    if arguments.json:
+        emit_json(rows)
+        return 0
+    print_table("latency", [("file", "l"), ("median ms", "r"), ("min", "r"), ("max", "r"), ("times the first", "r")], [
+        (str(r["file"]), f"{r['median_ms']:.4g}", f"{r['min_ms']:.4g}", f"{r['max_ms']:.4g}", f"{r['speedup']:.2f}x")
+        for r in rows
+    ])
+    return 0
+
+
+def _kernels(arguments: argparse.Namespace, program: object, inputs: list[object]) -> int:
+    from mcomp.plan.profile import kernel_fraction, kernel_predictor
+    from mcomp.runtime.program import CompiledProgram
+
+    assert isinstance(program, CompiledProgram)
+    symbols = program.symbols(inputs)
+    kernels = program.executable.kernels(symbols)
+    times = program.executable.profile(inputs, symbols, repeats=30)
+    predict = kernel_predictor()
+    rows = []
+    for kernel, time in zip(kernels, times):
+        fraction, bound = kernel_fraction(kernel, time)
+        rows.append({
+            "kernel": kernel.name, "ops": " ".join(kernel.ops), "layers": list(kernel.layers), "native": kernel.native,
+            "us": time, "predicted_us": predict(kernel), "flops": kernel.flops, "bytes": kernel.read + kernel.write,
+            "peak_fraction": fraction, "bound": bound,
+        })
+    if arguments.json:
+        emit_json(rows)
+        return 0
+    total = sum(times)
+    print_table(f"kernels, {total:.1f} us in all", [
+        ("kernel", "l"), ("ops", "l"), ("us", "r"), ("share", "r"), ("predicted", "r"), ("of peak", "r"), ("bound", "l"),
+        ("layers", "l"),
+    ], [
+        (str(r["kernel"]), str(r["ops"]), f"{r['us']:.1f}", f"{r['us'] / max(total, 1e-9):.1%}",
+         "-" if r["predicted_us"] is None else f"{r['predicted_us']:.1f}",
+         "-" if r["peak_fraction"] is None else f"{r['peak_fraction']:.0%}", str(r["bound"]), ", ".join(r["layers"][:3]))
+        for r in rows
+    ])
+    return 0

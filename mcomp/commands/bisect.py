@@ -1,0 +1,73 @@
+"""`mcomp bisect`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from mcomp.commands.common import emit_json, example_arrays, open_graph, parse_sizes, read_arrays
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("file", help="a .mir or .mcomp file, or a reproducer's folder")
+    parser.add_argument("--pipeline", required=True, help='passes, such as "fold,cse,dce"')
+    parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="relative L2 error of the outputs that counts as broken")
+    parser.add_argument("--check", metavar="FILE:FUNCTION", help="your own check: function(graph) -> bool")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY")
+    parser.add_argument("--size", action="append", default=[], metavar="B=8")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the first pass and rewrite that break the check. 1 when there is one, 0 when all is well."""
+    import torch
+
+    from mcomp.manager import Context
+    from mcomp.manager.bisect import bisect
+    from mcomp.runtime.calibration import Calibration
+
+    graph = open_graph(arguments.file, arguments.weights)
+    arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
+    inputs = [torch.from_numpy(a) for a in arrays]
+    calibration = Calibration([inputs], given=bool(arguments.input))
+    check = _own_check(arguments.check) if arguments.check else _same_numbers(graph, calibration, inputs, arguments.tolerance)
+    culprit = bisect(graph, arguments.pipeline, check, lambda: Context(calibration=calibration))
+    if arguments.json:
+        found = None if culprit is None else {"pass": culprit.index, "text": culprit.text, "rewrite": culprit.rewrite,
+                                              "record": str(culprit.record) if culprit.record else None}
+        emit_json(found)
+    else:
+        print("the check holds after the whole pipeline" if culprit is None else f"the check breaks in {culprit}")
+    return 0 if culprit is None else 1
+
+
+def _same_numbers(graph: Any, calibration: Any, inputs: list[Any], tolerance: float) -> Callable[[Any], bool]:
+    from mcomp.ops.evaluate import run_graph
+    from mcomp.plan.quality import relative_error
+
+    given = calibration.inputs(graph, inputs)
+    expected = list(run_graph(graph, given))
+
+    def check(trial: Any) -> bool:
+        return relative_error([list(run_graph(trial, given))], [expected]) <= tolerance
+
+    return check
+
+
+def _own_check(reference: str) -> Callable[[Any], bool]:
+    import importlib.util
+    from pathlib import Path
+
+    from mcomp.errors import McompError
+
+    file, _, name = reference.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).exists() else None
+    if spec is None or spec.loader is None:
+        raise McompError(f"there is no file {file}", code="MC0801", help="write file.py:function")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Any], bool] = getattr(module, name)
+    return function

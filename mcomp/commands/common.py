@@ -1,0 +1,162 @@
+"""What commands share: opening files, references to Python functions, arrays, tables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcomp.errors import ArtifactError, CallError, McompError
+from mcomp.ir.graph import Graph
+from mcomp.ir.parser import parse_graph
+from mcomp.ir.store import WeightStore
+
+
+def open_graph(path: str, weights: str | None = None) -> Graph:
+    """The graph of a `.mcomp` file, or of IR text with its weights beside it (`weights.safetensors`) or made up
+    (`@w#seed=1`)."""
+    if path == "-":
+        return parse_graph(sys.stdin.read(), generate=True)
+    place = Path(path)
+    if place.is_dir() and (place / "graph.mir").exists():
+        place, weights = place / "graph.mir", weights or str(place / "weights.safetensors")
+    if place.suffix == ".mcomp":
+        from mcomp.runtime.artifact import ArtifactReader
+
+        return ArtifactReader(place).graph()
+    try:
+        text = place.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{path} cannot be read: {e}", code="MC0704") from e
+    store = WeightStore()
+    if weights is not None and Path(weights).exists():
+        from mcomp.manager.instruments.reproducer import read_weights
+
+        read_weights(Path(weights), store)
+    return parse_graph(text, store, generate=True)
+
+
+@dataclass
+class Source:
+    """A model and what goes with it, as a user's function gives it."""
+
+    model: Any
+    args: Any = None
+    kwargs: dict[str, Any] | None = None
+    calibration: Iterable[Any] | None = None
+    evaluate: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def call_reference(reference: str) -> Any:
+    """Call the function that `package.module:function` or `file.py:function` names.
+
+    This runs the user's Python; it is meant for the user's own code.
+    """
+    module_name, _, function_name = reference.rpartition(":")
+    if not module_name:
+        raise McompError(f"{reference} names no function", code="MC0801", help="write package.module:function or file.py:function")
+    if module_name.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+        if spec is None or spec.loader is None or not Path(module_name).exists():
+            raise McompError(f"there is no file {module_name}", code="MC0801")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, "")
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as e:
+            raise McompError(f"{module_name} cannot be imported: {e}", code="MC0801") from e
+    function = getattr(module, function_name, None)
+    if function is None:
+        raise McompError(f"{module_name} has no {function_name}", code="MC0801")
+    return function() if callable(function) and not hasattr(function, "forward") else function
+
+
+def open_source(reference: str) -> Source:
+    """What a user's function returns: a module, a pair of module and arguments, or a dict with `model`, `args`,
+    `kwargs`, `calibration` and `evaluate`."""
+    found = call_reference(reference)
+    if isinstance(found, dict):
+        return Source(**{k: v for k, v in found.items() if k in Source.__dataclass_fields__})
+    if isinstance(found, tuple) and len(found) == 2:
+        return Source(found[0], found[1])
+    return Source(found)
+
+
+def read_arrays(paths: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of `.npy` files, in order, and of `.npz` files, in the order they were written. No pickles."""
+    arrays: list[np.ndarray] = []
+    for path in paths:
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as e:
+            raise CallError(f"{path} cannot be read as an array: {e}", help="give .npy or .npz files") from e
+        arrays += [loaded[name] for name in loaded.files] if hasattr(loaded, "files") else [loaded]
+    return arrays
+
+
+def example_arrays(graph: Graph, sizes: dict[str, int], seed: int = 0) -> list[np.ndarray]:
+    """Made-up arguments for a graph: normal numbers for floats, small integers, all-true masks. Symbols take their size
+    from `sizes`, else 1 or their lower bound."""
+    from mcomp.ir import dims
+
+    rng = np.random.default_rng(seed)
+    symbols = {s: max(1, b.low) for s, b in graph.symbols.items()} | sizes
+    arrays = []
+    for value, spec in zip(graph.inputs, graph.input_specs):
+        if spec.kind != "arg":
+            continue
+        type = value.tensor
+        shape = tuple(dims.evaluate(d, symbols) for d in type.shape)
+        if not type.dtype.is_numpy_native:
+            raise CallError(f"no example can be made for %{value.name}: {type}", help="pass --input")
+        if type.dtype.is_float or type.dtype.is_complex:
+            arrays.append(rng.standard_normal(shape).astype(type.dtype.numpy))
+        elif type.dtype.is_int:
+            arrays.append(rng.integers(0, 2, shape).astype(type.dtype.numpy))
+        else:
+            arrays.append(np.ones(shape, bool))
+    return arrays
+
+
+def parse_sizes(items: Sequence[str]) -> dict[str, int]:
+    """`["B=8", "S=128"]` as a dict."""
+    sizes = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        if not value.isdigit():
+            raise McompError(f"{item} gives no size", code="MC0802", help="write a symbol and a number, such as B=8")
+        sizes[name] = int(value)
+    return sizes
+
+
+def emit_json(data: Any) -> None:
+    """Print JSON for programs."""
+    print(json.dumps(data, indent=1, default=str))
+
+
+def print_table(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: coloured on a terminal, plain elsewhere. Columns are (name, "l" or "r")."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in columns:
+        table.add_column(name, justify="right" if justify == "r" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

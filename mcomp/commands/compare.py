@@ -1,0 +1,52 @@
+"""`mcomp compare`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from mcomp.commands.common import emit_json, example_arrays, open_graph, parse_sizes, print_table, read_arrays
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("first", help="a .mcomp or .mir file: the reference")
+    parser.add_argument("second", help="another version of it, or another stage")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY")
+    parser.add_argument("--size", action="append", default=[], metavar="B=8")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="relative L2 error from which a layer diverges")
+    parser.add_argument("--all", action="store_true", help="list every value, not only the last of each layer")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare values of the same name in both graphs. 1 when some layer diverges."""
+    import torch
+
+    from mcomp.runtime.compare import compare_graphs
+
+    first, second = open_graph(arguments.first), open_graph(arguments.second)
+    arrays = read_arrays(arguments.input) or example_arrays(first, parse_sizes(arguments.size))
+    rows = compare_graphs(first, second, [torch.from_numpy(a) for a in arrays], every=arguments.all)
+    diverging = next((r for r in rows if not r.error <= arguments.tolerance), None)
+    if arguments.json:
+        emit_json({"rows": [vars(r) | {"snr_db": r.snr_db} for r in rows],
+                   "first_divergence": diverging.layer if diverging else None})
+        return 1 if diverging else 0
+    print_table(f"{arguments.second} against {arguments.first}", [
+        ("layer", "l"), ("value", "l"), ("relative error", "r"), ("signal to noise", "r"), ("", "l"),
+    ], [
+        (r.layer or "-", f"%{r.value}", f"{r.error:.3e}", _decibel(r.snr_db), "<- first to diverge" if r is diverging else "")
+        for r in rows
+    ])
+    if diverging is None:
+        print(f"no layer differs by more than {arguments.tolerance:g}")
+        return 0
+    print(f"the first layer that differs by more than {arguments.tolerance:g} is {diverging.layer or diverging.value}")
+    return 1
+
+
+def _decibel(value: float) -> str:
+    return "equal" if math.isinf(value) else f"{value:.1f} dB"
+
+

@@ -1,0 +1,61 @@
+"""`mcomp inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+
+from mcomp.commands.common import emit_json, open_graph
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("file", help="a .mcomp or .mir file")
+    parser.add_argument("--ir", action="store_true", help="print the graph")
+    parser.add_argument("--report", action="store_true", help="print the report kept in the file")
+    parser.add_argument("--source", action="store_true", help="print the generated source kept in the file")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show a file. Nothing of it is executed."""
+    from mcomp.report.render import quantity
+    from mcomp.report.report import Report
+    from mcomp.runtime.artifact import ArtifactReader, used_weights
+
+    graph = open_graph(arguments.file)
+    reader = ArtifactReader(arguments.file) if arguments.file.endswith(".mcomp") else None
+    if arguments.ir:
+        print(graph)
+        return 0
+    if arguments.source and reader is not None:
+        print(reader.blob("source").decode())
+        return 0
+    if arguments.report and reader is not None:
+        Report.from_json(json.loads(reader.blob("report") or b"{}")).print()
+        return 0
+    sizes = {d: graph.store.get(d).nbytes for d in used_weights(graph)}
+    facts = {
+        "name": graph.name,
+        "inputs": {v.name: str(v.type) for v in graph.inputs},
+        "outputs": [str(v.type) for v in graph.outputs],
+        "symbols": {s: str(b) for s, b in graph.symbols.items()},
+        "nodes": len(graph),
+        "operators": dict(Counter(n.op.name for n in graph.walk() if n.op.name != "const").most_common()),
+        "weights": len(sizes),
+        "weight_bytes": sum(sizes.values()),
+        "code": reader.code_names() if reader else [],
+    }
+    if arguments.json:
+        emit_json(facts)
+        return 0
+    print(f"graph @{graph.name}, {facts['nodes']} nodes, {len(sizes)} weights of {quantity(sum(sizes.values()), 'B')}")
+    for kind in ("inputs", "symbols"):
+        for name, text in facts[kind].items():  # type: ignore[attr-defined]
+            print(f"  {kind[:-1]} {name}: {text}")
+    print("  outputs: " + ", ".join(map(str, facts["outputs"])))  # type: ignore[arg-type]
+    print("  operators: " + ", ".join(f"{n} x{c}" for n, c in facts["operators"].items()))  # type: ignore[attr-defined]
+    if reader:
+        print("  compiled code: " + (", ".join(reader.code_names()) or "none"))
+    return 0

@@ -1,0 +1,78 @@
+"""`mcomp opt`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcomp.commands.common import example_arrays, open_graph, parse_sizes, read_arrays
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Options."""
+    parser.add_argument("file", help="a .mir or .mcomp file, a reproducer's folder, or - for standard input")
+    parser.add_argument("--pipeline", required=True, help='passes, such as "fold,cse,dce", or a file that holds them')
+    parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--exclude", action="append", default=[])
+    parser.add_argument("-o", "--output", help="where to write the graph (default: standard output)")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help="calibration and check inputs")
+    parser.add_argument("--size", action="append", default=[], metavar="B=8")
+    parser.add_argument("--no-verify", action="store_true", help="do not verify after each pass")
+    parser.add_argument("--check", action="store_true", help="compare numbers after each pass, by its effect class")
+    parser.add_argument("--timing", action="store_true", help="print the time of each pass")
+    parser.add_argument("--statistics", action="store_true", help="print what passes counted")
+    parser.add_argument("--remarks", action="store_true", help="print remarks")
+    parser.add_argument("--journal", action="store_true", help="print every rewrite")
+    parser.add_argument("--dump", metavar="DIR", help="write numbered IR files")
+    parser.add_argument("--dump-when", choices=["before", "after", "change"], default="change")
+    parser.add_argument("--reproducer", metavar="DIR", help="where to write a reproducer when a pass crashes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a pipeline over a graph and print the result."""
+    from mcomp.ir.printer import graph_text
+    from mcomp.manager import Context, Instrument, PassManager
+    from mcomp.manager import instruments as tools
+    from mcomp.runtime.calibration import Calibration
+
+    graph = open_graph(arguments.file, arguments.weights)
+    pipeline = arguments.pipeline
+    if pipeline.endswith(".txt") and Path(pipeline).exists():
+        pipeline = Path(pipeline).read_text().strip()
+    inputs = _inputs(graph, arguments)
+    context = Context(target=arguments.target, exclude=arguments.exclude,
+                      calibration=Calibration([inputs], given=bool(arguments.input)))
+    timing, statistics = tools.Timing(), tools.Statistics()
+    watching: list[Instrument] = [timing, statistics]
+    if not arguments.no_verify:
+        watching.append(tools.Verify())
+    if arguments.check:
+        watching.append(tools.NumericCheck(context.calibration.inputs(graph, inputs) if context.calibration else inputs))
+    if arguments.dump:
+        watching.append(tools.Dump(arguments.dump, arguments.dump_when))
+    if arguments.reproducer:
+        watching.append(tools.Reproducer(arguments.reproducer))
+    PassManager(pipeline, watching).run(graph, context)
+    text = graph_text(graph) + "\n"
+    if arguments.output:
+        Path(arguments.output).write_text(text)
+    else:
+        print(text, end="")
+    lines: list[Any] = []
+    lines += [timing] if arguments.timing else []
+    lines += [statistics] if arguments.statistics else []
+    lines += context.remarks if arguments.remarks else []
+    lines += graph.journal if arguments.journal else []
+    for line in lines:
+        print(line, file=sys.stderr)
+    return 0
+
+
+def _inputs(graph: Any, arguments: argparse.Namespace) -> list[Any]:
+    import torch
+
+    arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
+    return [torch.from_numpy(a) for a in arrays]
