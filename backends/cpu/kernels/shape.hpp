@@ -126,10 +126,10 @@ void repeat_interleave(const Worker& w, const T* x, T* y, int64_t outer, int64_t
   for (int64_t o = r.begin; o < r.end; ++o) {
     int64_t to = 0;
     for (int64_t i = 0; i < n; ++i) {
-      if (counts[i] < 0) fault.raise();
-      for (int64_t c = 0; c < int64_t(counts[i]) && to < total; ++c, ++to)
+      const int64_t wanted = int64_t(counts[i]), room = total - to;
+      if (wanted < 0 || wanted > room) fault.raise();
+      for (const int64_t last = to + min_i64(wanted, room); to < last; ++to)
         convert_row(y + (o * total + to) * inner, x + (o * n + i) * inner, inner);
-      if (int64_t(counts[i]) > total) fault.raise();
     }
     if (to != total) fault.raise();
   }
