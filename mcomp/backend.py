@@ -136,6 +136,10 @@ class Backend(ABC):
         this machine or this version. The caller vouches for the code."""
         return None
 
+    def describe(self) -> dict[str, str]:
+        """Facts about this backend on this machine, for `mcomp doctor`: compiler, instruction sets, cache."""
+        return {}
+
     def available(self) -> str | None:
         """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
         return None

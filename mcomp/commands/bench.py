@@ -48,17 +48,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _kernels(arguments: argparse.Namespace, program: object, inputs: list[object]) -> int:
-    from mcomp.plan.profile import kernel_fraction, kernel_predictor
+    from mcomp.plan.peak import peak_fraction
+    from mcomp.plan.profile import kernel_predictor
     from mcomp.runtime.program import CompiledProgram
 
     assert isinstance(program, CompiledProgram)
     symbols = program.symbols(inputs)
     kernels = program.executable.kernels(symbols)
     times = program.executable.profile(inputs, symbols, repeats=30)
-    predict = kernel_predictor()
+    predict = kernel_predictor(threads=arguments.threads)
+    share = peak_fraction(threads=arguments.threads)
     rows = []
     for kernel, time in zip(kernels, times):
-        fraction, bound = kernel_fraction(kernel, time)
+        fraction, bound = share(kernel, time)
         rows.append({
             "kernel": kernel.name, "ops": " ".join(kernel.ops), "layers": list(kernel.layers), "native": kernel.native,
             "us": time, "predicted_us": predict(kernel), "flops": kernel.flops, "bytes": kernel.read + kernel.write,

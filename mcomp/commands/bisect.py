@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from mcomp.commands.common import emit_json, example_arrays, open_graph, parse_sizes, read_arrays
+from mcomp.commands.common import emit_json, example_arrays, find_reference, open_graph, parse_sizes, read_arrays
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
     inputs = [torch.from_numpy(a) for a in arrays]
     calibration = Calibration([inputs], given=bool(arguments.input))
-    check = _own_check(arguments.check) if arguments.check else _same_numbers(graph, calibration, inputs, arguments.tolerance)
+    check = find_reference(arguments.check) if arguments.check else _same_numbers(graph, calibration, inputs, arguments.tolerance)
     culprit = bisect(graph, arguments.pipeline, check, lambda: Context(calibration=calibration))
     if arguments.json:
         found = None if culprit is None else {"pass": culprit.index, "text": culprit.text, "rewrite": culprit.rewrite,
@@ -56,18 +56,3 @@ def _same_numbers(graph: Any, calibration: Any, inputs: list[Any], tolerance: fl
 
     return check
 
-
-def _own_check(reference: str) -> Callable[[Any], bool]:
-    import importlib.util
-    from pathlib import Path
-
-    from mcomp.errors import McompError
-
-    file, _, name = reference.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).exists() else None
-    if spec is None or spec.loader is None:
-        raise McompError(f"there is no file {file}", code="MC0801", help="write file.py:function")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function: Callable[[Any], bool] = getattr(module, name)
-    return function

@@ -55,8 +55,8 @@ class Source:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def call_reference(reference: str) -> Any:
-    """Call the function that `package.module:function` or `file.py:function` names.
+def find_reference(reference: str) -> Any:
+    """The object that `package.module:name` or `file.py:name` names.
 
     This runs the user's Python; it is meant for the user's own code.
     """
@@ -79,13 +79,15 @@ def call_reference(reference: str) -> Any:
     function = getattr(module, function_name, None)
     if function is None:
         raise McompError(f"{module_name} has no {function_name}", code="MC0801")
-    return function() if callable(function) and not hasattr(function, "forward") else function
+    return function
 
 
 def open_source(reference: str) -> Source:
     """What a user's function returns: a module, a pair of module and arguments, or a dict with `model`, `args`,
     `kwargs`, `calibration` and `evaluate`."""
-    found = call_reference(reference)
+    found = find_reference(reference)
+    if callable(found) and not hasattr(found, "forward"):
+        found = found()
     if isinstance(found, dict):
         return Source(**{k: v for k, v in found.items() if k in Source.__dataclass_fields__})
     if isinstance(found, tuple) and len(found) == 2:

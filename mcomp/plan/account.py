@@ -11,13 +11,16 @@ from mcomp.ir import dims
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.loc import Loc
 from mcomp.ops.opaque import is_opaque
+from mcomp.plan.profile import kernel_predictor
 from mcomp.report.report import Report, Row
 
 if TYPE_CHECKING:
     from mcomp.plan.work import Version, Work
 
 
-def fill_report(report: Report, works: list[Work], lossless: Version, chosen: Version) -> None:
+def fill_report(
+    report: Report, works: list[Work], lossless: Version, chosen: Version, target: str, threads: int | None
+) -> None:
     """Fill rows, shares of generated code, ledger and remarks."""
     native = total = native_flops = total_flops = 0
     opaque: Counter[str] = Counter()
@@ -34,7 +37,8 @@ def fill_report(report: Report, works: list[Work], lossless: Version, chosen: Ve
         if chosen is not lossless:
             base = lossless.built.programs()[work.path].executable
             before_times = _by_layer(base.kernels(symbols), base.profile(inputs, symbols, repeats=10))
-        rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path)
+        rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path,
+                     target, threads)
         for row in rows:
             row.layer = prefix + row.layer if row.layer else row.layer
         report.rows += rows
@@ -102,12 +106,12 @@ def _value(node: Node, symbols: dict[str, int]) -> int:
 
 def _rows(
     before: Graph, after: Graph, kernels: list[KernelInfo], times: list[float], before_times: dict[str, float],
-    symbols: dict[str, int], chosen: Version, path: str,
+    symbols: dict[str, int], chosen: Version, path: str, target: str, threads: int | None,
 ) -> list[Row]:
     weights_before, flops_before = weights_and_flops(before, symbols)
     weights, flops = weights_and_flops(after, symbols)
     done, why = _done(after), _why(chosen, path)
-    predict = _predictor()
+    predict = kernel_predictor(target, threads, all_weights=float(sum(weights.values())))
     rows: dict[str, Row] = {}
     for kernel, measured in zip(kernels, times):
         layer = _layer_of(kernel)
@@ -162,8 +166,3 @@ def _why(chosen: Version, path: str) -> dict[str, list[str]]:
             found.setdefault(remark.layer, []).append(f"{remark.rule}: {remark.reason}")
     return found
 
-
-def _predictor() -> Any:
-    from mcomp.plan.profile import kernel_predictor
-
-    return kernel_predictor()

@@ -106,7 +106,7 @@ def _report(
             ))
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
     report.notes = workshop.notes(chosen)
-    fill_report(report, workshop.works, lossless, chosen)
+    fill_report(report, workshop.works, lossless, chosen, settings.target, settings.threads)
     for layer, reason, remedy in captured.notes:
         report.remarks.append(
             {"kind": "note", "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
