@@ -1,9 +1,9 @@
 """Nested arguments and results as flat lists of tensors, and back.
 
-A `Spec` says how a value is made of tensors (`Leaf`), Python constants and containers. Specs are plain data: they can be
-written as JSON and read where torch, or the classes of the containers, are not there; then named tuples come back as
-tuples and other classes as `Fields`. Nothing is ever imported by name: classes are known only from the user's own live
-objects. Needs no torch.
+A `Spec` says how a value is made of tensors (`Leaf`), Python constants and containers. Specs are plain data: they can
+be written as JSON and read where torch, or the classes of the containers, are not there; then named tuples come back
+as tuples and other classes as `Fields`. Nothing is ever imported by name: classes are known only from the user's own
+live objects. Needs no torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor: its index in the flat list."""
+    """A tensor: its index in the flat list. `number` (int, float or bool) marks a Python number computed by the model,
+    which travels as a tensor of no dimensions."""
 
     index: int
+    number: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +114,27 @@ def path_text(path: Path) -> str:
     return text or "the value"
 
 
-def describe(value: Any, leaves: list[Any], same: Mapping[int, Path] | None = None, scalar: tuple[type, ...] = ()) -> Spec:
+def describe(
+    value: Any, leaves: list[Any], same: Mapping[int, Path] | None = None, numbers: Mapping[type, str] | None = None
+) -> Spec:
     """The spec of a value; its tensors are appended to `leaves`.
 
-    `same` maps ids of mutable argument objects to their paths: such an object becomes `Same`. Values of the types
-    `scalar` (symbolic numbers while tracing) count as tensors.
+    `same` maps ids of mutable argument objects to their paths: such an object becomes `Same`. `numbers` names the
+    kinds of symbolic numbers (while tracing), which count as tensors.
     """
-    return _Describer(leaves, same or {}, scalar).spec(value, 0)
+    return _Describer(leaves, same or {}, numbers or {}).spec(value, 0)
 
 
 class _Describer:
-    def __init__(self, leaves: list[Any], same: Mapping[int, Path], scalar: tuple[type, ...]) -> None:
+    def __init__(self, leaves: list[Any], same: Mapping[int, Path], numbers: Mapping[type, str]) -> None:
         self.leaves = leaves
         self.same = same
-        self.scalar = scalar
+        self.numbers = numbers
 
     def spec(self, value: Any, depth: int) -> Spec:
-        if is_tensor(value) or isinstance(value, self.scalar):
+        if is_tensor(value) or type(value) in self.numbers:
             self.leaves.append(value)
-            return Leaf(len(self.leaves) - 1)
+            return Leaf(len(self.leaves) - 1, self.numbers.get(type(value), ""))
         if isinstance(value, PLAIN):
             return Constant(value)
         if id(value) in self.same:
@@ -245,7 +249,8 @@ def _collect_record(spec: Record, value: Any, leaves: list[Any], path: Path) -> 
         present = list(attributes_of(value))
     if present is not None and set(present) != set(spec.fields):
         changed = ", ".join(sorted(set(present) ^ set(spec.fields)))
-        raise CallError(f"{path_text(path)}: this {spec.name} differs from the captured one in {changed}", help=RECAPTURE)
+        message = f"{path_text(path)}: this {spec.name} differs from the captured one in {changed}"
+        raise CallError(message, help=RECAPTURE)
     for name, item in zip(spec.fields, spec.items, strict=True):
         one = value[name] if isinstance(value, dict) else getattr(value, name)
         collect(item, one, leaves, (*path, name))
@@ -265,7 +270,9 @@ def _number_as_array(value: Any, path: Path) -> np.ndarray:
 
 
 def _mismatch(path: Path, expected: str, value: Any) -> CallError:
-    found = "a tensor" if is_tensor(value) else _text_of(value) if isinstance(value, PLAIN) else f"a {type(value).__name__}"
+    found = _text_of(value) if isinstance(value, PLAIN) else f"a {type(value).__name__}"
+    if is_tensor(value):
+        found = "a tensor"
     if isinstance(value, tuple | list):
         found += f" of {len(value)}"
     elif isinstance(value, dict):
@@ -276,7 +283,7 @@ def _mismatch(path: Path, expected: str, value: Any) -> CallError:
 def build(spec: Spec, leaves: Sequence[Any], arguments: Mapping[str, Any] | None = None) -> Any:
     """The value with this structure and these tensors; `arguments` resolves `Same`."""
     if isinstance(spec, Leaf):
-        return leaves[spec.index]
+        return leaves[spec.index].item() if spec.number else leaves[spec.index]
     if isinstance(spec, Constant):
         return spec.value
     if isinstance(spec, Opaque):
@@ -313,54 +320,42 @@ def at_path(root: Any, path: Path) -> Any:
     """The object at a path: keys of dicts, indices of sequences, names of attributes."""
     value = root
     for step in path:
-        value = value[step] if isinstance(value, dict | list | tuple) and not _is_field(value, step) else getattr(value, step)
+        value = child_at(value, step)
     return value
 
 
-def _is_field(value: Any, step: Any) -> bool:
-    return isinstance(step, str) and not isinstance(value, dict)
+def child_at(value: Any, step: Any) -> Any:
+    """One step of a path: the entry of a dict, the item of a sequence, the attribute of anything else."""
+    if isinstance(value, dict) or (isinstance(value, list | tuple) and not isinstance(step, str)):
+        return value[step]
+    return getattr(value, step)
 
 
 @dataclass(frozen=True, slots=True)
 class Rebind:
-    """What a call does to a mutable argument: the attribute, key or index at `path` becomes the value `spec`."""
+    """One change that a call makes to a mutable argument. `set`: the attribute, key or index at `path` becomes `spec`.
+    `contents`: the list at `path` gets the contents of `spec`. `delete`: the attribute or key at `path` goes."""
 
     path: Path
     spec: Spec
+    action: str = "set"
 
 
 def apply_rebinds(rebinds: Sequence[Rebind], arguments: Mapping[str, Any], leaves: Sequence[Any]) -> None:
-    """Do to the caller's objects what the model would have done: reassigned attributes of caches, dict entries, lists."""
-    for rebind in rebinds:
+    """Change the caller's objects as the model would have; `leaves` are the results of the graph."""
+    ready = [(one, build(one.spec, leaves, arguments)) for one in rebinds]
+    for rebind, value in ready:
+        if rebind.action == "contents":
+            at_path(arguments, rebind.path)[:] = value
+            continue
         owner, step = at_path(arguments, rebind.path[:-1]), rebind.path[-1]
-        value = build(rebind.spec, leaves, arguments)
-        if isinstance(owner, dict | list):
+        entry = isinstance(owner, dict) or not isinstance(step, str)
+        if rebind.action == "delete":
+            owner.pop(step) if entry else object.__delattr__(owner, step)
+        elif entry:
             owner[step] = value
         else:
             object.__setattr__(owner, step, value)
-
-
-def mutable_objects(spec: Spec, value: Any, path: Path = ()) -> dict[int, Path]:
-    """The ids and paths of the lists, dicts and objects inside `value`, whose spec is given."""
-    found: dict[int, Path] = {}
-    if isinstance(spec, Items):
-        if spec.kind == "list" and path:
-            found[id(value)] = path
-        steps: Sequence[Any] = range(len(spec.items))
-    elif isinstance(spec, Pairs):
-        if path:
-            found[id(value)] = path
-        steps = spec.keys
-    elif isinstance(spec, Record):
-        if spec.kind in ("object", "dataclass", "output"):
-            found[id(value)] = path
-        steps = spec.fields
-    else:
-        return found
-    for step, item in zip(steps, spec.items, strict=True):
-        child = value[step] if isinstance(spec, Items | Pairs) else getattr(value, step)
-        found.update(mutable_objects(item, child, (*path, step)))
-    return found
 
 
 def leaf_paths(spec: Spec, path: Path = ()) -> dict[int, Path]:
@@ -383,7 +378,7 @@ def leaf_paths(spec: Spec, path: Path = ()) -> dict[int, Path]:
 def renumber(spec: Spec, index: Callable[[int], int]) -> Spec:
     """The same structure with other leaf indices."""
     if isinstance(spec, Leaf):
-        return Leaf(index(spec.index))
+        return Leaf(index(spec.index), spec.number)
     if isinstance(spec, Items | Pairs | Record):
         return dataclasses.replace(spec, items=tuple(renumber(item, index) for item in spec.items))
     return spec
@@ -392,7 +387,7 @@ def renumber(spec: Spec, index: Callable[[int], int]) -> Spec:
 def to_json(spec: Spec) -> Any:
     """The spec as JSON data. Constants that JSON lacks (complex, bytes, non-finite floats) are written as their text."""
     if isinstance(spec, Leaf):
-        return {"leaf": spec.index}
+        return {"leaf": spec.index} | ({"number": spec.number} if spec.number else {})
     if isinstance(spec, Constant):
         return {"constant": _constant_to_json(spec.value)}
     if isinstance(spec, Opaque):
@@ -429,7 +424,9 @@ def from_json(data: Any) -> Spec:
         raise ArtifactError(f"{data!r} describes no structure")
     kind, value = next(iter(data.items()))
     if kind == "leaf" and isinstance(value, int) and value >= 0:
-        return Leaf(value)
+        number = data.get("number", "")
+        if number in ("", "int", "float", "bool"):
+            return Leaf(value, number)
     if kind == "constant":
         return Constant(_constant_from_json(value))
     if kind == "opaque" and isinstance(value, str):

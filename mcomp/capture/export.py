@@ -1,0 +1,167 @@
+"""torch.export with the retries that real models need, and a reason for each."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mcomp.capture.importing import IMPORTERS
+from mcomp.capture.shim import Seen, Shim
+from mcomp.capture.sizes import Choice
+from mcomp.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported program, functional, with linear, attention and norms whole; the structures seen while tracing; the
+    dimensions that stayed symbolic as asked; remarks on what did not go as asked."""
+
+    program: ExportedProgram
+    seen: Seen
+    choice: Choice
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to export. `sizes`: named (symbols as chosen, equal names are equal sizes), free (each dimension on its
+    own; torch finds relations and may specialize) or static. `doubled`: dimensions of size one are traced at two."""
+
+    sizes: str
+    strict: bool = False
+    oblivious: bool = False
+    doubled: bool = False
+
+    def __str__(self) -> str:
+        words = [self.sizes + " sizes", "strict" if self.strict else "non-strict"]
+        words += [word for word, on in (("oblivious", self.oblivious), ("traced at two", self.doubled)) if on]
+        return ", ".join(words)
+
+
+def attempts(choice: Choice, tensors: Sequence[torch.Tensor]) -> list[Attempt]:
+    """The ways to try, best first. Sizes of one are traced at two where the model allows that: at one, torch bakes
+    them in."""
+    ones = any(tensors[tensor].shape[axis] == 1 for tensor, axis in choice)
+    ways: list[Attempt] = []
+    if choice and not ones:
+        ways += [Attempt("named"), Attempt("free"), Attempt("free", oblivious=True)]
+    if choice and ones:
+        ways += [Attempt("named", oblivious=True), Attempt("named", doubled=True), Attempt("free", doubled=True)]
+    ways.append(Attempt("static"))
+    if choice:
+        ways.append(Attempt("free", strict=True, doubled=ones))
+    ways.append(Attempt("static", strict=True))
+    return ways
+
+
+def export(shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice) -> Iterator[Exported]:
+    """Exported programs, best first; the caller takes the first that it can convert.
+
+    Raises CaptureError with every reason when no way works.
+    """
+    failures: list[str] = []
+    hopeless: set[bool] = set()
+    for attempt in attempts(choice, tensors):
+        if attempt.strict in hopeless:
+            continue
+        try:
+            exported = _export(shim, tensors, choice, attempt, failures)
+        except Exception as error:
+            if isinstance(error, KeyboardInterrupt | MemoryError):
+                raise
+            failures.append(f"{attempt}: {type(error).__name__}: {_first_lines(error)}")
+            if _needs_values(error):
+                hopeless.add(attempt.strict)
+            continue
+        yield exported
+        failures.append(f"{attempt}: the exported program could not be converted")
+    raise CaptureError("the model cannot be exported whole: " + _summary(failures))
+
+
+def _export(
+    shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice, attempt: Attempt, failures: Sequence[str]
+) -> Exported:
+    shapes = _dynamic_shapes(tensors, choice, attempt)
+    example = tuple(_doubled(t, i, choice) if attempt.doubled else t for i, t in enumerate(tensors))
+    calls = shim.calls
+    calls.clear()
+    with _quiet(), torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=attempt.oblivious):
+        program = torch.export.export(shim, example, dynamic_shapes={"tensors": shapes}, strict=attempt.strict)
+        program = program.run_decompositions(decompositions())
+    if not calls:
+        raise CaptureError("the structure of the results was not seen while tracing")
+    remarks = []
+    if attempt.sizes == "static" and choice:
+        remarks.append(f"captured for fixed sizes only: {_summary(failures)}")
+    if attempt.strict:
+        remarks.append(f"captured in strict mode: {_summary(failures)}")
+    kept = {} if attempt.sizes == "static" else choice
+    return Exported(program, calls[0], kept, tuple(remarks))
+
+
+def decompositions() -> Any:
+    """torch's decompositions of operators that we do not import; ours stay whole."""
+    table = torch.export.default_decompositions()
+    for operator in list(table):
+        if str(operator) in IMPORTERS:
+            del table[operator]
+    return table
+
+
+def _dynamic_shapes(tensors: Sequence[torch.Tensor], choice: Choice, attempt: Attempt) -> tuple[Any, ...]:
+    named: dict[str, Any] = {}
+    shapes: list[dict[int, Any]] = [{} for _ in tensors]
+    for (tensor, axis), size in choice.items():
+        if attempt.sizes == "static":
+            continue
+        if attempt.sizes == "free":
+            shapes[tensor][axis] = Dim.AUTO
+            continue
+        if size.name not in named:
+            bounds = size.bounds
+            named[size.name] = Dim(size.name, min=bounds.low if bounds else None, max=bounds.high if bounds else None)
+        shapes[tensor][axis] = named[size.name]
+    return tuple(shape or None for shape in shapes)
+
+
+def _doubled(tensor: torch.Tensor, index: int, choice: Choice) -> torch.Tensor:
+    repeats = [2 if (index, axis) in choice and size == 1 else 1 for axis, size in enumerate(tensor.shape)]
+    return tensor.repeat(repeats) if 2 in repeats else tensor
+
+
+def _needs_values(error: Exception) -> bool:
+    """Whether tracing stopped at Python code that looks at the values of tensors: other sizes will not help."""
+    return "DataDependent" in type(error).__name__ and "size" not in str(error)[:60].lower()
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300]
+
+
+def _summary(failures: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(failures)) or "no way was tried"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs the whole graph of each failed attempt; the reason is in the exception, which is kept."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch._dynamo", "torch.fx", "torch.__trace")]
+    disabled = [one.disabled for one in loggers]
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        for one, before in zip(loggers, disabled, strict=True):
+            one.disabled = before

@@ -1,0 +1,101 @@
+"""Numbers that a program computes: sizes become dims, other numbers tensors without dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from mcomp.capture.symbols import Unsupported
+from mcomp.ir import dims, dtypes
+from mcomp.ir.dims import Dim, Expr
+from mcomp.ir.dtypes import DType
+from mcomp.ir.graph import Value
+
+if TYPE_CHECKING:
+    from mcomp.capture.convert import Builder
+
+BINARY = {"FloatTrueDiv": "div", "IntTrueDiv": "div", "FloatPow": "pow", "PowByNatural": "pow"}
+UNARY = {"sqrt": "sqrt", "cos": "cos", "sin": "sin", "exp": "exp", "log": "log", "tanh": "tanh", "log2": "log2"}
+
+
+def number(builder: Builder, node: fx.Node) -> Any:
+    """What a call that yields a number is: a constant, a dim, or a value of no dimensions."""
+    fake = node.meta["val"]
+    if isinstance(fake, bool | int | float):
+        return fake
+    if str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default"):
+        return item(builder, node)
+    if isinstance(fake, torch.SymInt):
+        return builder.symbols.dim(fake)
+    if isinstance(fake, torch.SymFloat):
+        return real(builder, fake.node.expr)
+    raise Unsupported(f"the truth of {fake.node.expr} is computed at run time")
+
+
+def item(builder: Builder, node: fx.Node) -> Any:
+    """The value of a tensor as a size (a new symbol) or, for real numbers, the tensor itself."""
+    source = builder.lookup(node.args[0])
+    fake = node.meta["val"]
+    if isinstance(fake, torch.SymFloat):
+        return source
+    if not isinstance(fake, torch.SymInt) or not fake.node.expr.is_Symbol:
+        raise Unsupported(f"the value {fake.node.expr} of a tensor decides what happens next")
+    symbol = builder.symbols.name(fake.node.expr)
+    builder.editor.add("item", [source], {"symbol": symbol}, name=node.name, loc=builder.loc)
+    return builder.symbols.dim(fake)
+
+
+def real(builder: Builder, e: Any) -> Value:
+    """A real number computed from sizes, as an f64 tensor of no dimensions. Raises Unsupported."""
+
+    def emit(op: str, *operands: Value) -> Value:
+        return builder.editor.add(op, operands, loc=builder.loc).result
+
+    if e.is_Number:
+        return full(builder, float(e), dtypes.f64)
+    name = type(e).__name__
+    if name == "ToFloat" or (e.is_integer and e.is_Symbol):
+        return full(builder, builder.symbols.expression(e), dtypes.f64)
+    if name in BINARY:
+        return emit(BINARY[name], real(builder, e.args[0]), real(builder, e.args[1]))
+    if name.removeprefix("OpaqueUnaryFn_") in UNARY:
+        return emit(UNARY[name.removeprefix("OpaqueUnaryFn_")], real(builder, e.args[0]))
+    if e.is_Add or e.is_Mul:
+        total = real(builder, e.args[0])
+        for one in e.args[1:]:
+            total = emit("add" if e.is_Add else "mul", total, real(builder, one))
+        return total
+    if e.is_Pow:
+        return emit("pow", real(builder, e.base), real(builder, e.exp))
+    return full(builder, builder.symbols.expression(e), dtypes.f64)
+
+
+def full(builder: Builder, value: Any, dtype: DType) -> Value:
+    """A tensor of no dimensions."""
+    return builder.editor.add("full", [], {"value": value, "shape": (), "dtype": dtype}, loc=builder.loc).result
+
+
+def tensor(builder: Builder, value: Any) -> Value:
+    """A constant or a dim that the program returns, as a tensor of no dimensions. Raises Unsupported for others."""
+    if isinstance(value, bool):
+        return full(builder, value, dtypes.bool_)
+    if isinstance(value, int | Expr):
+        return full(builder, value, dtypes.i64)
+    if isinstance(value, float):
+        return full(builder, value, dtypes.f64)
+    raise Unsupported(f"the program returns {value!r}")
+
+
+def is_size(value: Any) -> bool:
+    """Whether an argument is an int or a symbolic size."""
+    return isinstance(value, int | Expr) and not isinstance(value, bool)
+
+
+def clamp_index(index: Dim, size: Dim) -> Dim:
+    """A Python slice bound as an index between 0 and `size`. Symbolic bounds are kept where they provably fit."""
+    if isinstance(index, int) and index < 0:
+        index = dims.add(size, index)
+        return max(index, 0) if isinstance(index, int) else dims.maximum(index, 0)
+    return dims.minimum(index, size)

@@ -1,0 +1,128 @@
+"""Which dimensions of the inputs are symbolic, and under what names."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcomp.capture import structure
+from mcomp.capture.structure import Path
+from mcomp.errors import CaptureError
+from mcomp.ir.dims import Bounds
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A symbolic dimension: its name, and bounds if the user gave any."""
+
+    name: str
+    bounds: Bounds | None = None
+
+
+Choice = dict[tuple[int, int], Size]
+"""(index of the tensor, axis) -> its symbolic size."""
+
+
+def choose(shapes: Sequence[Shape], paths: Sequence[Path], dynamic: Any, others: Sequence[Sequence[Shape]]) -> Choice:
+    """The dimensions to make symbolic.
+
+    `dynamic`: None, the batch, and whatever differs from the shapes seen in `others` (of the same tensors, in other
+    calls). False: nothing. True: every dimension. A dict: argument paths to axes, `{"input_ids": {1: "S"}}`, with a name,
+    a name and bounds `("S", 1, 512)`, or None to keep an axis static; `{"input_ids": [0, 1]}` names them itself.
+    What the dict does not mention is treated as with None. Raises CaptureError for paths and axes that do not exist.
+    """
+    if dynamic is False:
+        return {}
+    names = _Names()
+    choice: Choice = {}
+    if dynamic is True:
+        for tensor, axis, size in _axes(shapes):
+            choice[tensor, axis] = Size("B" if axis == 0 else names.for_sizes((size,)))
+        return choice
+    batch = batch_size(shapes)
+    for tensor, axis, size in _axes(shapes):
+        if axis == 0 and size == batch:
+            choice[tensor, axis] = Size("B")
+    for tensor, axis, size in _axes(shapes):
+        seen = (size, *(other[tensor][axis] for other in others))
+        if len(set(seen)) > 1 and (tensor, axis) not in choice:
+            choice[tensor, axis] = Size(names.for_sizes(seen))
+    for path, axes in (dynamic or {}).items():
+        _apply(choice, path, axes, shapes, paths, names)
+    return choice
+
+
+def batch_size(shapes: Sequence[Shape]) -> int | None:
+    """The size that most tensors have at axis 0; the first tensor decides between equals. None without tensors."""
+    counts = Counter(shape[0] for shape in shapes if shape)
+    if not counts:
+        return None
+    most = max(counts.values())
+    return next(shape[0] for shape in shapes if shape and counts[shape[0]] == most)
+
+
+def _axes(shapes: Sequence[Shape]) -> Iterator[tuple[int, int, int]]:
+    for tensor, shape in enumerate(shapes):
+        for axis, size in enumerate(shape):
+            yield tensor, axis, size
+
+
+class _Names:
+    """Names for sizes: dimensions that had equal sizes in every call get one name."""
+
+    def __init__(self) -> None:
+        letters = "STUVWXYZ" + "".join(c for c in string.ascii_uppercase if c not in "BSTUVWXYZ")
+        self.free = [*letters, *(f"S{i}" for i in range(1, 1000))]
+        self.known: dict[tuple[int, ...], str] = {}
+
+    def for_sizes(self, seen: tuple[int, ...]) -> str:
+        if seen not in self.known:
+            self.known[seen] = self.free.pop(0)
+        return self.known[seen]
+
+    def take(self, name: str) -> None:
+        if name in self.free:
+            self.free.remove(name)
+
+
+def _apply(
+    choice: Choice, path: str, axes: Any, shapes: Sequence[Shape], paths: Sequence[Path], names: _Names
+) -> None:
+    tensors = [i for i, one in enumerate(paths) if _below(structure.path_text(one), path)]
+    if not tensors:
+        known = ", ".join(structure.path_text(one) for one in paths)
+        raise CaptureError(f"dynamic names `{path}`, which is no argument with a tensor", help=f"there are: {known}")
+    wanted: Mapping[int, Any] = axes if isinstance(axes, Mapping) else dict.fromkeys(axes, "")
+    for tensor in tensors:
+        shape = shapes[tensor]
+        for axis, asked in wanted.items():
+            if not -len(shape) <= axis < len(shape):
+                raise CaptureError(f"dynamic names axis {axis} of `{path}`, whose shape is {list(shape)}")
+            place = (tensor, axis % len(shape))
+            if asked is None:
+                choice.pop(place, None)
+                continue
+            choice[place] = _size(asked, shape[place[1]], place[1], names)
+
+
+def _size(asked: Any, size: int, axis: int, names: _Names) -> Size:
+    if isinstance(asked, str):
+        name = asked or ("B" if axis == 0 else names.for_sizes((size,)))
+        names.take(name)
+        bounds = None
+    elif isinstance(asked, tuple) and len(asked) == 3:
+        name, bounds = str(asked[0]), Bounds(int(asked[1]), None if asked[2] is None else int(asked[2]))
+    else:
+        raise CaptureError(f"{asked!r} names no dimension", help='write a name, "S", or a name and bounds, ("S", 1, 512)')
+    if not name.isidentifier():
+        raise CaptureError(f"{name!r} cannot name a dimension", help="use letters, digits and underscores")
+    return Size(name, bounds)
+
+
+def _below(text: str, path: str) -> bool:
+    return text == path or (text.startswith(path) and text[len(path)] in ".[")
