@@ -55,7 +55,7 @@ define("hardshrink", "x, but 0 where |x| <= lambd.", exact=True, flops=2, attrs=
 @register
 class Gelu(ElementWise):
     """x * Phi(x), Phi the normal distribution function; `approximate` "tanh" uses the formula with tanh
-    (arXiv 1606.08415)."""
+    (arXiv 1606.08415). Infinity at infinity, NaN at minus infinity."""
 
     name = "gelu"
     operands = operands("x")
@@ -70,7 +70,8 @@ class Gelu(ElementWise):
     def reference(self, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         import torch
 
-        return torch.nn.functional.gelu(inputs[0], approximate=attrs["approximate"])
+        (x,) = inputs
+        return torch.where(x == torch.inf, x, torch.nn.functional.gelu(x, approximate=attrs["approximate"]))
 
 
 @register

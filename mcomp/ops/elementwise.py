@@ -158,7 +158,7 @@ define("hypot", "sqrt(a*a + b*b) without overflow on the way.", over="a b", flop
 define("copysign", "The magnitude of a with the sign of b.", over="a b", exact=True)
 define("nextafter", "The number next to a in the direction of b.", over="a b", accepts=FLOATS, exact=True)
 define("xlogy", "a * log(b), and 0 where a is 0 unless b is NaN.", over="a b", flops=11)
-define("heaviside", "0 below, 1 above zero; b where a is 0; NaN where a is.", over="a b", accepts=_ORDERED, exact=True)
+define("heaviside", "0 below, 1 above zero; b where a is 0; 0 where a is NaN.", over="a b", accepts=_ORDERED, exact=True)
 define("logaddexp", "log(exp(a) + exp(b)) without overflow.", over="a b", flops=22)
 for _name, _doc, _accepts in (
     ("eq", "a == b.", ALL), ("ne", "a != b.", ALL), ("lt", "a < b.", _ORDERED), ("le", "a <= b.", _ORDERED),
@@ -329,4 +329,4 @@ class ViewAsComplex(Op):
     def reference(self, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         import torch
 
-        return torch.view_as_complex(inputs[0].contiguous())
+        return torch.complex(inputs[0][..., 0], inputs[0][..., 1])

@@ -54,6 +54,8 @@ class Fft(_Fourier):
     def reference(self, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         import torch
 
+        if not inputs[0].numel():
+            return inputs[0].clone()
         function = torch.fft.ifftn if attrs["inverse"] else torch.fft.fftn
         return function(inputs[0], dim=attrs["axes"], norm=attrs["norm"])
 
@@ -76,7 +78,11 @@ class Rfft(_Fourier):
     def reference(self, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         import torch
 
-        return torch.fft.rfft(inputs[0], dim=attrs["axis"], norm=attrs["norm"])
+        (x,) = inputs
+        if not x.numel():
+            shape = [d // 2 + 1 if i == attrs["axis"] else d for i, d in enumerate(x.shape)]
+            return x.new_zeros(shape, dtype=torch.complex64)
+        return torch.fft.rfft(x, dim=attrs["axis"], norm=attrs["norm"])
 
 
 @register
@@ -97,7 +103,11 @@ class Irfft(_Fourier):
     def reference(self, inputs: Sequence[Any], attrs: Mapping[str, Any]) -> Any:
         import torch
 
-        return torch.fft.irfft(inputs[0], n=attrs["length"], dim=attrs["axis"], norm=attrs["norm"])
+        (x,) = inputs
+        if not x.numel():
+            shape = [attrs["length"] if i == attrs["axis"] else d for i, d in enumerate(x.shape)]
+            return x.new_zeros(shape, dtype=torch.float32)
+        return torch.fft.irfft(x, n=attrs["length"], dim=attrs["axis"], norm=attrs["norm"])
 
 
 def _check_not_empty(x: TensorType, axes: Sequence[int]) -> None:

@@ -22,7 +22,11 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20))))
 
 
-def _round_away_from(x: np.ndarray, low: float, high: float) -> np.ndarray:
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isneginf(x), np.nan, x * special.ndtr(x))
+
+
+def _limited(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.where(np.isnan(x), x, np.clip(x, low, high))
 
 
@@ -34,11 +38,11 @@ _UNARY: dict[str, Formula] = {
     "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh,
     "atanh": np.arctanh, "sigmoid": _sigmoid, "erf": special.erf, "erfc": special.erfc, "isnan": np.isnan,
     "isinf": np.isinf, "isfinite": np.isfinite, "angle": lambda x: np.where(np.isnan(x), x, np.where(x < 0, np.pi, 0)),
-    "relu": lambda x: np.where(np.isnan(x), x, np.maximum(x, 0)), "relu6": lambda x: _round_away_from(x, 0, 6),
-    "silu": lambda x: x * _sigmoid(x), "mish": lambda x: x * np.tanh(_softplus(x)), "softplus": _softplus,
-    "gelu": lambda x, approximate: x * special.ndtr(x), "hardswish": lambda x: x * _round_away_from(x + 3, 0, 6) / 6,
-    "hardsigmoid": lambda x: _round_away_from(x + 3, 0, 6) / 6, "log_sigmoid": special.log_expit,
-    "hardtanh": lambda x, min, max: _round_away_from(x, min, max),
+    "relu": lambda x: np.where(np.isnan(x), x, np.maximum(x, 0)), "relu6": lambda x: _limited(x, 0, 6),
+    "silu": lambda x: x * _sigmoid(x), "mish": lambda x: x * np.tanh(_softplus(x)), "softplus": lambda x, beta, threshold: _softplus(x),
+    "gelu": lambda x, approximate: _gelu(x), "hardswish": lambda x: x * _limited(x + 3, 0, 6) / 6,
+    "hardsigmoid": lambda x: _limited(x + 3, 0, 6) / 6, "log_sigmoid": special.log_expit,
+    "hardtanh": lambda x, min, max: _limited(x, min, max),
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
     "elu": lambda x, alpha, scale, input_scale: scale * np.where(x > 0, x, alpha * np.expm1(input_scale * x)),
     "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),
@@ -82,7 +86,7 @@ def _unary_cases() -> list[Case]:
         Case("leaky_relu", ("f32[B, S]",), {"slope": 0.3}, label="slope", expect=_UNARY["leaky_relu"]),
         Case("elu", ("f32[B, S]",), {"alpha": 0.5, "scale": 2.0, "input_scale": 1.5}, label="scales", expect=_UNARY["elu"]),
         Case("celu", ("f32[B, S]",), {"alpha": 0.5}, label="alpha", expect=_UNARY["celu"]),
-        Case("threshold", ("f32[B, S]",), {"threshold": 0.5, "value": -7.0},
+        Case("threshold", ("f32[B, S]",), {"threshold": 0.5, "value": 7.0},
              expect=lambda x, threshold, value: np.where(np.isnan(x) | (x > threshold), x, value)),
         Case("logical_not", ("bool[B, S]",), expect=np.logical_not),
         Case("bitwise_not", ("i32[B, S]",), expect=np.invert), Case("bitwise_not", ("bool[S]",), expect=np.logical_not),
@@ -106,15 +110,11 @@ _MAGNITUDES = between(0.1, 4.0)
 _EXPONENTS = between(-3.0, 3.0)
 
 
-def _nan_where(f: Formula) -> Formula:
-    return lambda a, b: np.where(np.isnan(a) | np.isnan(b), np.nan, f(a, b))
-
-
 _BINARY: dict[str, Formula] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "maximum": np.maximum, "minimum": np.minimum,
     "fmax": np.fmax, "fmin": np.fmin, "atan2": np.arctan2, "hypot": np.hypot, "copysign": np.copysign,
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "heaviside": np.heaviside, "logaddexp": np.logaddexp,
+    "heaviside": lambda a, b: np.where(a == 0, b, a > 0), "logaddexp": np.logaddexp,
 }
 _INTEGER_BINARY: dict[str, Formula] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "maximum": np.maximum, "minimum": np.minimum,
