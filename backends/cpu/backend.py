@@ -1,0 +1,106 @@
+"""The backend for CPUs: lowers graphs to C++, compiles and loads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from mcomp.backend import Backend, CompileOptions, Executable, register_backend
+import mcomp.backends.cpu.lower
+from mcomp.backends.cpu.builder import Builder
+from mcomp.backends.cpu.cache import CodeCache
+from mcomp.backends.cpu.compiler import build, missing_compiler
+from mcomp.backends.cpu.emit import Emitter, Source
+from mcomp.backends.cpu.executor import Code, CpuExecutable
+from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.kernel import Program
+from mcomp.backends.cpu.library import Library
+from mcomp.ir.graph import Graph
+from mcomp.manager.context import Context
+
+_GRAPHS_PER_SOURCE = 24
+
+
+class CpuBackend(Backend):
+    """Generated C++ for CPUs."""
+
+    name = "cpu"
+
+    def __init__(self, cache: CodeCache | None = None) -> None:
+        self._cache = cache
+
+    def pipeline(self) -> str:
+        return "fuse,legalize{target=cpu}"
+
+    def available(self) -> str | None:
+        return missing_compiler()
+
+    def compile(self, graph: Graph, options: CompileOptions, context: Context | None = None) -> CpuExecutable:
+        return self._compile([lower_graph(graph, context)], options)[0]
+
+    def compile_many(self, graphs: Sequence[Graph], options: CompileOptions) -> list[Executable]:
+        """Lower several graphs into few sources: kernels that they have in common are compiled once."""
+        found: list[Executable] = []
+        for start in range(0, len(graphs), _GRAPHS_PER_SOURCE):
+            programs = [lower_graph(g, None) for g in graphs[start : start + _GRAPHS_PER_SOURCE]]
+            found += self._compile(programs, options)
+        return found
+
+    def restore(
+        self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions
+    ) -> CpuExecutable | None:
+        """An executable from code compiled earlier, which must be trusted: for this machine and made from the very source
+        that the graph gives today. None when none of `binaries` (by instruction set) is so."""
+        isa = choose(options.isa)
+        content = binaries.get(isa.name)
+        if content is None:
+            return None
+        program = lower_graph(graph, None)
+        source = emit([program], options)
+        library = Library.from_bytes(content)
+        if library.key() != source_key(source):
+            return None
+        return CpuExecutable(program, source.segments[0], Code(library, source.text, isa.name), options.threads)
+
+    @property
+    def cache(self) -> CodeCache:
+        """Where compiled code is kept."""
+        if self._cache is None:
+            self._cache = CodeCache()
+        return self._cache
+
+    def _compile(self, programs: Sequence[Program], options: CompileOptions) -> list[CpuExecutable]:
+        isa = choose(options.isa)
+        source = emit(programs, options)
+        library = Library(build(_signed(source), isa, self.cache if options.cache else None))
+        code = Code(library, source.text, isa.name)
+        return [CpuExecutable(p, s, code, options.threads) for p, s in zip(programs, source.segments)]
+
+
+def lower_graph(graph: Graph, context: Context | None) -> Program:
+    """A program of kernels for a graph, which is not changed. The same graph always gives the same program."""
+    return Builder(graph.clone(), context).build()
+
+
+def emit(programs: Sequence[Program], options: CompileOptions) -> Source:
+    """One source for some programs."""
+    emitter = Emitter(options.hints)
+    for program in programs:
+        emitter.add(program)
+    return emitter.source()
+
+
+def source_key(source: Source) -> str:
+    """A hash of a source, which its compiled code tells."""
+    return hashlib.sha256(source.text.encode()).hexdigest()[:32]
+
+
+def _signed(source: Source) -> str:
+    return (
+        f'{source.text}\nextern "C" __attribute__((visibility("default"))) const char* mcomp_key() {{\n'
+        f'  return "{source_key(source)}";\n}}\n'
+    )
+
+
+BACKEND = register_backend(CpuBackend())
+

@@ -1,0 +1,128 @@
+"""The C++ compiler: finding one, and turning a source into a shared object."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcomp.backends.cpu.cache import CodeCache
+from mcomp.backends.cpu.isa import Isa
+from mcomp.errors import BackendError
+
+KERNELS = Path(__file__).resolve().parent / "kernels"
+"""The folder of the kernel headers."""
+
+FLAGS = (
+    "-std=gnu++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-semantic-interposition", "-w",
+)
+_TAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C++ compiler: the command that starts it, and what it says of itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.command)}: {self.version}"
+
+
+@functools.cache
+def find_compiler() -> Compiler | None:
+    """The first compiler that works among g++, clang++, c++ and the PyPI package `ziglang`; None when there is none."""
+    candidates = [(path,) for name in ("g++", "clang++", "c++") if (path := shutil.which(name)) is not None]
+    if importlib.util.find_spec("ziglang") is not None:
+        candidates.append((sys.executable, "-m", "ziglang", "c++"))
+    for command in candidates:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout:
+            return Compiler(command, done.stdout.splitlines()[0])
+    return None
+
+
+def missing_compiler() -> str | None:
+    """What to install when there is no compiler; None when there is one."""
+    if find_compiler() is not None:
+        return None
+    return (
+        "there is no C++ compiler; install one (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install gcc-c++`; "
+        "macOS: `xcode-select --install`) or `pip install mcomp[compiler]`"
+    )
+
+
+@functools.cache
+def headers_digest() -> str:
+    """A hash over all kernel headers, so that code compiled against other ones is not used."""
+    h = hashlib.sha256()
+    for path in sorted(KERNELS.rglob("*.hpp")):
+        h.update(path.name.encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()
+
+
+def build_key(source: str, isa: Isa, compiler: Compiler) -> str:
+    """The name that compiled code is cached under: everything it depends on, hashed."""
+    h = hashlib.sha256()
+    for part in (source, headers_digest(), " ".join(_flags(isa, compiler)), " ".join(compiler.command), compiler.version):
+        h.update(part.encode() + b"\0")
+    return h.hexdigest()[:40]
+
+
+def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
+    """Compile a source (or find it compiled) and return the path of the shared object.
+
+    Raises BackendError when there is no compiler, or with what the compiler said.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BackendError("code cannot be compiled", code="MC0603", help=missing_compiler())
+    if cache is None:
+        return _compile(source, isa, compiler, Path(tempfile.mkdtemp(prefix="mcomp-")) / "code.so")
+    key = build_key(source, isa, compiler)
+    found = cache.find(key)
+    if found is not None:
+        return found
+    with cache.staging() as folder:
+        return cache.keep(key, _compile(source, isa, compiler, folder / "code.so"), source)
+
+
+def _flags(isa: Isa, compiler: Compiler) -> list[str]:
+    flags = [*FLAGS, *isa.flags]
+    if "clang" in compiler.version or "ziglang" in compiler.command:
+        flags.remove("-fno-semantic-interposition")
+        if "ziglang" in compiler.command:
+            flags += ["-fno-sanitize=all", "-mcpu=baseline"]
+    return flags
+
+
+def _compile(source: str, isa: Isa, compiler: Compiler, out: Path) -> Path:
+    text = out.with_suffix(".cpp")
+    text.write_text(source)
+    command = [*compiler.command, *_flags(isa, compiler), f"-I{KERNELS}", str(text), "-o", str(out)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except OSError as e:
+        raise BackendError(f"the compiler {compiler.command[0]} does not start: {e}", code="MC0603") from e
+    if done.returncode != 0:
+        raise BackendError(
+            f"generated code did not compile ({compiler.version})", code="MC0603", ir=_excerpt(done.stderr),
+            help="this is a fault of mcomp: report it with the model's IR",
+        )
+    return out
+
+
+def _excerpt(output: str) -> str:
+    errors: Sequence[str] = [line for line in output.splitlines() if "error" in line]
+    text = "\n".join(errors) or output
+    return text[:_TAIL]

@@ -1,0 +1,82 @@
+"""When kernels run: which of them may overlap between two barriers, and how long buffers live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mcomp.backends.cpu.access import Buffer
+from mcomp.backends.cpu.kernel import KernelStep, Segment, Work
+from mcomp.ir import dims
+from mcomp.ir.dims import Dim
+
+SERIAL_MICROSECONDS = 1.5
+"""Kernels estimated below this are run by one worker, in a row, without barriers between them."""
+
+_FLOPS_PER_MICROSECOND = 8_000.0
+_BYTES_PER_MICROSECOND = 8_000.0
+
+
+@dataclass
+class Phase:
+    """Steps between two barriers. Those in `alone` are run by worker 0 one after the other, those in `shared` by all; the
+    two kinds are independent of each other, and so are the shared ones."""
+
+    alone: list[int] = field(default_factory=list)
+    shared: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The phases of a segment, and for every buffer of the arena the first and last phase that touches it."""
+
+    phases: tuple[Phase, ...]
+    lives: Mapping[Buffer, tuple[int, int]]
+
+
+def schedule(segment: Segment, hints: Mapping[str, int]) -> Schedule:
+    """Order the steps of a segment into phases. `hints` are likely values of symbols, to tell small kernels."""
+    phases = [Phase()]
+    users: list[list[KernelStep]] = [[], []]  # steps of the current phase: alone, shared
+    lives: dict[Buffer, tuple[int, int]] = {}
+    for index, step in enumerate(segment.steps):
+        alone = is_small(step.work, hints)
+        against = users[1] if alone else [*users[0], *users[1]]
+        if any(_conflict(step, other) for other in against):
+            phases.append(Phase())
+            users = [[], []]
+        (phases[-1].alone if alone else phases[-1].shared).append(index)
+        users[0 if alone else 1].append(step)
+        now = len(phases) - 1
+        for pointer in step.kernel.pointers:
+            buffer = pointer.access.buffer
+            lives[buffer] = (lives.get(buffer, (now, now))[0], now)
+    return Schedule(tuple(p for p in phases if p.alone or p.shared) or (), lives)
+
+
+def _conflict(step: KernelStep, other: KernelStep) -> bool:
+    mine, theirs = set(step.kernel.writes), set(other.kernel.writes)
+    overlap = mine & theirs
+    if overlap and not (step.piece and other.piece and step.node is other.node):
+        return True
+    return bool(mine & set(other.kernel.reads) or theirs & set(step.kernel.reads))
+
+
+def estimate(work: Work, values: Mapping[str, int]) -> float | None:
+    """Microseconds of a step on one core, roughly; None when a symbol has no value."""
+    flops, moved = _value(work.flops, values), _value(dims.add(work.read, work.write), values)
+    if flops is None or moved is None:
+        return None
+    return flops / _FLOPS_PER_MICROSECOND + moved / _BYTES_PER_MICROSECOND
+
+
+def is_small(work: Work, hints: Mapping[str, int]) -> bool:
+    """Whether sharing a step among workers costs more than it brings."""
+    time = estimate(work, hints)
+    return time is not None and time < SERIAL_MICROSECONDS
+
+
+def _value(dim: Dim, values: Mapping[str, int]) -> int | None:
+    if dims.symbols(dim) - values.keys():
+        return None
+    return dims.evaluate(dim, values)
