@@ -1,0 +1,84 @@
+"""Dumps, numeric checks, reproducers, bisecting."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcomp.errors import PassError
+from mcomp.ir import parse_graph
+from mcomp.ir.graph import Graph
+from mcomp.manager import PassManager
+from mcomp.manager.bisect import bisect
+from mcomp.manager.instruments import Dump, NumericCheck, NumericError, Reproducer
+from mcomp.manager.instruments.reproducer import read_weights
+from mcomp.ir.store import WeightStore
+from mcomp.ops.evaluate import run_graph
+from tests.manager.graphs import mlp, same
+
+
+def test_dumps_are_numbered_and_parse(tmp_path: Path) -> None:
+    graph = mlp()
+    dump = Dump(tmp_path)
+    PassManager("test-add-abs,test-add-abs", [dump]).run(graph)
+    assert [p.name for p in dump.written] == ["000-start.mir", "001-after-test-add-abs.mir"]
+    text = dump.written[1].read_text()
+    assert text.startswith("// after pass 1: test-add-abs\n// #")
+    assert str(parse_graph(text, graph.store)) == str(graph)
+
+
+@pytest.mark.parametrize(("when", "count"), [("before", 3), ("after", 3), ("change", 2)])
+def test_dumps_can_be_had_at_other_times(tmp_path: Path, when: str, count: int) -> None:
+    dump = Dump(tmp_path, when)  # type: ignore[arg-type]
+    PassManager("test-add-abs,test-add-abs", [dump]).run(mlp())
+    assert len(dump.written) == count
+
+
+def test_a_numeric_check_catches_a_pass_that_is_not_what_it_says() -> None:
+    x = torch.randn(4, 8)
+    check = NumericCheck([x])
+    PassManager("test-add-abs", [check]).run(mlp())
+    assert [d.identical for d in check.differences] == [True]
+    with pytest.raises(NumericError, match="test-break, is exact, but changed the outputs"):
+        PassManager("test-add-abs,test-break", [NumericCheck([x])]).run(mlp())
+
+
+def test_bisect_names_the_pass_and_the_rewrite() -> None:
+    x = torch.randn(4, 8)
+    expected = run_graph(mlp(), [x])
+
+    def check(graph: Graph) -> bool:
+        return same(run_graph(graph, [x]), expected)
+
+    culprit = bisect(mlp(), "test-add-abs,test-break{harmless=2},test-add-abs", check)
+    assert culprit is not None
+    assert (culprit.index, culprit.text, culprit.rewrite) == (2, "test-break", 3)
+    assert culprit.record is not None and culprit.record.label == "test-break-2"
+    assert "act" in str(culprit)
+
+
+def test_bisect_finds_nothing_where_nothing_is_wrong() -> None:
+    assert bisect(mlp(), "test-add-abs", lambda graph: True) is None
+
+
+def test_bisect_refuses_a_check_that_fails_at_once() -> None:
+    with pytest.raises(PassError, match="before any pass"):
+        bisect(mlp(), "test-add-abs", lambda graph: False)
+
+
+def test_a_crash_leaves_a_reproducer(tmp_path: Path) -> None:
+    graph, folder = mlp(), tmp_path / "crash"
+    reproducer = Reproducer(folder)
+    with pytest.raises(RuntimeError):
+        PassManager("test-add-abs,test-crash", [reproducer]).run(graph)
+    assert reproducer.written
+    assert (folder / "pipeline.txt").read_text().strip() == "test-crash"
+    assert "on purpose" in (folder / "error.txt").read_text()
+    assert json.loads((folder / "manifest.json").read_text())["index"] == 2
+    store = WeightStore()
+    read_weights(folder / "weights.safetensors", store)
+    again = parse_graph((folder / "graph.mir").read_text(), store)
+    assert str(again) == str(graph)
+    with pytest.raises(RuntimeError):
+        PassManager((folder / "pipeline.txt").read_text().strip()).run(again)

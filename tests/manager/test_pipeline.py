@@ -1,0 +1,67 @@
+"""Pipelines as text."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from mcomp.errors import ParseError, PassError
+from mcomp.manager import Fixpoint, Pass, PassResult, parse_pipeline, pipeline_text, register_pass
+from tests.manager.graphs import AddAbs, Break
+
+
+@register_pass
+@dataclass(frozen=True)
+class Options(Pass):
+    """A pass with an option of every kind."""
+
+    name = "test-options"
+    ratio: float = 0.5
+    count: int | None = None
+    on: bool = True
+    label: str = "a"
+    items: tuple[int, ...] = ()
+
+    def run(self, graph, context):  # type: ignore[no-untyped-def]
+        return PassResult(False)
+
+
+@pytest.mark.parametrize("text", [
+    "test-add-abs", "test-add-abs,test-break", "test-options{ratio=0.25,count=3,on=false,label=\"x y\",items=[1,2]}",
+    "fixpoint(test-add-abs,test-break{harmless=0}),test-add-abs{keeps=true}", "",
+])
+def test_text_survives(text: str) -> None:
+    steps = parse_pipeline(text)
+    assert parse_pipeline(pipeline_text(steps)) == steps
+
+
+def test_passes_text_and_classes_mix() -> None:
+    steps = parse_pipeline(["test-add-abs", AddAbs(keeps=True), Break, Fixpoint((AddAbs(),))])
+    assert steps == (AddAbs(), AddAbs(keeps=True), Break(), Fixpoint((AddAbs(),)))
+
+
+def test_an_int_serves_where_a_float_is_wanted() -> None:
+    assert parse_pipeline("test-options{ratio=1}") == (Options(ratio=1.0),)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("test-add-ab", "did you mean test-add-abs"),
+    ("test-options{rati=1}", "did you mean ratio"),
+    ("test-options{count=x}", "count is 'x', not int"),
+    ("test-options{on=1}", "not bool"),
+])
+def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> None:
+    with pytest.raises(PassError, match=message) as caught:
+        parse_pipeline(text)
+    assert "^" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a,,b", "test-add-abs{", "test-add-abs}", "fixpoint(test-add-abs", "test-add-abs test-break", ","])
+def test_bad_text_shows_a_caret(text: str) -> None:
+    with pytest.raises((ParseError, PassError)) as caught:
+        parse_pipeline(text)
+    assert "^" in str(caught.value)
+
+
+def test_things_that_are_no_pass_are_refused() -> None:
+    with pytest.raises(PassError, match="neither a pass nor text"):
+        parse_pipeline([3])

@@ -1,0 +1,75 @@
+"""Running pipelines: order, analyses, fixpoints, failures."""
+
+import pytest
+
+from mcomp.errors import PassError, VerifyError
+from mcomp.ir import verify
+from mcomp.manager import Context, PassManager, parse_pipeline
+from mcomp.manager.instruments import Statistics, Timing, Verify
+from mcomp.ops.evaluate import run_graph
+from tests.manager.graphs import CountNodes, mlp, same
+
+
+def test_an_analysis_is_computed_once_per_version() -> None:
+    graph, context = mlp(), Context()
+    analyses = context.analyses(graph)
+    assert context.analyze(graph, CountNodes()) == context.analyze(graph, CountNodes()) == 5
+    assert analyses.computed == 1
+    PassManager("test-add-abs").run(graph, context)
+    assert context.analyze(graph, CountNodes()) == 6
+    assert analyses.computed == 2
+
+
+def test_a_pass_may_preserve_an_analysis() -> None:
+    graph, context = mlp(), Context()
+    context.analyze(graph, CountNodes())
+    PassManager("test-add-abs{keeps=true}").run(graph, context)
+    assert context.analyze(graph, CountNodes()) == 5, "the pass said that the count is still valid"
+    assert context.analyses(graph).computed == 1
+
+
+def test_a_fixpoint_stops_when_nothing_changes() -> None:
+    graph, timing = mlp(), Timing()
+    assert PassManager("fixpoint(test-add-abs)", [timing]).run(graph)
+    assert len(timing.passes) == 2
+    assert not PassManager("test-add-abs").run(graph)
+
+
+def test_statistics_and_timing_see_every_pass() -> None:
+    timing, statistics = Timing(), Statistics()
+    PassManager("test-add-abs,test-add-abs", [timing, statistics]).run(mlp())
+    assert [p.text for p in timing.passes] == ["test-add-abs", "test-add-abs"]
+    assert [(p.nodes_before, p.nodes_after) for p in timing.passes] == [(5, 6), (6, 6)]
+    assert statistics.counts["test-add-abs"]["added"] == 1
+    assert "test-add-abs" in str(timing) and "added" in str(statistics)
+
+
+def test_a_crash_undoes_the_edit_it_happened_in() -> None:
+    graph = mlp()
+    before = str(graph)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        PassManager("test-crash").run(graph)
+    assert str(graph) == before
+    verify(graph)
+
+
+def test_a_pass_that_denies_its_change_is_found_out() -> None:
+    with pytest.raises(VerifyError, match="changed the graph, and says it did not"):
+        PassManager("test-lie", [Verify()]).run(mlp())
+
+
+def test_checks_run_before_any_pass() -> None:
+    graph = mlp()
+    before = str(graph)
+    with pytest.raises(PassError, match="bits is 3"):
+        PassManager([*parse_pipeline("test-add-abs"), *parse_pipeline("quantize{bits=3}")]).run(graph)
+    assert str(graph) == before
+
+
+def test_exact_passes_keep_the_numbers() -> None:
+    import torch
+
+    graph, x = mlp(), torch.randn(3, 8)
+    expected = run_graph(graph, [x])
+    PassManager("test-add-abs").run(graph)
+    assert same(run_graph(graph, [x]), expected)
