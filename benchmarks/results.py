@@ -25,6 +25,7 @@ class Entry:
     size_bytes: int | None
     versions: dict[str, str]
     tried: list[dict[str, Any]]
+    details: dict[str, Any] = field(default_factory=dict)
     quality: float | None = None
     selection_quality: float | None = None
     relative_error: float | None = None

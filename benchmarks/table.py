@@ -133,6 +133,9 @@ def notes(results: Results) -> list[str]:
                 for tried in entry.tried
                 if tried["error"]
             ]
+            if entry.details.get("native_flops", 1.0) < 1.0 or entry.details.get("eager_modules", 0):
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in entry.details.items())
+                lines.append(f"{case.case}: {entry.name} runs partly on torch: {shown}")
             if entry.idle_cores > IDLE_WARNING:
                 lines.append(f"{case.case}: {entry.name} used {entry.idle_cores:.2f} cores between its turns.")
     return lines

@@ -56,6 +56,7 @@ class Prepared:
     size_bytes: int | None
     versions: dict[str, str]
     tried: tuple[Tried, ...]
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,11 @@ class Worker:
             del runner
             gc.collect()
         best = choose(tried, reference)
-        return Prepared(best.name, best.prepare_s, self._ready.size_bytes, peer.versions(), tuple(tried))
+        runner = self._ready
+        versions = peer.versions()
+        return Prepared(
+            best.name, best.prepare_s, runner.size_bytes, versions, tuple(tried), dict(runner.details)
+        )
 
     def _try(self, candidate: Candidate, reference: float | None, burst: float) -> tuple[Tried, Runner | None]:
         started = time.perf_counter()
@@ -153,8 +158,11 @@ class Worker:
 def serve(connection: Connection, job: Job, log: Path) -> None:
     """Run a worker: receive ``(command, arguments)``, answer ``(True, result)`` or ``(False, reason)``.
 
-    Whatever the runtimes print goes to `log`.
+    Whatever the runtimes print goes to `log`. Their compile caches start empty: preparation is never taken from an
+    earlier run.
     """
+    os.environ["XDG_CACHE_HOME"] = str(job.scratch / "cache")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.scratch / "inductor")
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, sys.stdout.fileno())
     os.dup2(handle, sys.stderr.fileno())

@@ -35,6 +35,9 @@ class Runner(Protocol):
     size_bytes: int | None
     """Bytes of the artifact on disk, None where the runtime has none."""
 
+    details: Mapping[str, Any]
+    """What else a reader should know of the artifact, as plain data."""
+
     def __call__(self, *inputs: Array) -> Array:
         """Outputs for one batch of the case's own size."""
         ...

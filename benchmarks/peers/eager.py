@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.case import Array
@@ -22,6 +23,8 @@ def versions() -> dict[str, str]:
 
 class TorchRunner:
     """A callable on tensors, be it a module or a compiled function; its size is that of the weights."""
+
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, function: Callable[..., Any], size_bytes: int | None) -> None:
         self.function = function

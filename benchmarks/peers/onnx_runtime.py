@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.case import Array
@@ -26,6 +27,8 @@ def versions() -> dict[str, str]:
 
 class OrtRunner:
     """A session over one model file."""
+
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path, setup: Setup) -> None:
         import onnxruntime

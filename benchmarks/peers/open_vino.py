@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.case import Array
@@ -32,6 +33,8 @@ def versions() -> dict[str, str]:
 
 class OpenVinoRunner:
     """One inference request over a compiled model; its size is that of the saved IR."""
+
+    details: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, model: Any, setup: Setup) -> None:
         import openvino

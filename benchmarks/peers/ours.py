@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -47,6 +47,13 @@ class OurRunner:
         model.save(path)
         self.model = model
         self.size_bytes: int | None = path.stat().st_size
+        report = model.report()
+        self.details: Mapping[str, Any] = {
+            "eager_modules": len(report.eager_modules),
+            "opaque_nodes": sum(report.opaque_nodes.values()),
+            "native_nodes": float(report.native_nodes),
+            "native_flops": float(report.native_flops),
+        }
 
     def __call__(self, *inputs: Array) -> Array:
         return np.array(self.model(*inputs))
