@@ -7,6 +7,10 @@ from mcomp.ir.graph import Graph
 from mcomp.ops.opaque import OpaqueOp, resolve
 
 
+NAMESPACES = frozenset({"aten", "torchvision", "torchaudio", "transformers"})
+"""Libraries whose functional operators a loaded graph may call."""
+
+
 def check_opaque(graph: Graph) -> list[str]:
     """Names of the opaque operators of a graph. Raises ArtifactError for one that is not on the allow-list.
 
@@ -17,6 +21,11 @@ def check_opaque(graph: Graph) -> list[str]:
     for node in graph.walk():
         if not isinstance(node.op, OpaqueOp) or node.op.name in found:
             continue
+        if node.op.name.split(".", 1)[0] not in NAMESPACES:
+            raise ArtifactError(
+                f"the graph calls {node.op.name}, which is not on the allow-list", code="MC0706",
+                where=str(node.loc) or None, help=f"operators of {', '.join(sorted(NAMESPACES))} may be called",
+            )
         try:
             resolve(node.op.name)
         except ImportError as e:
