@@ -17,12 +17,14 @@ class WorkerFailed(Exception):
 class Remote:
     """A worker process. ``remote("command", ...)`` waits for its answer; leaving the ``with`` block ends it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, limit_s: float = 1800) -> None:
+        """Start the process. A command that takes longer than `limit_s` seconds ends it and fails."""
+        self.limit_s = limit_s
         job.scratch.mkdir(parents=True, exist_ok=True)
         self.log: Path = job.scratch / "log.txt"
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, job, self.log), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, job, self.log))
         self.process.start()
         theirs.close()
 
@@ -35,6 +37,9 @@ class Remote:
     def __call__(self, command: str, *arguments: object) -> Any:
         try:
             self.connection.send((command, arguments))
+            if not self.connection.poll(self.limit_s):
+                self.process.terminate()
+                raise WorkerFailed(f"{command} took longer than {self.limit_s:.0f} s: {self.tail()}")
             good, answer = self.connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join(5)

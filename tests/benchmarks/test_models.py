@@ -13,8 +13,9 @@ from torch import nn
 from benchmarks import cpu, metrics, models
 from benchmarks.case import Case, Samples
 from benchmarks.networks import CifarResNet, MeanPooled, ResNet18, mlp, randomize
+from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import Results
-from benchmarks.worker import Tried, choose
+from benchmarks.worker import Job, Tried, choose
 
 
 def _parameters(module: nn.Module) -> int:
@@ -127,3 +128,29 @@ def test_a_whole_run_of_eager(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert entry.size_bytes == 4 * (100 * 64 + 64 + 64 * 32 + 32 + 32 + 1)
     assert str(tmp_path) not in Results.read(output).command
     assert "MLP 100-64-32-1, batch 32" in capsys.readouterr().out
+
+
+def _job(case: str, scratch: Path) -> Job:
+    return Job(case, "eager", "fp32", models.Options(), 1, scratch, True)
+
+
+def test_a_failing_worker_says_why_and_lives_on(tmp_path: Path) -> None:
+    with Remote(_job("mlp_small", tmp_path)) as remote:
+        with pytest.raises(WorkerFailed, match="prepare has not been called"):
+            remote("outputs")
+        assert remote("prepare", None, 0.001).chosen == "inference_mode"
+
+
+def test_a_dead_worker_is_reported(tmp_path: Path) -> None:
+    with Remote(_job("mlp_small", tmp_path)) as remote:
+        remote.process.kill()
+        with pytest.raises(WorkerFailed, match="died with exit code -9"):
+            remote("outputs")
+
+
+def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with Remote(_job("mlp_small", tmp_path), limit_s=0.01) as remote:
+        with pytest.raises(WorkerFailed, match="longer than 0 s"):
+            remote("prepare", None, 0.1)
+        remote.process.join(10)
+        assert not remote.process.is_alive()
