@@ -51,7 +51,7 @@ struct Int8Product {
                          int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) int32_t sums[MR * NR];
     alignas(64) float out[MR * NR];
-    micro_byte_table<A, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, sums);
+    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, 4 * NR, sums);
     const int64_t first = panels.first(panel), count = panels.size(panel);
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes));

@@ -156,8 +156,8 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
         const T* panel = direct ? reinterpret_cast<const T*>(b + p * NR) : packed + (p - g) * s.k * NR;
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
-          micro_floats<T, T, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap, 1, s.k, panel,
-                                                               direct ? s.b_row : NR, out);
+          micro_tiles<FloatDot<T, T>, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap, 1, s.k, panel,
+                                                                         direct ? s.b_row : NR, out);
           emit_tile<NR>(ep, out, r1 - r0, row0 + r + r0, 1, p * NR, panels.size(p));
         }
       }

@@ -1,12 +1,13 @@
-// Register-tiled inner kernels of all floating-point matrix products and convolutions.
+// Register-tiled inner kernels of all matrix products and convolutions.
 //
-// A tile is MR rows by NR = NV * lanes columns of the result. Its A rows lie at a + r * row_stride; the reduction runs over
+// A tile is MR rows by NV vectors of result columns. Its A rows lie at a + r * row_stride; the reduction runs over
 // `tap_count` segments of `length` contiguous elements, segment t starting at offset taps[t] in every row. A plain matrix
-// product has one segment at offset 0; a convolution has one per kernel position. B has NR contiguous elements per reduction
-// step, `b_step` elements after those of the step before: NR in a packed panel, the row stride of a matrix read in place.
-// The tile is written (not added) row-major with stride NR.
+// product has one segment at offset 0; a convolution has one per kernel position. B has the elements of one reduction step
+// together, `b_step` elements after those of the step before: the panel's width in a packed panel, the row stride of a
+// matrix read in place. The tile is written (not added) row-major, one row after the other.
 //
-// Not instantiated by generated code directly: see gemm_f32.hpp, conv.hpp, matmul.hpp.
+// A Dot type says what is multiplied: FloatDot here, ByteDot in micro_i8.hpp. Generated code uses gemm_f32.hpp, gemm_i8.hpp,
+// conv.hpp, conv_i8.hpp and matmul.hpp, and names a Tile.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@
 
 namespace mcomp {
 
-// Tile of MR rows by NV vectors. On AVX-512 MR * NV + NV <= 31 keeps every accumulator in a register, on AVX2 and portable
-// MR * NV + NV <= 15. F32 column count: Tile::NR.
+// Tile of at most MR rows by NV vectors of columns (NR 32-bit columns). Accumulators stay in registers while
+// MR * NV + NV < kVectorRegisters.
 template <int MR_, int NV_>
 struct Tile {
   static constexpr int MR = MR_;
@@ -44,75 +45,159 @@ struct vector_of<double> {
   using type = vf64;
 };
 
-// Result of one tile: tile[r * NR + c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step * b_step + c].
-// T float or double; W the storage type of the panel (float or bf16 for float, double for double).
-template <class T, class W, int MR, int NV>
-MCOMP_NOINLINE void micro_float(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, const W* b,
-                                int64_t b_step, T* tile) {
-  using V = typename vector_of<T>::type;
-  constexpr int lanes = kVectorBytes / static_cast<int>(sizeof(T));
-  constexpr int NR = NV * lanes;
+// Products of T (float or double) with a panel stored as W (also bf16 for float).
+template <class T, class W>
+struct FloatDot {
+  using Element = T;
+  using Panel = W;
+  using Acc = typename vector_of<T>::type;
+  using Row = Acc;
+  using Columns = Acc;
+  using Out = T;
+  static constexpr int kLength = 1;  // reduction elements of a step
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+
+  static MCOMP_INLINE Row row(const char* p) { return vset(*reinterpret_cast<const T*>(p)); }
+  static MCOMP_INLINE Columns columns(const W* b) { return vload(b); }
+  static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) { return vfma(a, b, acc); }
+};
+
+// Addresses of a tile's rows: base + {0, 1, 2, 3, 4} * stride from a base every five rows, which x86 encodes in one operand.
+struct RowPointers {
+  uintptr_t base[4];  // integers, because those past a tile's last row point nowhere
+  int64_t stride, stride3;
+
+  MCOMP_INLINE explicit RowPointers(int64_t bytes) : stride(bytes), stride3(3 * bytes) {}
+  MCOMP_INLINE void start(const void* p) {
+    unroll<4>([&](auto g) MCOMP_LAMBDA {
+      base[g] = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(5 * g * stride);
+      asm("" : "+r"(base[g]));  // keeps the compiler from folding all rows onto one base and many multiples
+    });
+  }
+  MCOMP_INLINE const char* row(int r) const {
+    return reinterpret_cast<const char*>(base[r / 5] + static_cast<uintptr_t>(r % 5 == 3 ? stride3 : r % 5 * stride));
+  }
+  MCOMP_INLINE void advance(int64_t bytes) {
+    unroll<4>([&](auto g) MCOMP_LAMBDA { base[g] += static_cast<uintptr_t>(bytes); });
+  }
+};
+
+constexpr int64_t kAhead = 32;  // reduction steps by which a panel is prefetched: hides the latency of the outer caches
+
+template <class Dot, int NV>
+struct ColumnVectors {
+  typename Dot::Columns v[NV];
+  MCOMP_INLINE void load(const typename Dot::Panel* b) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::columns(b + i * (Dot::kWidth * Dot::kLength)); });
+  }
+  static MCOMP_INLINE void prefetch(const typename Dot::Panel* b) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(b + i * (Dot::kWidth * Dot::kLength)); });
+  }
+};
+
+template <class Dot, int NV>
+struct RowSums {
+  typename Dot::Acc v[NV];
+  MCOMP_INLINE void clear() {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = typename Dot::Acc{}; });
+  }
+  MCOMP_INLINE void add(const typename Dot::Row& a, const ColumnVectors<Dot, NV>& b) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::add(v[i], a, b.v[i]); });
+  }
+  MCOMP_INLINE void merge(const RowSums& other) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = v[i] + other.v[i]; });
+  }
+  MCOMP_INLINE void store(typename Dot::Out* out) const {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { vstore(out + i * Dot::kWidth, v[i]); });
+  }
+};
+
+// The accumulators of MR rows, one named member per row so that each vector gets a register of its own.
+template <class Dot, int NV, int MR>
+struct TileSums {
+  TileSums<Dot, NV, MR - 1> above;
+  RowSums<Dot, NV> last;
+  MCOMP_INLINE void clear() { above.clear(), last.clear(); }
+  MCOMP_INLINE void step(const RowPointers& a, int64_t offset, const ColumnVectors<Dot, NV>& b) {
+    above.step(a, offset, b);
+    last.add(Dot::row(a.row(MR - 1) + offset), b);
+  }
+  MCOMP_INLINE void merge(const TileSums& other) { above.merge(other.above), last.merge(other.last); }
+  MCOMP_INLINE void store(typename Dot::Out* out) const { above.store(out), last.store(out + (MR - 1) * NV * Dot::kWidth); }
+};
+template <class Dot, int NV>
+struct TileSums<Dot, NV, 0> {
+  MCOMP_INLINE void clear() {}
+  MCOMP_INLINE void step(const RowPointers&, int64_t, const ColumnVectors<Dot, NV>&) {}
+  MCOMP_INLINE void merge(const TileSums&) {}
+  MCOMP_INLINE void store(typename Dot::Out*) const {}
+};
+
+// tile[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step(t, i)][c]; steps count through
+// all segments, each of which takes a whole number of steps.
+template <class Dot, int MR, int NV>
+MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length,
+                               const typename Dot::Panel* b, int64_t b_step, typename Dot::Out* tile) {
   // Few accumulators would wait for each other: split the reduction over KU independent sets.
   constexpr int KU = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
-  V acc[KU][MR][NV];
-  unroll<KU>([&](auto u) MCOMP_LAMBDA {
-    unroll<MR>([&](auto r) MCOMP_LAMBDA { unroll<NV>([&](auto v) MCOMP_LAMBDA { acc[u][r][v] = V{}; }); });
-  });
-  // Rows are addressed as base + {0, 1, 2, 3, 4} * stride from a base every five rows, which x86 encodes in the operand.
-  constexpr int kBases = (MR + 4) / 5;
-  const int64_t stride = row_stride * static_cast<int64_t>(sizeof(T)), stride3 = 3 * stride;
+  constexpr int64_t bytes = Dot::kLength * static_cast<int64_t>(sizeof(typename Dot::Element));
+  TileSums<Dot, NV, MR> sums[KU];
+  unroll<KU>([&](auto u) MCOMP_LAMBDA { sums[u].clear(); });
+  RowPointers rows(row_stride * static_cast<int64_t>(sizeof(typename Dot::Element)));
   for (int64_t t = 0; t < tap_count; ++t) {
-    const char* base[kBases];
-    unroll<kBases>([&](auto g) MCOMP_LAMBDA {
-      base[g] = reinterpret_cast<const char*>(a + taps[t]) + 5 * g * stride;
-      asm("" : "+r"(base[g]));
-    });
-    auto step = [&](auto u) MCOMP_LAMBDA {
-      V bv[NV];
-      unroll<NV>([&](auto v) MCOMP_LAMBDA { bv[v] = vload(b + u * b_step + v * lanes); });
-      unroll<MR>([&](auto r) MCOMP_LAMBDA {
-        constexpr int g = r / 5, i = r % 5;
-        const char* p = base[g] + (i == 3 ? stride3 : i * stride) + u * sizeof(T);
-        const V av = vset(*reinterpret_cast<const T*>(p));
-        unroll<NV>([&](auto v) MCOMP_LAMBDA { acc[u][r][v] = vfma(av, bv[v], acc[u][r][v]); });
+    rows.start(a + taps[t]);
+    int64_t left = length;
+    for (; left >= Dot::kLength * KU; left -= Dot::kLength * KU) {
+      unroll<KU>([&](auto u) MCOMP_LAMBDA {
+        ColumnVectors<Dot, NV> columns;
+        columns.load(b + u * b_step);
+        if constexpr (KU == 1) columns.prefetch(b + kAhead * b_step);
+        sums[u].step(rows, u * bytes, columns);
       });
-    };
-    int64_t k = 0;
-    for (; k + KU <= length; k += KU) {
-      unroll<KU>(step);
-      unroll<kBases>([&](auto g) MCOMP_LAMBDA { base[g] += KU * sizeof(T); });
+      rows.advance(KU * bytes);
       b += KU * b_step;
     }
     if constexpr (KU > 1) {
-      for (; k < length; ++k) {
-        step(std::integral_constant<int, 0>{});
-        unroll<kBases>([&](auto g) MCOMP_LAMBDA { base[g] += sizeof(T); });
+      for (; left >= Dot::kLength; left -= Dot::kLength) {
+        ColumnVectors<Dot, NV> columns;
+        columns.load(b);
+        sums[0].step(rows, 0, columns);
+        rows.advance(bytes);
+        b += b_step;
+      }
+    }
+    if constexpr (Dot::kLength > 1) {
+      if (left > 0) {
+        typename Dot::Element ends[MR][Dot::kLength] = {};
+        for (int r = 0; r < MR; ++r)
+          for (int64_t i = 0; i < left; ++i) ends[r][i] = a[taps[t] + r * row_stride + length - left + i];
+        RowPointers tail(bytes);
+        tail.start(ends);
+        ColumnVectors<Dot, NV> columns;
+        columns.load(b);
+        sums[0].step(tail, 0, columns);
         b += b_step;
       }
     }
   }
-  unroll<MR>([&](auto r) MCOMP_LAMBDA {
-    unroll<NV>([&](auto v) MCOMP_LAMBDA {
-      V sum = acc[0][r][v];
-      if constexpr (KU == 2) sum = sum + acc[1][r][v];
-      if constexpr (KU == 4) sum = (sum + acc[1][r][v]) + (acc[2][r][v] + acc[3][r][v]);
-      vstore(tile + r * NR + v * lanes, sum);
-    });
-  });
+  if constexpr (KU == 4) sums[1].merge(sums[3]), sums[0].merge(sums[2]);
+  if constexpr (KU >= 2) sums[0].merge(sums[1]);
+  sums[0].store(tile);
 }
 
-// micro_float for every height up to MAX: table[mr].
-template <class T, class W, int MAX, int NV>
-struct MicroFloat {
-  using Function = void (*)(const T*, int64_t, const int64_t*, int64_t, int64_t, const W*, int64_t, T*);
+// micro_tile for every height up to MAX: table[mr].
+template <class Dot, int MAX, int NV>
+struct MicroTable {
+  using Function = void (*)(const typename Dot::Element*, int64_t, const int64_t*, int64_t, int64_t, const typename Dot::Panel*, int64_t,
+                            typename Dot::Out*);
   Function table[MAX + 1];
   template <int... R>
-  static constexpr MicroFloat make(std::integer_sequence<int, R...>) {
-    return {{nullptr, micro_float<T, W, R + 1, NV>...}};
+  static constexpr MicroTable make(std::integer_sequence<int, R...>) {
+    return {{nullptr, micro_tile<Dot, R + 1, NV>...}};
   }
 };
-template <class T, class W, int MAX, int NV>
-constexpr MicroFloat<T, W, MAX, NV> micro_floats = MicroFloat<T, W, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
+template <class Dot, int MAX, int NV>
+constexpr MicroTable<Dot, MAX, NV> micro_tiles = MicroTable<Dot, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
 
 }  // namespace detail
 }  // namespace mcomp

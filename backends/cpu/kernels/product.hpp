@@ -76,18 +76,18 @@ struct FloatProduct {
   MCOMP_INLINE void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
                          int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) T out[MR * NR];
-    micro_floats<T, W, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, NR, out);
+    micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, NR, out);
     emit_tile<NR>(ep, out, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 };
 
-constexpr int64_t kRowBlockBytes = 512 * 1024;  // A rows that are kept hot while panels pass by
+constexpr int64_t kRowBlockBytes = 384 * 1024;  // A rows that are kept hot while panels pass by
 constexpr int64_t kAlias = 2048;                // row strides that are multiples of this many bytes collide in L1
 
-// Rows of A handled at once, of `row_bytes` each: a whole number of tiles of at most 16 rows.
+// Rows of A handled at once, of `row_bytes` each: equal parts of m that fit the budget, or 56 rows where that is more.
 inline int64_t row_block(int64_t m, int64_t row_bytes) {
-  const int64_t fit = kRowBlockBytes / max_i64(row_bytes, 1) / 16 * 16;
-  return min_i64(m, max_i64(64, fit));
+  const int64_t fit = max_i64(56, kRowBlockBytes / max_i64(row_bytes, 1));
+  return m <= fit ? m : ceil_div(m, ceil_div(m, fit));
 }
 // Stride, in elements, of rows copied to scratch: no two rows of a tile share a cache set.
 inline int64_t copied_stride(int64_t k, int64_t element_bytes) { return (round_up(k * element_bytes, 64) + 64) / element_bytes; }
