@@ -17,12 +17,25 @@ def strides(array: np.ndarray) -> list[int]:
 
 
 def run(
-    isa: str, q: np.ndarray, k: np.ndarray, v: np.ndarray, *, mask: Mask = None, causal: bool = False, offset: int = 0,
-    threads: int = 1, scale: float | None = None, transposed_out: bool = False,
+    isa: str,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    mask: Mask = None,
+    causal: bool = False,
+    offset: int = 0,
+    threads: int = 1,
+    scale: float | None = None,
+    transposed_out: bool = False,
 ) -> np.ndarray:
     batch, heads, queries, dim = q.shape
     shape = (batch, heads, queries, v.shape[3])
-    out = np.full((batch, queries, heads, v.shape[3]), 9, q.dtype).transpose(0, 2, 1, 3) if transposed_out else np.full(shape, 9, q.dtype)
+    out = (
+        np.full((batch, queries, heads, v.shape[3]), 9, q.dtype).transpose(0, 2, 1, 3)
+        if transposed_out
+        else np.full(shape, 9, q.dtype)
+    )
     mask_strides = [0, 0, 0, 0] if mask is None else strides(np.broadcast_to(mask, (batch, heads, queries, k.shape[2])))
     numbers = [batch, heads, k.shape[1], queries, k.shape[2], dim, v.shape[3]]
     for array in (q, k, v, out):
@@ -69,7 +82,9 @@ def test_matches_torch(isa: str, shape: tuple[int, ...], causal: bool) -> None:
 @pytest.mark.parametrize("mask_shape", [(2, 4, 37, 90), (2, 1, 1, 90), (1, 1, 37, 90), (37, 90), (2, 1, 37, 1)])
 @pytest.mark.parametrize("boolean", [False, True])
 @pytest.mark.parametrize("queries", [37, 1])
-def test_masks_broadcast_and_heads_are_shared(isa: str, mask_shape: tuple[int, ...], boolean: bool, queries: int) -> None:
+def test_masks_broadcast_and_heads_are_shared(
+    isa: str, mask_shape: tuple[int, ...], boolean: bool, queries: int
+) -> None:
     shape = tuple(queries if size == 37 else size for size in mask_shape)
     rng = np.random.default_rng(3)
     mask = rng.random(shape) > 0.4 if boolean else rng.standard_normal(shape).astype(np.float32)

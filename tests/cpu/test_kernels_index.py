@@ -58,7 +58,19 @@ def test_embedding_bag(isa: str, mode: str) -> None:
     out, fault = np.empty((4, 12), np.float32), slot()
     run = load("index_driver", isa).bag_i64
     number = ["sum", "mean", "max"].index(mode)
-    run(number, ptr(table), *i64(50, 12), ptr(ids), *i64(20), ptr(offsets), *i64(4), ptr(weights), *i64(3), ptr(out), ptr(fault))
+    run(
+        number,
+        ptr(table),
+        *i64(50, 12),
+        ptr(ids),
+        *i64(20),
+        ptr(offsets),
+        *i64(4),
+        ptr(weights),
+        *i64(3),
+        ptr(out),
+        ptr(fault),
+    )
     tensors = [torch.from_numpy(v) for v in (ids, table, offsets)]
     per_sample = None if weights is None else torch.from_numpy(weights)
     want = F.embedding_bag(*tensors, mode=mode, per_sample_weights=per_sample, padding_idx=3)
@@ -126,7 +138,9 @@ def test_scatter(isa: str, dim: int, op: str) -> None:
     assert fault[0] == SITE
 
 
-def advanced(isa: str, put: int, x: np.ndarray, key: dict[int, np.ndarray], values: np.ndarray, index_first: int) -> int:
+def advanced(
+    isa: str, put: int, x: np.ndarray, key: dict[int, np.ndarray], values: np.ndarray, index_first: int
+) -> int:
     """index_get (put 0) into `values`, or index_put (1), accumulating (2), of `values`.
 
     `key` maps indexed dimensions of x to tensors; the broadcast index dimensions start at axis `index_first` of values.
@@ -180,7 +194,9 @@ def test_advanced_assignment(isa: str, accumulate: bool) -> None:
         picks = tuple(torch.from_numpy(key[d]) if d in key else slice(None) for d in range(len(shape)))
         want = torch.from_numpy(x.copy())
         if accumulate and first == 0:
-            want.index_put_(tuple(p for p in picks if isinstance(p, torch.Tensor)), torch.from_numpy(values), accumulate=True)
+            want.index_put_(
+                tuple(p for p in picks if isinstance(p, torch.Tensor)), torch.from_numpy(values), accumulate=True
+            )
         elif accumulate:
             np.add.at(want.numpy(), tuple(p.numpy() if isinstance(p, torch.Tensor) else p for p in picks), values)
         else:
@@ -211,7 +227,12 @@ def test_masked_scatter(isa: str) -> None:
 @each_isa
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
 def test_pad(isa: str, mode: str) -> None:
-    cases = [((2, 3, 5, 6), (2, 3, 1, 4)), ((2, 1, 4), (3, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 1, 1, 1)), ((2, 3, 5, 6), (-1, -2, 0, -3))]
+    cases = [
+        ((2, 3, 5, 6), (2, 3, 1, 4)),
+        ((2, 1, 4), (3, 3)),
+        ((1, 2, 3, 4, 5), (1, 2, 2, 1, 1, 1)),
+        ((2, 3, 5, 6), (-1, -2, 0, -3)),
+    ]
     for shape, amounts in cases:
         if mode != "constant" and min(amounts) < 0:
             continue
@@ -266,7 +287,10 @@ def test_unfold_and_fold(isa: str) -> None:
         x = random(2, 3, 8, 9)
         options = {"kernel_size": kernel, "dilation": dilation, "padding": padding, "stride": stride}
         want = F.unfold(torch.from_numpy(x), **options)
-        out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip((8, 9), padding, dilation, kernel, stride, strict=True)]
+        out = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip((8, 9), padding, dilation, kernel, stride, strict=True)
+        ]
         sizes = numbers(8, 9, *out, *kernel, *stride, *padding, *dilation)
         y, back = np.empty(want.shape, np.float32), np.empty_like(x)
         load("index_driver", isa).fold_f32(0, ptr(x), ptr(y), *i64(2, 3), ptr(sizes))

@@ -53,13 +53,26 @@ def test_softmax_matches_torch(isa: str, kind: str, shape: tuple[int, int, int])
 def test_softmax_limits(isa: str, kind: str, inner: int) -> None:
     """Masked, infinite and NaN rows, and scores that overflow exp without the shift."""
     inf, nan = np.inf, np.nan
-    rows = [[-inf] * 5, [0, -inf, 1, -inf, 2], [inf, 0, 1, 2, 3], [nan, 0, 1, 2, 3], [0, 1, nan, -inf, 2], [1e4, 1e4 - 1, 0, -1e4, -3e38]]
+    rows = [
+        [-inf] * 5,
+        [0, -inf, 1, -inf, 2],
+        [inf, 0, 1, 2, 3],
+        [nan, 0, 1, 2, 3],
+        [0, 1, nan, -inf, 2],
+        [1e4, 1e4 - 1, 0, -1e4, -3e38],
+    ]
     x = np.ascontiguousarray(np.repeat(np.array(rows, np.float32)[:, :, None], inner, 2))
     np.testing.assert_allclose(softmax(isa, kind, x), softmax_reference(kind, x), rtol=2e-6, atol=1e-30)
 
 
 def norm(
-    isa: str, kind: str, x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, sizes: tuple[int, ...], eps: float
+    isa: str,
+    kind: str,
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    sizes: tuple[int, ...],
+    eps: float,
 ) -> np.ndarray:
     y = np.empty_like(x)
     run = load("norm_driver", isa)[f"norm_{SUFFIX[x.dtype]}"]
@@ -85,7 +98,9 @@ def test_layer_and_rms_norm(isa: str, n: int, affine: str) -> None:
 @each_isa
 def test_norm_element_types(isa: str) -> None:
     x, weight, bias = random(4, 100), random(100, seed=1), random(100, seed=2)
-    want = F.layer_norm(*(torch.from_numpy(v).double() if hasattr(v, "dtype") else v for v in (x, (100,), weight, bias))).numpy()
+    want = F.layer_norm(
+        *(torch.from_numpy(v).double() if hasattr(v, "dtype") else v for v in (x, (100,), weight, bias))
+    ).numpy()
     wide = [v.astype(np.float64) for v in (x, weight, bias)]
     np.testing.assert_allclose(norm(isa, "layer", *wide, (4, 0, 100, 0), 1e-5), want, rtol=1e-6, atol=1e-7)
     half = [to_bf16(v) for v in (x, weight, bias)]
@@ -94,11 +109,15 @@ def test_norm_element_types(isa: str) -> None:
 
 
 @each_isa
-@pytest.mark.parametrize("shape, groups", [((2, 6, 5, 7), 3), ((3, 8, 1, 1), 8), ((1, 4, 40, 41), 1), ((2, 64, 9, 3), 4), ((0, 4, 2, 2), 2)])
+@pytest.mark.parametrize(
+    "shape, groups", [((2, 6, 5, 7), 3), ((3, 8, 1, 1), 8), ((1, 4, 40, 41), 1), ((2, 64, 9, 3), 4), ((0, 4, 2, 2), 2)]
+)
 def test_group_norm_both_layouts(isa: str, shape: tuple[int, ...], groups: int) -> None:
     x, weight, bias = random(*shape), random(shape[1], seed=1), random(shape[1], seed=2)
     sizes = (shape[0], shape[1], shape[2] * shape[3], groups)
-    want = F.group_norm(torch.from_numpy(x).double(), groups, torch.from_numpy(weight).double(), torch.from_numpy(bias).double(), 1e-5).numpy()
+    want = F.group_norm(
+        torch.from_numpy(x).double(), groups, torch.from_numpy(weight).double(), torch.from_numpy(bias).double(), 1e-5
+    ).numpy()
     np.testing.assert_allclose(norm(isa, "group", x, weight, bias, sizes, 1e-5), want, rtol=2e-5, atol=2e-5)
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     got = norm(isa, "group_last", last, weight, bias, sizes, 1e-5).transpose(0, 3, 1, 2)

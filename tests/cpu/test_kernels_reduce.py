@@ -95,7 +95,9 @@ def test_integer_reductions_wrap(isa: str, kind: str) -> None:
 def test_logic_and_bool_sum(isa: str) -> None:
     lib = load("reduce_driver", isa)
     for shape in SHAPES:
-        x = (with_specials(*shape) > 0) * np.float32(1) + np.where(np.isnan(with_specials(*shape)), np.nan, 0).astype(np.float32)
+        x = (with_specials(*shape) > 0) * np.float32(1) + np.where(np.isnan(with_specials(*shape)), np.nan, 0).astype(
+            np.float32
+        )
         x = np.ascontiguousarray(x, np.float32)
         for every in (0, 1):
             y = np.empty((shape[0], shape[2]), np.bool_)
@@ -145,7 +147,14 @@ SCANS: dict[str, tuple[int, Callable[[torch.Tensor], object]]] = {
 @each_isa
 @pytest.mark.parametrize("kind", SCANS)
 def test_scans(isa: str, kind: str) -> None:
-    for x in (random(3, 50, 1), random(2, 9, 5), random(0, 3, 1), random(2, 0, 3), with_specials(30, 6, 1), with_specials(2, 20, 6)):
+    for x in (
+        random(3, 50, 1),
+        random(2, 9, 5),
+        random(0, 3, 1),
+        random(2, 0, 3),
+        with_specials(30, 6, 1),
+        with_specials(2, 20, 6),
+    ):
         y, indices = np.empty_like(x), np.empty(x.shape, np.int64)
         load("reduce_driver", isa).scan_f32(SCANS[kind][0], 2, ptr(x), ptr(y), ptr(indices), *i64(*x.shape))
         want = SCANS[kind][1](torch.from_numpy(x))
@@ -173,7 +182,9 @@ def test_sort_is_stable_with_nan_largest(isa: str, descending: int) -> None:
     k = np.random.default_rng(0).integers(-5, 5, (3, 60, 2))
     values, indices = np.empty_like(k), np.empty_like(k)
     lib.sort_i64(descending, 2, ptr(k), ptr(values), ptr(indices), *i64(*k.shape))
-    np.testing.assert_array_equal(indices, torch.from_numpy(k).sort(dim=1, descending=bool(descending), stable=True).indices.numpy())
+    np.testing.assert_array_equal(
+        indices, torch.from_numpy(k).sort(dim=1, descending=bool(descending), stable=True).indices.numpy()
+    )
 
 
 @each_isa

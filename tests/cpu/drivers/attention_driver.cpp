@@ -8,7 +8,8 @@ namespace {
 // numbers: batch, heads, kv_heads, queries, keys, dim, value_dim, then the strides of q, k, v, out (3 each) and of the
 // mask (4), then causal, causal_offset, threads.
 template <class T>
-void run(const T* q, const T* k, const T* v, T* out, const float* bias, const bool* keep, const int64_t* x, float scale) {
+void run(const T* q, const T* k, const T* v, T* out, const float* bias, const bool* keep, const int64_t* x,
+         float scale) {
   Attention<T, T> a{};
   a.q = q, a.k = k, a.v = v, a.out = out, a.bias = bias, a.keep = keep, a.scale = scale;
   a.batch = x[0], a.heads = x[1], a.kv_heads = x[2], a.queries = x[3], a.keys = x[4], a.dim = x[5], a.value_dim = x[6];

@@ -16,11 +16,13 @@ API void embedding_i32(int threads, const float* table, int64_t rows, int64_t wi
   Pool::run(threads, [&](const Worker& w) { embedding(w, table, rows, width, ids, count, out, Fault{slot, 7}); });
 }
 API void bag_i64(int mode, const float* table, int64_t rows, int64_t width, const int64_t* ids, int64_t count,
-                 const int64_t* offsets, int64_t bags, const float* weights, int64_t padding, float* out, int32_t* slot) {
-  embedding_bag(Worker{}, table, rows, width, ids, count, offsets, bags, weights, padding, BagMode(mode), out, Fault{slot, 7});
+                 const int64_t* offsets, int64_t bags, const float* weights, int64_t padding, float* out,
+                 int32_t* slot) {
+  embedding_bag(Worker{}, table, rows, width, ids, count, offsets, bags, weights, padding, BagMode(mode), out,
+                Fault{slot, 7});
 }
-API void select_i64(int threads, const float* x, const int64_t* index, float* y, int64_t o, int64_t n, int64_t i, int64_t m,
-                    int32_t* slot) {
+API void select_i64(int threads, const float* x, const int64_t* index, float* y, int64_t o, int64_t n, int64_t i,
+                    int64_t m, int32_t* slot) {
   Pool::run(threads, [&](const Worker& w) { index_select(w, x, index, y, o, n, i, m, Fault{slot, 7}); });
 }
 API void gather_f32(int threads, const float* x, const int64_t* x_stride, int64_t n, const int64_t* index, float* out,
@@ -28,7 +30,8 @@ API void gather_f32(int threads, const float* x, const int64_t* x_stride, int64_
   Pool::run(threads, [&](const Worker& w) { gather(w, x, x_stride, n, index, out, rank, size, dim, Fault{slot, 7}); });
 }
 API void scatter_f32(int op, int threads, float* out, const int64_t* out_stride, int64_t n, const int64_t* index,
-                     const float* src, const int64_t* src_stride, int rank, const int64_t* size, int dim, int32_t* slot) {
+                     const float* src, const int64_t* src_stride, int rank, const int64_t* size, int dim,
+                     int32_t* slot) {
   const Fault fault{slot, 7};
   Pool::run(threads, [&](const Worker& w) {
     if (op == 0) scatter<Scatter::replace>(w, out, out_stride, n, index, src, src_stride, rank, size, dim, fault);
@@ -40,8 +43,8 @@ API void scatter_f32(int op, int threads, float* out, const int64_t* out_stride,
 }
 // numbers: tensors, index_rank, slice_rank; per tensor bound, x stride and index_rank strides; per index dimension size
 // and out stride; per slice dimension size, x stride, out stride.
-API void advanced_f32(int put, int threads, const int64_t* numbers, const int64_t* const* index, float* x, float* values,
-                      int32_t* slot) {
+API void advanced_f32(int put, int threads, const int64_t* numbers, const int64_t* const* index, float* x,
+                      float* values, int32_t* slot) {
   IndexArgs<int64_t> a{};
   const int64_t* at = numbers;
   a.tensors = int(*at++), a.index_rank = int(*at++), a.slice_rank = int(*at++);
@@ -50,7 +53,8 @@ API void advanced_f32(int put, int threads, const int64_t* numbers, const int64_
     for (int d = 0; d < a.index_rank; ++d) a.index_stride[t][d] = *at++;
   }
   for (int d = 0; d < a.index_rank; ++d) a.index_size[d] = *at++, a.index_out_stride[d] = *at++;
-  for (int d = 0; d < a.slice_rank; ++d) a.slice_size[d] = *at++, a.slice_x_stride[d] = *at++, a.slice_out_stride[d] = *at++;
+  for (int d = 0; d < a.slice_rank; ++d)
+    a.slice_size[d] = *at++, a.slice_x_stride[d] = *at++, a.slice_out_stride[d] = *at++;
   Pool::run(threads, [&](const Worker& w) {
     if (put == 0) return index_get(w, a, x, values, Fault{slot, 7});
     index_put(w, a, x, values, put == 2, Fault{slot, 7});
@@ -67,7 +71,8 @@ API void pad_f32(int mode, int threads, const float* x, float* y, int rank, cons
 API void roll_f32(int threads, const float* x, float* y, int64_t o, int64_t n, int64_t i, int64_t shift) {
   Pool::run(threads, [&](const Worker& w) { roll(w, x, y, o, n, i, shift); });
 }
-API void triangle_f32(int upper, int threads, const float* x, float* y, int64_t b, int64_t r, int64_t c, int64_t diagonal) {
+API void triangle_f32(int upper, int threads, const float* x, float* y, int64_t b, int64_t r, int64_t c,
+                      int64_t diagonal) {
   Pool::run(threads, [&](const Worker& w) { triangle(w, x, y, b, r, c, diagonal, upper != 0); });
 }
 API void one_hot_i64(const int64_t* index, int64_t* y, int64_t count, int64_t classes, int32_t* slot) {
@@ -84,10 +89,10 @@ API void fold_f32(int inverse, const float* x, float* y, int64_t batch, int64_t 
   im2col(Worker{}, x, y, batch, channels, v);
 }
 
-#define COPY(name, to_type, from_type)                                                                              \
-  API void copy_##name(int threads, to_type* dst, const from_type* src, int rank, const int64_t* size,              \
-                       const int64_t* to, const int64_t* from) {                                                    \
-    Pool::run(threads, [&](const Worker& w) { copy_strided(w, dst, src, rank, size, to, from); });                  \
+#define COPY(name, to_type, from_type)                                                                 \
+  API void copy_##name(int threads, to_type* dst, const from_type* src, int rank, const int64_t* size, \
+                       const int64_t* to, const int64_t* from) {                                       \
+    Pool::run(threads, [&](const Worker& w) { copy_strided(w, dst, src, rank, size, to, from); });     \
   }
 COPY(f32, float, float)
 COPY(u8, uint8_t, uint8_t)

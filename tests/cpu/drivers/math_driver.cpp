@@ -4,13 +4,13 @@
 using namespace mcomp;
 
 #define API extern "C" __attribute__((visibility("default")))
-#define UNARY(name)                                                                 \
-  API void name##_f32(const float* x, float* y, int64_t n) {                 \
-    for (int64_t i = 0; i < n; ++i) y[i] = math::name(x[i]);                        \
+#define UNARY(name)                                          \
+  API void name##_f32(const float* x, float* y, int64_t n) { \
+    for (int64_t i = 0; i < n; ++i) y[i] = math::name(x[i]); \
   }
-#define BINARY(name, type, suffix)                                                  \
+#define BINARY(name, type, suffix)                                             \
   API void name##_##suffix(const type* a, const type* b, type* y, int64_t n) { \
-    for (int64_t i = 0; i < n; ++i) y[i] = math::name(a[i], b[i]);                  \
+    for (int64_t i = 0; i < n; ++i) y[i] = math::name(a[i], b[i]);             \
   }
 
 UNARY(exp)

@@ -39,21 +39,21 @@ API void softmax_f64(int kind, int threads, const double* x, double* y, int64_t 
 API void softmax_bf16(int kind, int threads, const bf16* x, bf16* y, int64_t outer, int64_t n, int64_t inner) {
   run_softmax(kind, threads, x, y, outer, n, inner);
 }
-API void norm_f32(int kind, int threads, const float* x, float* y, const float* weight, const float* bias, int64_t batch,
-                  int64_t channels, int64_t inner, int64_t groups, float eps) {
+API void norm_f32(int kind, int threads, const float* x, float* y, const float* weight, const float* bias,
+                  int64_t batch, int64_t channels, int64_t inner, int64_t groups, float eps) {
   run_norm(kind, threads, x, y, weight, bias, batch, channels, inner, groups, eps);
 }
-API void norm_f64(int kind, int threads, const double* x, double* y, const double* weight, const double* bias, int64_t batch,
-                  int64_t channels, int64_t inner, int64_t groups, float eps) {
+API void norm_f64(int kind, int threads, const double* x, double* y, const double* weight, const double* bias,
+                  int64_t batch, int64_t channels, int64_t inner, int64_t groups, float eps) {
   run_norm(kind, threads, x, y, weight, bias, batch, channels, inner, groups, eps);
 }
 API void norm_bf16(int kind, int threads, const bf16* x, bf16* y, const bf16* weight, const bf16* bias, int64_t batch,
                    int64_t channels, int64_t inner, int64_t groups, float eps) {
   run_norm(kind, threads, x, y, weight, bias, batch, channels, inner, groups, eps);
 }
-API void batch_norm_f32(int threads, const float* x, float* y, const float* mean, const float* variance, const float* weight,
-                        const float* bias, int64_t outer, int64_t channels, int64_t inner, float eps) {
-  Pool::run(threads, [&](const Worker& w) {
-    batch_norm(w, x, y, mean, variance, weight, bias, outer, channels, inner, eps);
-  });
+API void batch_norm_f32(int threads, const float* x, float* y, const float* mean, const float* variance,
+                        const float* weight, const float* bias, int64_t outer, int64_t channels, int64_t inner,
+                        float eps) {
+  Pool::run(threads,
+            [&](const Worker& w) { batch_norm(w, x, y, mean, variance, weight, bias, outer, channels, inner, eps); });
 }

@@ -34,7 +34,8 @@ void run_reduce(int kind, const Worker& w, const T* x, T* y, int64_t o, int64_t 
 API void reduce_f32(int kind, int threads, const float* x, float* y, int64_t o, int64_t n, int64_t i, double order) {
   Pool::run(threads, [&](const Worker& w) { run_reduce(kind, w, x, y, o, n, i, order); });
 }
-API void reduce_i64(int kind, int threads, const int64_t* x, int64_t* y, int64_t o, int64_t n, int64_t i, double order) {
+API void reduce_i64(int kind, int threads, const int64_t* x, int64_t* y, int64_t o, int64_t n, int64_t i,
+                    double order) {
   Pool::run(threads, [&](const Worker& w) { run_reduce(kind, w, x, y, o, n, i, order); });
 }
 API void reduce_logic(int all, int threads, const float* x, bool* y, int64_t o, int64_t n, int64_t i) {
@@ -77,13 +78,16 @@ API void cumsum_bool(int threads, const bool* x, int64_t* y, int64_t o, int64_t 
 API void sort_f32(int descending, int threads, const float* x, float* v, int64_t* k, int64_t o, int64_t n, int64_t i) {
   Pool::run(threads, [&](const Worker& w) { sort(w, x, v, k, o, n, i, descending != 0); });
 }
-API void sort_i64(int descending, int threads, const int64_t* x, int64_t* v, int64_t* k, int64_t o, int64_t n, int64_t i) {
+API void sort_i64(int descending, int threads, const int64_t* x, int64_t* v, int64_t* k, int64_t o, int64_t n,
+                  int64_t i) {
   Pool::run(threads, [&](const Worker& w) { sort(w, x, v, k, o, n, i, descending != 0); });
 }
-API void topk_f32(int largest, int threads, const float* x, float* v, int64_t* k, int64_t o, int64_t n, int64_t i, int64_t count) {
+API void topk_f32(int largest, int threads, const float* x, float* v, int64_t* k, int64_t o, int64_t n, int64_t i,
+                  int64_t count) {
   Pool::run(threads, [&](const Worker& w) { topk(w, x, v, k, o, n, i, count, largest != 0, true); });
 }
-API void searchsorted_f32(int right, int shared, const float* e, const float* q, int64_t* y, int64_t o, int64_t n, int64_t m) {
+API void searchsorted_f32(int right, int shared, const float* e, const float* q, int64_t* y, int64_t o, int64_t n,
+                          int64_t m) {
   searchsorted(Worker{}, e, q, y, o, n, m, right != 0, shared != 0);
 }
 API int64_t nonzero_f32(const float* x, int rank, const int64_t* size, int64_t n, int64_t* y, int64_t limit) {
