@@ -122,7 +122,7 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, graph: Graph, options: CompileOptions, context: Context | None = None) -> Executable:
-        """Lower a graph. What cannot be lowered natively runs in torch, with a remark in `context`.
+        """Lower a graph that went through `pipeline`. What cannot be lowered natively runs in torch, with a remark in `context`.
 
         The graph is not changed: the backend works on a clone.
         """
@@ -133,7 +133,7 @@ class Backend(ABC):
 
     def restore(self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions) -> Executable | None:
         """An executable from compiled code that `Executable.binaries` gave, by instruction set; None when none of it fits
-        this machine or this version. The caller vouches for the code."""
+        this machine or this version. `graph` went through `pipeline`. The caller vouches for the code."""
         return None
 
     def describe(self) -> dict[str, str]:

@@ -14,6 +14,15 @@ class FallbackWarning(UserWarning):
     """The generated code could not be built; the reference backend runs the model instead, slowly."""
 
 
+def lowered(backend: Backend, graph: Graph, context: Context | None = None) -> Graph:
+    """A copy of the graph after the passes that the backend asks for (fusion, legalization)."""
+    from mcomp.manager.run import PassManager
+
+    copy = graph.clone()
+    PassManager(backend.pipeline()).run(copy, context or Context(target=backend.name))
+    return copy
+
+
 def compile_on(
     backend: Backend, graph: Graph, options: CompileOptions, context: Context | None = None
 ) -> Executable:
@@ -23,7 +32,7 @@ def compile_on(
     """
     reason = backend.available()
     if reason is None:
-        return backend.compile(graph, options, context)
+        return backend.compile(lowered(backend, graph, context), options, context)
     try:
         import torch  # noqa: F401
     except ImportError as e:

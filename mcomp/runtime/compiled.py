@@ -209,10 +209,10 @@ def restore(reader: ArtifactReader, *, trust_code: bool, threads: int | None, is
     options = CompileOptions(isa=isa, threads=threads)
     backend = backend_named(target)
     binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
-    executable = backend.restore(graph, binaries, options) if binaries else None
-    if executable is None:
-        from mcomp.runtime.choose import compile_on
+    from mcomp.runtime.choose import compile_on, lowered
 
+    executable = backend.restore(lowered(backend, graph), binaries, options) if binaries else None
+    if executable is None:
         executable = compile_on(backend, graph, options)
     try:
         report = Report.from_json(json.loads(reader.blob("report") or b"{}"))
