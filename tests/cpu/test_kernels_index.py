@@ -299,8 +299,13 @@ def test_unfold_and_fold(isa: str) -> None:
         np.testing.assert_allclose(back, F.fold(want, (8, 9), **options).numpy(), rtol=1e-5, atol=1e-6)
 
 
-COPIES = {"f32": (np.float32, np.float32), "u8": (np.uint8, np.uint8), "i64": (np.int64, np.int64),
-          "f32_i64": (np.float32, np.int64), "bool_f32": (np.bool_, np.float32)}  # fmt: skip
+COPIES = {
+    "f32": (np.float32, np.float32),
+    "u8": (np.uint8, np.uint8),
+    "i64": (np.int64, np.int64),
+    "f32_i64": (np.float32, np.int64),
+    "bool_f32": (np.bool_, np.float32),
+}
 
 
 @each_isa
@@ -309,10 +314,21 @@ def test_strided_copies(isa: str, kind: str) -> None:
     to, source = COPIES[kind]
     base = (random(4, 33, 70) * 3).astype(source)
     views = [
-        base, base.transpose(2, 1, 0), base.transpose(0, 2, 1), base.transpose(1, 0, 2), base[:, ::-1], base[::-1, :, ::-2],
-        base[:, 3:5], base[..., 1], np.broadcast_to(base[:, :1], (4, 5, 70)), np.broadcast_to(base[..., :1], (4, 33, 6)),
-        base[0, 0, 0, ...], base[:0], base.reshape(2, 2, 3, 11, 7, 10).transpose(0, 4, 2, 1, 5, 3), base[1:2, 2:3].transpose(2, 0, 1),
-    ]  # fmt: skip
+        base,
+        base.transpose(2, 1, 0),
+        base.transpose(0, 2, 1),
+        base.transpose(1, 0, 2),
+        base[:, ::-1],
+        base[::-1, :, ::-2],
+        base[:, 3:5],
+        base[..., 1],
+        np.broadcast_to(base[:, :1], (4, 5, 70)),
+        np.broadcast_to(base[..., :1], (4, 33, 6)),
+        base[0, 0, 0, ...],
+        base[:0],
+        base.reshape(2, 2, 3, 11, 7, 10).transpose(0, 4, 2, 1, 5, 3),
+        base[1:2, 2:3].transpose(2, 0, 1),
+    ]
     for view in views:
         for fortran in (False, True):
             dst = np.zeros(view.shape, to, order="F" if fortran else "C")

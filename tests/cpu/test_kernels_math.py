@@ -13,31 +13,103 @@ from kernel_harness import each_isa, i64, load, ptr
 Function = Callable[[torch.Tensor], torch.Tensor]
 # The exact function in float64 and the largest error in units in the last place that math.hpp states.
 BOUNDS: dict[str, tuple[Function, float]] = {
-    "exp": (torch.exp, 2), "exp2": (torch.exp2, 2), "expm1": (torch.expm1, 2), "log": (torch.log, 2), "log2": (torch.log2, 2),
-    "log10": (torch.log10, 2), "log1p": (torch.log1p, 2), "sin": (torch.sin, 2), "cos": (torch.cos, 2), "tan": (torch.tan, 4),
-    "tanh": (torch.tanh, 6), "erf": (torch.erf, 6),
-}  # fmt: skip
+    "exp": (torch.exp, 2),
+    "exp2": (torch.exp2, 2),
+    "expm1": (torch.expm1, 2),
+    "log": (torch.log, 2),
+    "log2": (torch.log2, 2),
+    "log10": (torch.log10, 2),
+    "log1p": (torch.log1p, 2),
+    "sin": (torch.sin, 2),
+    "cos": (torch.cos, 2),
+    "tan": (torch.tan, 4),
+    "tanh": (torch.tanh, 6),
+    "erf": (torch.erf, 6),
+}
 ACTIVATIONS: dict[str, Function] = {
-    "sigmoid": torch.sigmoid, "silu": F.silu, "log_sigmoid": F.logsigmoid, "softplus": F.softplus, "mish": F.mish,
-    "softsign": F.softsign, "tanhshrink": F.tanhshrink, "gelu_erf": F.gelu, "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
-    "hardsigmoid": F.hardsigmoid, "hardswish": F.hardswish, "elu": F.elu, "celu": F.celu, "selu": F.selu, "relu": F.relu,
-    "relu6": F.relu6, "round": torch.round, "floor": torch.floor, "ceil": torch.ceil, "trunc": torch.trunc, "sign": torch.sign,
-    "rsqrt": torch.rsqrt, "atan": torch.atan, "asinh": torch.asinh,
-}  # fmt: skip
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "log_sigmoid": F.logsigmoid,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "gelu_erf": F.gelu,
+    "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "elu": F.elu,
+    "celu": F.celu,
+    "selu": F.selu,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "round": torch.round,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "trunc": torch.trunc,
+    "sign": torch.sign,
+    "rsqrt": torch.rsqrt,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+}
 BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "floor_div": torch.floor_divide, "remainder": torch.remainder, "fmod": torch.fmod, "maximum": torch.maximum,
-    "minimum": torch.minimum, "fmax": torch.fmax, "fmin": torch.fmin, "xlogy": torch.xlogy, "logaddexp": torch.logaddexp,
-}  # fmt: skip
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
+    "fmod": torch.fmod,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "fmax": torch.fmax,
+    "fmin": torch.fmin,
+    "xlogy": torch.xlogy,
+    "logaddexp": torch.logaddexp,
+}
 INTEGER: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "floor_div": torch.floor_divide, "remainder": torch.remainder,
-    "trunc_div": lambda a, b: torch.div(a, b, rounding_mode="trunc"), "fmod": torch.fmod, "maximum": torch.maximum,
-    "shift_left": torch.bitwise_left_shift, "shift_right": torch.bitwise_right_shift, "pow": torch.pow,
-}  # fmt: skip
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
+    "trunc_div": lambda a, b: torch.div(a, b, rounding_mode="trunc"),
+    "fmod": torch.fmod,
+    "maximum": torch.maximum,
+    "shift_left": torch.bitwise_left_shift,
+    "shift_right": torch.bitwise_right_shift,
+    "pow": torch.pow,
+}
 SPECIAL = np.array(
-    [0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 2, -2, 0.5, -0.5, 3, -3, 1e-45, -1e-45, 1e-38, 3e38, -3e38, 88.72283, 88.72284,
-     -103.9, -104.1, -87.33, 9.02, 3.95, 16777215, 16777216, 16777217, 1e22],
+    [
+        0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1,
+        -1,
+        2,
+        -2,
+        0.5,
+        -0.5,
+        3,
+        -3,
+        1e-45,
+        -1e-45,
+        1e-38,
+        3e38,
+        -3e38,
+        88.72283,
+        88.72284,
+        -103.9,
+        -104.1,
+        -87.33,
+        9.02,
+        3.95,
+        16777215,
+        16777216,
+        16777217,
+        1e22,
+    ],
     np.float32,
-)  # fmt: skip
+)
 
 
 def floats() -> np.ndarray:
@@ -116,10 +188,11 @@ def test_pow(isa: str) -> None:
     wide = np.abs(floats())
     near = (1 + rng.standard_normal(50_000) * 1e-2).astype(np.float32)
     cases = [
-        (a, b), (wide, (rng.standard_normal(wide.size) * 8).astype(np.float32)),
+        (a, b),
+        (wide, (rng.standard_normal(wide.size) * 8).astype(np.float32)),
         (near, (rng.standard_normal(near.size) * 3000).astype(np.float32)),
         (-near, np.round(rng.standard_normal(near.size) * 9).astype(np.float32)),
-    ]  # fmt: skip
+    ]
     for x, y in cases:
         with np.errstate(all="ignore"):
             exact = np.power(x.astype(np.float64), y.astype(np.float64))

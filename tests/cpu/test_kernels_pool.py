@@ -28,7 +28,7 @@ def pool(
     divisor: int = 0,
     indices: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and `want` (for its shape) channels first, any number of spatial axes; window: kernel, stride, pad, dilation."""
+    """x and `want` (for its shape) are channels first, with any number of axes; window: kernel, stride, pad, dilation."""
 
     def three(values: tuple[int, ...], fill: int) -> list[int]:
         return [fill] * (3 - len(values)) + list(values)
@@ -122,9 +122,13 @@ def test_resize(isa: str, mode: str, align: bool) -> None:
     if align and mode.startswith("nearest"):
         return
     cases: list[tuple[tuple[int, ...], tuple[int, ...] | None, tuple[float, ...] | None]] = [
-        ((2, 3, 7, 9), (14, 5), None), ((1, 3, 5, 6), None, (2.0, 1.7)), ((1, 2, 1, 4), (3, 1), None), ((2, 3, 8), (5,), None),
-        ((2, 70, 4, 4), None, (0.6, 2.5)), ((1, 2, 3, 4, 5), (5, 2, 9), None),
-    ]  # fmt: skip
+        ((2, 3, 7, 9), (14, 5), None),
+        ((1, 3, 5, 6), None, (2.0, 1.7)),
+        ((1, 2, 1, 4), (3, 1), None),
+        ((2, 3, 8), (5,), None),
+        ((2, 70, 4, 4), None, (0.6, 2.5)),
+        ((1, 2, 3, 4, 5), (5, 2, 9), None),
+    ]
     for shape, size, factors in cases:
         rank = len(shape) - 2
         if mode == "cubic" and rank != 2:

@@ -64,9 +64,19 @@ def test_layer_matches_torch(isa: str, cell: str, steps: int, batch: int, hidden
         first_c = ptr(array(c0[direction])) if start else None
         half = out[:, :, direction * hidden :]
         lib.layer_f32(
-            list(CELLS).index(cell), ptr(np.array(sizes, np.int64)), ptr(gx), ptr(array(w_hh)), ptr(packed), ptr(bias),
-            first, first_c, ptr(half), ptr(h_last), ptr(c_last), ptr(cells),
-        )  # fmt: skip
+            list(CELLS).index(cell),
+            ptr(np.array(sizes, np.int64)),
+            ptr(gx),
+            ptr(array(w_hh)),
+            ptr(packed),
+            ptr(bias),
+            first,
+            first_c,
+            ptr(half),
+            ptr(h_last),
+            ptr(c_last),
+            ptr(cells),
+        )
         h = last[0] if cell == "lstm" else last
         np.testing.assert_allclose(h_last, array(h[direction]), rtol=1e-5, atol=2e-6)
         if cell == "lstm":

@@ -27,8 +27,11 @@ FLOAT: dict[str, tuple[int, float, Reference]] = {
     "std": (9, 0, lambda t: t.std(1, correction=0)),
 }
 INTEGER: dict[str, Reference] = {
-    "sum": lambda t: t.sum(1), "prod": lambda t: t.prod(1), "amax": lambda t: t.amax(1), "amin": lambda t: t.amin(1),
-}  # fmt: skip
+    "sum": lambda t: t.sum(1),
+    "prod": lambda t: t.prod(1),
+    "amax": lambda t: t.amax(1),
+    "amin": lambda t: t.amin(1),
+}
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
