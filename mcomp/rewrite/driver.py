@@ -114,7 +114,8 @@ class _Driver:
                 return False
         miss = r.check(match) if r.check is not None else None
         if miss is not None:
-            self.context.missed(label, match.root, miss.reason, miss.remedy)
+            if miss.reason:
+                self.context.missed(label, match.root, miss.reason, miss.remedy)
             return False
         if r.effect is PassEffect.EXACT:
             return True
@@ -134,7 +135,7 @@ class _Driver:
                 _check_types(r, root, values, editor)
                 touched += [v.producer for v in values if v.producer is not None]
                 editor.replace_node(root, values)
-            drop_dead(editor, match.nodes)
+            drop_dead(editor, [*match.nodes, *before])
         self.outcome.count(r.name)
         return [*touched, *before]
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Node, Value
-from mcomp.rewrite.facts import Number, number_of
+from mcomp.rewrite.facts import Number, as_held, number_of
 
 COMMUTATIVE = frozenset({
     "add", "mul", "eq", "ne", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
@@ -104,17 +105,19 @@ class NumberPattern(Pattern):
 
     def match(self, value: Value | None, found: Found) -> Iterator[Found]:
         known = None if value is None else number_of(value)
-        if known is None or not self._accepts(known):
+        if value is None or known is None or not self._accepts(known, value.tensor.dtype):
             return
         bound = found.bind(self.name, known)
         if bound is not None:
             yield bound
 
-    def _accepts(self, known: Number) -> bool:
-        if self.value is not None and (
-            isinstance(known, complex) or not math.isclose(known, self.value, rel_tol=self.tolerance, abs_tol=0.0)
-        ):
-            return False
+    def _accepts(self, known: Number, dtype: DType) -> bool:
+        if self.value is not None:
+            wanted = as_held(self.value, dtype)
+            if isinstance(known, complex) or isinstance(wanted, complex):
+                return False
+            if not math.isclose(known, wanted, rel_tol=self.tolerance, abs_tol=0.0):
+                return False
         return self.where is None or self.where(known)
 
 
@@ -235,7 +238,8 @@ def number(
     value_or_name: float | str = "", *, name: str = "", tolerance: float = 0.0,
     where: Callable[[Number], bool] | None = None,
 ) -> Pattern:
-    """A number known now: a given one (within a relative tolerance), or any, bound to a name."""
+    """A number known now: a given one (as the operand's element type holds it, within a relative tolerance), or any,
+    bound to a name."""
     if isinstance(value_or_name, str):
         return NumberPattern(value_or_name or name, None, tolerance, where)
     return NumberPattern(name, value_or_name, tolerance, where)

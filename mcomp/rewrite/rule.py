@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Why a rule does not apply where its pattern matched, and what would make it."""
+    """Why a rule does not apply where its pattern matched, and what would make it. Without a reason, no remark is left:
+    the match was of no interest."""
 
-    reason: str
+    reason: str = ""
     remedy: str = ""
 
+
+NO = Miss()
+"""A match of no interest."""
 
 Check = Callable[["Match"], Miss | None]
 Replace = Callable[["Match", Editor], Value | Sequence[Value] | None]

@@ -1,0 +1,157 @@
+"""What can be told about an attention mask without running the model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mcomp.ir.encoding import DENSE
+from mcomp.ir.graph import Node, Value
+from mcomp.rewrite.facts import interval, number_of, ramp
+
+HIDDEN = -1e30
+"""Added to a score, a number at or below this leaves it no weight, in f32 and bf16."""
+_HIDDEN_F16 = -6e4
+_LARGEST = 1 << 24
+_VIEWS = ("expand", "reshape", "squeeze", "unsqueeze", "contiguous")
+_DEPTH = 24
+
+
+def hides(number: object, dtype: str) -> bool:
+    """Whether adding a number to a score, or putting it in its place, leaves the score no weight."""
+    limit = _HIDDEN_F16 if dtype == "f16" else HIDDEN
+    return isinstance(number, (int, float)) and number <= limit
+
+
+def _same_last_axes(node: Node) -> bool:
+    """Whether a view keeps its operand's last two axes, so that rows stay rows."""
+    before, after = node.operand(0).tensor.shape, node.type.shape
+    return len(before) >= 2 and len(after) >= 2 and before[-2:] == after[-2:]
+
+
+def causal(value: Value, depth: int = _DEPTH) -> bool:
+    """Whether a mask, bool or added, keeps for row i exactly columns 0 to i."""
+    node = value.producer
+    if node is None or depth == 0 or value.tensor.rank < 2:
+        return False
+    name = node.op.name
+    if name == "const":
+        return _constant_causal(value)
+    if name in _VIEWS:
+        return _same_last_axes(node) and causal(node.operand(0), depth - 1)
+    if name == "where":
+        dtype = value.tensor.dtype.name
+        kept, hidden = number_of(node.operand(1)), number_of(node.operand(2))
+        if kept == 0 and hides(hidden, dtype):
+            return causal(node.operand(0), depth - 1)
+        return hidden == 0 and hides(kept, dtype) and anticausal(node.operand(0), depth - 1)
+    if name in ("logical_not", "bitwise_not"):
+        return anticausal(node.operand(0), depth - 1)
+    if name == "tril":
+        return node.attrs["diagonal"] == 0 and number_of(node.operand(0)) is True
+    return _compares(node, ("le", "ge"))
+
+
+def anticausal(value: Value, depth: int = _DEPTH) -> bool:
+    """Whether a bool tensor is true exactly above the diagonal."""
+    node = value.producer
+    if node is None or depth == 0:
+        return False
+    name = node.op.name
+    if name in _VIEWS:
+        return _same_last_axes(node) and anticausal(node.operand(0), depth - 1)
+    if name in ("logical_not", "bitwise_not"):
+        return causal(node.operand(0), depth - 1)
+    if name == "triu":
+        return node.attrs["diagonal"] == 1 and number_of(node.operand(0)) is True
+    return _compares(node, ("gt", "lt"))
+
+
+def _compares(node: Node, names: tuple[str, str]) -> bool:
+    """Whether a node compares column indices with row indices that start and step alike."""
+    if node.op.name not in names:
+        return False
+    columns, rows = (ramp(v) for v in (node.operand(0), node.operand(1)))
+    if node.op.name == names[1]:
+        columns, rows = rows, columns
+    if columns is None or rows is None:
+        return False
+    return columns[0] == -1 and rows[0] == -2 and columns[1:] == rows[1:] and columns[2] > 0
+
+
+def _constant_causal(value: Value) -> bool:
+    data = _data(value)
+    if data is None or data.shape[-1] != data.shape[-2] or not data.size:
+        return False
+    wanted = np.tril(np.ones(data.shape[-2:], bool))
+    if data.dtype == bool:
+        return bool((data == wanted).all())
+    limit = _HIDDEN_F16 if value.tensor.dtype.name == "f16" else HIDDEN
+    return bool(((data == 0) == wanted).all() and ((data <= limit) == ~wanted).all())
+
+
+def _data(value: Value) -> np.ndarray | None:
+    weight = value.weight
+    if weight is None or weight.type.encoding != DENSE or value.tensor.rank < 2:
+        return None
+    data = weight.decode()
+    return data if data.size <= _LARGEST else None
+
+
+def rows_kept(value: Value, depth: int = _DEPTH) -> bool:
+    """Whether a bool mask is known to keep a column in every row."""
+    node = value.producer
+    if number_of(value) is True or causal(value):
+        return True
+    if node is None or depth == 0:
+        return False
+    name = node.op.name
+    if name == "const":
+        data = _data(value)
+        return data is not None and bool((data != 0).any(axis=-1).all())
+    if name in _VIEWS:
+        return _same_last_axes(node) and rows_kept(node.operand(0), depth - 1)
+    if name in ("logical_or", "bitwise_or"):
+        return any(
+            v is not None and v.tensor.shape[-2:] == value.tensor.shape[-2:] and rows_kept(v, depth - 1)
+            for v in node.operands
+        )
+    return False
+
+
+_THROUGH = ("add", "sub", "where", "cast", "permute", "slice", "select", "neg", "cat", "index", "gather", "take", "pad",
+            "maximum", "repeat", "flip", "roll", "repeat_interleave", *_VIEWS)
+
+
+def may_hide_rows(value: Value, depth: int = _DEPTH) -> bool:
+    """Whether something added to scores may be -inf along a whole row: softmax then gives NaN, attention zeros.
+
+    Results of layers count as finite, as the scores do; graph inputs, constants with infinities and products with huge
+    numbers do not.
+    """
+    known = interval(value)
+    if known is not None and known[0] > -math.inf:
+        return False
+    node = value.producer
+    if node is None or depth == 0:
+        return True
+    name = node.op.name
+    if name == "where" and number_of(node.operand(1)) == 0 and number_of(node.operand(2)) == -math.inf:
+        return not rows_kept(node.operand(0))
+    if name == "const":
+        data = _data(value)
+        return data is None or not bool((data > -math.inf).any(axis=-1).all())
+    if causal(value):
+        return False
+    if name == "full":
+        return True
+    if name in _THROUGH:
+        given = node.operands[1:] if name == "where" else node.operands
+        return any(v is not None and v.tensor.dtype.is_float and may_hide_rows(v, depth - 1) for v in given)
+    if name in ("mul", "div"):
+        numbers = [number_of(v) for v in node.operands if v is not None]
+        if any(isinstance(n, (int, float)) and not abs(n) < -HIDDEN for n in numbers):
+            return True
+        return any(v is not None and may_hide_rows(v, depth - 1) for v in node.operands)
+    return name in ("log", "log1p", "log2")
