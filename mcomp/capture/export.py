@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,18 +151,14 @@ def _summary(failures: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(failures)) or "no way was tried"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch logs the whole graph of each failed attempt; the reason is in the exception, which is kept."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch._dynamo", "torch.fx", "torch.__trace")]
-    disabled = [one.disabled for one in loggers]
+    """torch logs and prints the whole graph of a failed attempt; the reason is in the exception, which is kept."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
-        for one, before in zip(loggers, disabled, strict=True):
-            one.disabled = before

@@ -63,6 +63,8 @@ def arange(call: Call) -> Value:
         raise Decline("its start or step is computed at run time")
     if dtype.is_float and not isinstance(start, Expr):
         start, step = float(start), float(step)
+    if dtype.is_int and isinstance(step, float):
+        start, step = (int(start) if isinstance(start, float) else start), int(step)
     return call.emit("arange", [], start=start, step=step, length=call.result.shape[0], dtype=dtype)
 
 

@@ -84,7 +84,14 @@ class Same:
     path: Path
 
 
-Spec = Leaf | Constant | Opaque | Items | Pairs | Record | Same
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """A Python constant that may be anything at a call: what a cache notes of the batch size it was made for."""
+
+    value: Any
+
+
+Spec = Leaf | Constant | Opaque | Items | Pairs | Record | Same | Unchecked
 
 
 class Fields(dict[str, Any]):
@@ -158,7 +165,12 @@ class _Describer:
             return self.record("dataclass", kind, names, [getattr(value, name) for name in names], depth)
         if holds_state(value):
             attributes = attributes_of(value)
-            return self.record("object", kind, list(attributes), list(attributes.values()), depth)
+            made = self.record("object", kind, list(attributes), list(attributes.values()), depth)
+            items = [
+                Unchecked(item.value) if isinstance(item, Constant) and "batch_size" in name else item
+                for name, item in zip(made.fields, made.items, strict=True)
+            ]
+            return dataclasses.replace(made, items=tuple(items))
         return Opaque(_text_of(value), value)
 
     def record(self, kind: str, live: type, names: list[str], values: list[Any], depth: int) -> Record:
@@ -237,7 +249,7 @@ def collect(spec: Spec, value: Any, leaves: list[Any], path: Path = ()) -> None:
     elif isinstance(spec, Opaque):
         if value is not spec.live and _text_of(value) != spec.text:
             raise _mismatch(path, spec.text, value)
-    else:
+    elif isinstance(spec, Same):
         raise CallError(f"{path_text(path)} is a result, not an argument")
 
 
@@ -284,7 +296,7 @@ def build(spec: Spec, leaves: Sequence[Any], arguments: Mapping[str, Any] | None
     """The value with this structure and these tensors; `arguments` resolves `Same`."""
     if isinstance(spec, Leaf):
         return leaves[spec.index].item() if spec.number else leaves[spec.index]
-    if isinstance(spec, Constant):
+    if isinstance(spec, Constant | Unchecked):
         return spec.value
     if isinstance(spec, Opaque):
         return spec.live
@@ -390,6 +402,8 @@ def to_json(spec: Spec) -> Any:
         return {"leaf": spec.index} | ({"number": spec.number} if spec.number else {})
     if isinstance(spec, Constant):
         return {"constant": _constant_to_json(spec.value)}
+    if isinstance(spec, Unchecked):
+        return {"unchecked": _constant_to_json(spec.value)}
     if isinstance(spec, Opaque):
         return {"opaque": spec.text}
     if isinstance(spec, Same):
@@ -429,6 +443,8 @@ def from_json(data: Any) -> Spec:
             return Leaf(value, number)
     if kind == "constant":
         return Constant(_constant_from_json(value))
+    if kind == "unchecked":
+        return Unchecked(_constant_from_json(value))
     if kind == "opaque" and isinstance(value, str):
         return Opaque(value)
     if kind == "same" and isinstance(value, list):
