@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mcomp.errors import IRError
 from mcomp.ir import dtypes
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Attr, Op, Tolerance, operands, register
-from mcomp.ops.elementwise import ElementWise, define
+from mcomp.ops.elementwise import ElementWise
+from mcomp.ops.elementwise import define as define_elementwise
 from mcomp.ops.rules import COMPLEX, FLOATS, NUMBERS, one_of, present, require_dtype, require_equal, require_same_dtype
 
+define = partial(define_elementwise, module=__name__)
 _SIGNED = NUMBERS - {dtypes.u8}
 
 

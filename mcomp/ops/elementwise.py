@@ -69,11 +69,12 @@ class ElementWise(Op):
 def define(
     name: str, doc: str, *, over: str = "x", accepts: frozenset[DType] = FLOATS, result: str = "same", flops: int = 1,
     exact: bool = False, attrs: tuple[Attr, ...] = (), torch: str | None = None, meaning: Meaning | None = None,
+    module: str = __name__,
 ) -> type[ElementWise]:
     """Make and register an element-wise operator.
 
     `over`: operand names. `torch`: dotted name of the function in torch, when it takes the operands and is not called
-    `name`. `meaning(torch, attrs, *tensors)`: where one function of torch does not say it.
+    `name`. `meaning(torch, attrs, *tensors)`: where one function of torch does not say it. `module`: the family.
     Tolerance: `exact`, or by work: rounding for at most 4 flops, else approximate.
     """
     path = torch or name
@@ -88,7 +89,7 @@ def define(
     tolerance = Tolerance.EXACT if exact else Tolerance.ROUNDING if flops <= 4 else Tolerance.APPROXIMATE
     spec: tuple[Operand, ...] = operands(*over.split())
     members = {
-        "__doc__": doc, "__module__": __name__, "name": name, "operands": spec, "attrs": attrs, "accepts": accepts,
+        "__doc__": doc, "__module__": module, "name": name, "operands": spec, "attrs": attrs, "accepts": accepts,
         "result": result, "flops": flops, "tolerance": tolerance, "reference": reference,
     }
     return register(type("".join(word.capitalize() for word in name.split("_")), (ElementWise,), members))
@@ -158,7 +159,8 @@ define("hypot", "sqrt(a*a + b*b) without overflow on the way.", over="a b", flop
 define("copysign", "The magnitude of a with the sign of b.", over="a b", exact=True)
 define("nextafter", "The number next to a in the direction of b.", over="a b", accepts=FLOATS, exact=True)
 define("xlogy", "a * log(b), and 0 where a is 0 unless b is NaN.", over="a b", flops=11)
-define("heaviside", "0 below, 1 above zero; b where a is 0; 0 where a is NaN.", over="a b", accepts=_ORDERED, exact=True)
+define("heaviside", "0 below, 1 above zero; b where a is 0; 0 where a is NaN.", over="a b", accepts=_ORDERED,
+       exact=True)
 define("logaddexp", "log(exp(a) + exp(b)) without overflow.", over="a b", flops=22)
 for _name, _doc, _accepts in (
     ("eq", "a == b.", ALL), ("ne", "a != b.", ALL), ("lt", "a < b.", _ORDERED), ("le", "a <= b.", _ORDERED),

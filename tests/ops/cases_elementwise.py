@@ -39,7 +39,8 @@ _UNARY: dict[str, Formula] = {
     "atanh": np.arctanh, "sigmoid": _sigmoid, "erf": special.erf, "erfc": special.erfc, "isnan": np.isnan,
     "isinf": np.isinf, "isfinite": np.isfinite, "angle": lambda x: np.where(np.isnan(x), x, np.where(x < 0, np.pi, 0)),
     "relu": lambda x: np.where(np.isnan(x), x, np.maximum(x, 0)), "relu6": lambda x: _limited(x, 0, 6),
-    "silu": lambda x: x * _sigmoid(x), "mish": lambda x: x * np.tanh(_softplus(x)), "softplus": lambda x, beta, threshold: _softplus(x),
+    "silu": lambda x: x * _sigmoid(x), "mish": lambda x: x * np.tanh(_softplus(x)),
+    "softplus": lambda x, beta, threshold: _softplus(x),
     "gelu": lambda x, approximate: _gelu(x), "hardswish": lambda x: x * _limited(x + 3, 0, 6) / 6,
     "hardsigmoid": lambda x: _limited(x + 3, 0, 6) / 6, "log_sigmoid": special.log_expit,
     "hardtanh": lambda x, min, max: _limited(x, min, max),
@@ -52,7 +53,8 @@ _UNARY: dict[str, Formula] = {
     "hardshrink": lambda x, lambd: np.where(np.abs(x) <= lambd, 0, x),
 }
 _BOUNDED: dict[str, tuple[Formula, float, float]] = {
-    "sin": (np.sin, -50, 50), "cos": (np.cos, -50, 50), "tan": (np.tan, -1.5, 1.5), "erfinv": (special.erfinv, -0.99, 0.99),
+    "sin": (np.sin, -50, 50), "cos": (np.cos, -50, 50), "tan": (np.tan, -1.5, 1.5),
+    "erfinv": (special.erfinv, -0.99, 0.99),
     "lgamma": (special.gammaln, 0.1, 30), "digamma": (special.digamma, 0.1, 30), "asin": (np.arcsin, -1, 1),
     "acos": (np.arccos, -1, 1), "atanh": (np.arctanh, -0.99, 0.99), "acosh": (np.arccosh, 1, 30),
     "log": (np.log, 0.01, 100), "log1p": (np.log1p, -0.9, 10), "sqrt": (np.sqrt, 0, 100),
@@ -84,7 +86,8 @@ def _unary_cases() -> list[Case]:
              expect=lambda x, beta, threshold: np.where(
                  x * beta > threshold, x, np.log1p(np.exp(np.minimum(x * beta, 50))) / beta)),
         Case("leaky_relu", ("f32[B, S]",), {"slope": 0.3}, label="slope", expect=_UNARY["leaky_relu"]),
-        Case("elu", ("f32[B, S]",), {"alpha": 0.5, "scale": 2.0, "input_scale": 1.5}, label="scales", expect=_UNARY["elu"]),
+        Case("elu", ("f32[B, S]",), {"alpha": 0.5, "scale": 2.0, "input_scale": 1.5}, label="scales",
+             expect=_UNARY["elu"]),
         Case("celu", ("f32[B, S]",), {"alpha": 0.5}, label="alpha", expect=_UNARY["celu"]),
         Case("threshold", ("f32[B, S]",), {"threshold": 0.5, "value": 7.0},
              expect=lambda x, threshold, value: np.where(np.isnan(x) | (x > threshold), x, value)),
@@ -93,7 +96,8 @@ def _unary_cases() -> list[Case]:
         Case("bitwise_not", ("u8[S]",), expect=lambda x: 255 - x),
         Case("neg", ("i64[B, S]",), expect=np.negative), Case("abs", ("i64[B, S]",), expect=np.abs),
         Case("abs", ("i8[S]",), expect=np.abs), Case("sign", ("i64[S]",), expect=np.sign), Case("sign", ("bool[S]",)),
-        Case("relu", ("i32[S]",), expect=lambda x: np.maximum(x, 0)), Case("square", ("i64[S]",), expect=lambda x: x * x),
+        Case("relu", ("i32[S]",), expect=lambda x: np.maximum(x, 0)),
+        Case("square", ("i64[S]",), expect=lambda x: x * x),
         Case("floor", ("i64[S]",), expect=lambda x: x), Case("round", ("i64[S]",), expect=lambda x, decimals: x),
         Case("isnan", ("i64[S]",), expect=np.zeros_like), Case("isfinite", ("f16[S]",), expect=np.isfinite),
         Case("real", ("complex64[B, S]",), expect=np.real), Case("imag", ("complex64[B, S]",), expect=np.imag),
@@ -134,7 +138,8 @@ def _binary_cases() -> list[Case]:
     for shapes in (("B, S", ""), ("", "B, S"), ("B, 1", "S"), ("B, S", "B, S"), ("B, 1, C", "1, S, 1"),
                    ("1", "B"), ("C, 1, 1", "B, C, S, T"), ("B, S", "1, 1")):
         pair = tuple(f"f32[{s}]" for s in shapes)
-        cases.append(Case("sub", pair, label="x".join(s.replace(", ", ".") or "scalar" for s in shapes), expect=np.subtract))
+        cases.append(Case("sub", pair, label="x".join(s.replace(", ", ".") or "scalar" for s in shapes),
+                          expect=np.subtract))
     cases += [Case(op, (f"{t}[B, S]", f"{t}[S]"), label=t) for op in ("add", "mul", "div", "maximum", "lt")
               for t in ("bf16", "f16", "f64")]
     cases += [Case(op, (f"{t}[B, S]", f"{t}[S]"), label=t, expect=f)
@@ -142,12 +147,15 @@ def _binary_cases() -> list[Case]:
     cases += [
         Case("add", ("u8[B, S]", "u8[S]"), fills={0: whole(200, 256), 1: whole(100, 256)}, label="wraps",
              expect=lambda a, b: (a.astype(int) + b) % 256),
-        Case("add", ("bool[S]", "bool[S]"), expect=np.logical_or), Case("mul", ("bool[S]", "bool[S]"), expect=np.logical_and),
-        Case("eq", ("bool[S]", "bool[S]"), expect=np.equal), Case("maximum", ("bool[S]", "bool[S]"), expect=np.logical_or),
+        Case("add", ("bool[S]", "bool[S]"), expect=np.logical_or),
+        Case("mul", ("bool[S]", "bool[S]"), expect=np.logical_and),
+        Case("eq", ("bool[S]", "bool[S]"), expect=np.equal),
+        Case("maximum", ("bool[S]", "bool[S]"), expect=np.logical_or),
         Case("eq", ("complex64[S]", "complex64[S]"), expect=np.equal),
         Case("div", ("f32[B, S]", "f32[S]"), expect=lambda a, b, rounding: a / b),
         Case("div", ("complex64[S]", "complex64[S]"), expect=lambda a, b, rounding: a / b),
-        Case("div", ("f32[B, S]", "f32[S]"), {"rounding": "floor"}, label="floor", fills={1: _MAGNITUDES}, special=False,
+        Case("div", ("f32[B, S]", "f32[S]"), {"rounding": "floor"}, label="floor", fills={1: _MAGNITUDES},
+             special=False,
              expect=lambda a, b, rounding: np.floor(a / b)),
         Case("div", ("f32[B, S]", "f32[S]"), {"rounding": "floor"}, label="floor-odd"),
         Case("div", ("f32[B, S]", "f32[S]"), {"rounding": "trunc"}, label="trunc",
@@ -197,12 +205,14 @@ def _other_cases() -> list[Case]:
     cases += [
         Case("cast", ("f32[B, S]",), {"dtype": i64}, label="f32-i64", special=False,
              expect=lambda x, dtype: np.trunc(x).astype(np.int64)),
-        Case("cast", ("f32[B, S]",), {"dtype": i32}, label="f32-i32", special=False, expect=lambda x, dtype: np.trunc(x)),
+        Case("cast", ("f32[B, S]",), {"dtype": i32}, label="f32-i32", special=False,
+             expect=lambda x, dtype: np.trunc(x)),
         Case("cast", ("f32[B, S]",), {"dtype": u8}, label="f32-u8", fills={0: between(0, 255)},
              expect=lambda x, dtype: np.trunc(x)),
         Case("cast", ("f32[B, S]",), {"dtype": bool_}, label="f32-bool", expect=lambda x, dtype: x != 0),
         Case("cast", ("f32[S]",), {"dtype": f32}, label="f32-f32", expect=lambda x, dtype: x),
-        Case("cast", ("f32[S]",), {"dtype": complex64}, label="f32-complex64", expect=lambda x, dtype: x + 0j, special=False),
+        Case("cast", ("f32[S]",), {"dtype": complex64}, label="f32-complex64", expect=lambda x, dtype: x + 0j,
+             special=False),
         Case("cast", ("complex64[S]",), {"dtype": f32}, label="complex64-f32", expect=lambda x, dtype: x.real),
         Case("cast", ("f32[S]",), {"dtype": f8e4m3}, label="f32-f8e4m3", special=False),
         Case("where", ("bool[B, S]", "f32[B, S]", "f32[]"), expect=np.where),

@@ -29,7 +29,8 @@ def _indexed(x: np.ndarray, *indices: np.ndarray, axes: tuple[int, ...]) -> np.n
     return x[tuple(by_axis.get(i, slice(None)) for i in range(x.ndim))]
 
 
-def _put(x: np.ndarray, values: np.ndarray, *indices: np.ndarray, axes: tuple[int, ...], accumulate: bool) -> np.ndarray:
+def _put(x: np.ndarray, values: np.ndarray, *indices: np.ndarray, axes: tuple[int, ...],
+         accumulate: bool) -> np.ndarray:
     out = x.copy()
     by_axis = dict(zip(axes, indices))
     at = tuple(by_axis.get(i, slice(None)) for i in range(x.ndim))
@@ -97,14 +98,18 @@ _READS = [
     Case("gather", ("f32[B, 6, C]", "i64[B, S, C]"), {"axis": 1}, fills={1: _SIX}, expect=_gathered),
     Case("gather", ("i64[6, C]", "i64[S, 2]"), {"axis": 0}, fills={1: _SIX}, label="narrower", expect=_gathered,
          sizes=({"C": 3, "S": 5}, {"C": 2, "S": 1}, {"C": 4, "S": 0})),
-    Case("take", ("f32[B, 6, C]", "i64[S]"), {"axis": 1}, fills={1: _SIX}, expect=lambda x, i, axis: np.take(x, i, axis)),
+    Case("take", ("f32[B, 6, C]", "i64[S]"), {"axis": 1}, fills={1: _SIX},
+         expect=lambda x, i, axis: np.take(x, i, axis)),
     Case("take", ("bool[6]", "i32[S]"), {"axis": 0}, fills={1: _SIX}, expect=lambda x, i, axis: np.take(x, i, axis)),
     Case("index", ("f32[6, C]", "i64[B, S]"), {"axes": (0,)}, fills={1: index_below(6, -6)}, expect=_indexed),
-    Case("index", ("f32[B, 6, 5, C]", "i64[S]", "i64[S]"), {"axes": (1, 2)}, fills={1: _SIX, 2: index_below(5)}, label="adjacent",
+    Case("index", ("f32[B, 6, 5, C]", "i64[S]", "i64[S]"), {"axes": (1, 2)}, fills={1: _SIX, 2: index_below(5)},
+         label="adjacent",
          expect=_indexed),
-    Case("index", ("f32[6, B, 5]", "i64[S, 1]", "i64[T]"), {"axes": (0, 2)}, fills={1: _SIX, 2: index_below(5)}, label="apart",
+    Case("index", ("f32[6, B, 5]", "i64[S, 1]", "i64[T]"), {"axes": (0, 2)}, fills={1: _SIX, 2: index_below(5)},
+         label="apart",
          expect=_indexed),
-    Case("index", ("bool[6, 5]", "i64[B, 1, S, 1]", "i64[B, 1, 1, T]"), {"axes": (0, 1)}, fills={1: _SIX, 2: index_below(5)},
+    Case("index", ("bool[6, 5]", "i64[B, 1, S, 1]", "i64[B, 1, 1, T]"), {"axes": (0, 1)},
+         fills={1: _SIX, 2: index_below(5)},
          label="mask", expect=_indexed),
     Case("index", ("i64[B, 6]", "i32[S]"), {"axes": (1,)}, fills={1: _SIX}, label="i32", expect=_indexed),
     Case("tril", ("f32[B, 5, 6]",), {"diagonal": 1}, expect=lambda x, diagonal: np.tril(x, diagonal)),
@@ -116,13 +121,17 @@ _READS = [
 ]
 
 _WRITES = [
-    Case("index_put", ("f32[6, C]", "f32[S, C]", "i64[S]"), {"axes": (0,), "accumulate": True}, fills={2: _SIX}, special=False,
+    Case("index_put", ("f32[6, C]", "f32[S, C]", "i64[S]"), {"axes": (0,), "accumulate": True}, fills={2: _SIX},
+         special=False,
          label="accumulate", expect=_put),
-    Case("index_put", ("f32[68, C]", "f32[]", "i64[S]"), {"axes": (0,)}, fills={2: _unique_along(0, 68)}, label="scalar", expect=_put),
+    Case("index_put", ("f32[68, C]", "f32[]", "i64[S]"), {"axes": (0,)}, fills={2: _unique_along(0, 68)},
+         label="scalar", expect=_put),
     Case("index_put", ("i64[B, 68, 3]", "i64[B, S]", "i64[S]", "i64[]"), {"axes": (1, 2)},
          fills={2: _unique_along(0, 68), 3: index_below(3)}, label="two", expect=_put),
-    Case("scatter", ("f32[B, 70]", "i64[B, S]", "f32[B, S]"), {"axis": 1}, fills={1: _unique_along(1, 70)}, expect=_scattered),
-    Case("scatter", ("i64[70, C]", "i64[S, C]", "i64[S + 1, C]"), {"axis": 0}, fills={1: _unique_along(0, 70)}, expect=_scattered),
+    Case("scatter", ("f32[B, 70]", "i64[B, S]", "f32[B, S]"), {"axis": 1}, fills={1: _unique_along(1, 70)},
+         expect=_scattered),
+    Case("scatter", ("i64[70, C]", "i64[S, C]", "i64[S + 1, C]"), {"axis": 0}, fills={1: _unique_along(0, 70)},
+         expect=_scattered),
     Case("slice_scatter", ("f32[B, 9]", "f32[B, 4]"), {"axis": 1, "start": 1, "stop": 9, "step": 2},
          expect=lambda x, src, axis, start, stop, step: _replaced(x, src, axis, slice(start, stop, step))),
     Case("slice_scatter", ("i64[S + 3, C]", "i64[3, C]"), {"axis": 0, "start": S, "stop": S + 3}, label="tail",
@@ -132,16 +141,15 @@ _WRITES = [
     Case("masked_scatter", ("f32[B, S]", "bool[S]", "f32[B, S]"), expect=_masked),
     Case("masked_scatter", ("i64[B, S]", "bool[B, S]", "i64[B*S]"), expect=_masked),
 ]
-for _reduce in ("add", "multiply", "amax", "amin", "mean"):
-    for _include in (True, False):
-        _WRITES.append(
-            Case("scatter", ("f32[B, 6]", "i64[B, S]", "f32[B, S]"), {"axis": 1, "reduce": _reduce, "include_self": _include},
-                 label=f"{_reduce}{'' if _include else '-without-self'}", fills={1: _SIX}, special=False, expect=_scattered,
-                 sizes=({"B": 3, "S": 4}, {"B": 1, "S": 1}, {"B": 2, "S": 11}, {"B": 2, "S": 0}))
-        )
+_WRITES += [
+    Case("scatter", ("f32[B, 6]", "i64[B, S]", "f32[B, S]"), {"axis": 1, "reduce": reduce, "include_self": include},
+         label=f"{reduce}{'' if include else '-without-self'}", fills={1: _SIX}, special=False, expect=_scattered,
+         sizes=({"B": 3, "S": 4}, {"B": 1, "S": 1}, {"B": 2, "S": 11}, {"B": 2, "S": 0}))
+    for reduce in ("add", "multiply", "amax", "amin", "mean") for include in (True, False)
+]
 _WRITES.append(
-    Case("scatter", ("i64[6, C]", "i64[S, C]", "i64[S, C]"), {"axis": 0, "reduce": "add"}, label="i64-add", fills={1: _SIX},
-         expect=_scattered)
+    Case("scatter", ("i64[6, C]", "i64[S, C]", "i64[S, C]"), {"axis": 0, "reduce": "add"}, label="i64-add",
+         fills={1: _SIX}, expect=_scattered)
 )
 
 
@@ -153,7 +161,8 @@ def _branch(name: str, op: str) -> Any:
 
 
 _CONTROL = [
-    Case("cond", ("bool[]", "f32[B, 3]", "f32[B, 3]"), {"then": _branch("then", "add"), "else": _branch("otherwise", "mul")},
+    Case("cond", ("bool[]", "f32[B, 3]", "f32[B, 3]"),
+         {"then": _branch("then", "add"), "else": _branch("otherwise", "mul")},
          expect=lambda pred, a, b, **graphs: a + b if pred else a * b, special=False),
     Case("assert_", ("bool[B]",), {"message": "must hold"}, fills={0: lambda rng, shape, sizes: np.ones(shape, bool)}),
     Case("item", ("i64[]",), {"symbol": "u"}),

@@ -36,15 +36,15 @@ _FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def _reductions() -> list[Case]:
     cases: list[Case] = []
-    for attrs in (form for form in _FORMS):
-        shape, chosen = attrs
+    for shape, chosen in _FORMS:
         for op, f in (("sum", np.sum), ("amax", np.max)):
             cases.append(Case(op, (f"f32{shape}",), chosen, label=f"f32{shape}{chosen}".replace(" ", ""),
                               expect=_over(f), special=op == "amax", empty=op == "sum"))
     for op, f in (("mean", np.mean), ("amin", np.min), ("prod", np.prod)):
         for shape, chosen in _FORMS[:4]:
             cases.append(Case(op, (f"f32{shape}",), chosen, label=f"f32{shape}{chosen}".replace(" ", ""),
-                              expect=_over(f), special=op == "amin", empty=op != "amin", fills={} if op != "prod" else {0: between(0.5, 1.4)}))
+                              expect=_over(f), special=op == "amin", empty=op != "amin",
+                              fills={} if op != "prod" else {0: between(0.5, 1.4)}))
     for op, f in (("sum", np.sum), ("amax", np.max), ("amin", np.min), ("prod", np.prod)):
         cases.append(Case(op, ("i64[B, S]",), {"axes": (1,)}, expect=_over(f), empty=op in ("sum", "prod"),
                           fills={0: whole(-2, 3)}))
@@ -52,17 +52,21 @@ def _reductions() -> list[Case]:
         cases.append(Case(op, ("bool[B, S]",), {"axes": (1,)}, expect=_over(f)))
         cases.append(Case(op, ("bool[B, S, C]",), {"axes": (0, 1), "keepdim": True}, expect=_over(f)))
     for op, f in (("sum", np.sum), ("mean", np.mean)):
-        cases += [Case(op, (f"{t}[B, S]",), {"axes": (1,)}, expect=_over(f), special=False) for t in ("bf16", "f16", "f64")]
+        cases += [Case(op, (f"{t}[B, S]",), {"axes": (1,)}, expect=_over(f), special=False) for t in ("bf16", "f16",
+                                                                                                      "f64")]
     for correction in (0.0, 1.0):
         for op, f in (("var", np.var), ("std", np.std)):
             cases.append(Case(op, ("f32[B, S, 6]",), {"axes": (2,), "keepdim": True, "correction": correction},
                               label=f"correction={correction}", special=False,
-                              expect=lambda x, axes, keepdim, correction, f=f: f(x, axis=axes, keepdims=keepdim, ddof=correction)))
+                              expect=lambda x, axes, keepdim, correction, f=f: f(x, axis=axes, keepdims=keepdim,
+                                                                                 ddof=correction)))
     cases += [Case("norm", ("f32[B, S]",), {"axes": (1,), "p": p}, label=f"p={p}", expect=_norm, special=False,
-                   empty=p != -np.inf and p != np.inf, sizes=({"B": 3, "S": 5}, {"B": 1, "S": 1}, {"B": 0, "S": 3}, {"B": 4, "S": 67}))
+                   empty=p != -np.inf and p != np.inf, sizes=({"B": 3, "S": 5}, {"B": 1, "S": 1}, {"B": 0, "S": 3},
+                                                              {"B": 4, "S": 67}))
               for p in (0.0, 1.0, 2.0, 3.0, np.inf, -np.inf)]
     cases += [
-        Case("var", ("f32[B, 5]",), {"axes": (0, 1), "correction": 1.0}, label="all", special=False, sizes=({"B": 3}, {"B": 1}),
+        Case("var", ("f32[B, 5]",), {"axes": (0, 1), "correction": 1.0}, label="all", special=False,
+             sizes=({"B": 3}, {"B": 1}),
              expect=lambda x, axes, keepdim, correction: np.var(x, ddof=1)),
         Case("logsumexp", ("f32[B, S]",), {"axes": (1,)}, special=True,
              expect=lambda x, axes, keepdim: _logsumexp(x, axes, keepdim)),
@@ -74,7 +78,8 @@ def _reductions() -> list[Case]:
         Case("sum", ("complex64[B, S]",), {"axes": (1,)}, expect=_over(np.sum)),
         Case("sum", ("i32[B, S]",), {"axes": (0, 1)}, expect=_over(np.sum)),
         Case("amax", ("bf16[B, S]",), {"axes": (1,)}, label="bf16", empty=False),
-        Case("sum", ("f32[B, 4099]",), {"axes": (1,)}, label="long", special=False, sizes=({"B": 2},), expect=_over(np.sum)),
+        Case("sum", ("f32[B, 4099]",), {"axes": (1,)}, label="long", special=False, sizes=({"B": 2},),
+             expect=_over(np.sum)),
     ]
     return cases
 
@@ -90,7 +95,8 @@ def _extremes() -> list[Case]:
     for op, f, g in (("argmax", np.argmax, np.max), ("argmin", np.argmin, np.min)):
         short = op[3:]
         cases += [
-            Case(op, ("f32[B, S]",), {"axis": 1}, empty=True, sizes=({"B": 3, "S": 5}, {"B": 5, "S": 67}, {"B": 1, "S": 1}, {"B": 0, "S": 3}),
+            Case(op, ("f32[B, S]",), {"axis": 1}, empty=True,
+                 sizes=({"B": 3, "S": 5}, {"B": 5, "S": 67}, {"B": 1, "S": 1}, {"B": 0, "S": 3}),
                  expect=lambda x, axis, keepdim, f=f: f(x, axis)),
             Case(op, ("f32[B, S, C]",), {"axis": 1, "keepdim": True}, empty=False,
                  expect=lambda x, axis, keepdim, f=f: f(x, axis)[:, None]),
@@ -127,12 +133,14 @@ def _scans() -> list[Case]:
         narrow = {0: between(0.6, 1.5)}
         cases += [
             Case(op, ("f32[B, S]",), {"axis": 1}, special=False, expect=lambda x, axis, f=f: f(x, axis), fills=narrow),
-            Case(op, ("f32[B, S, C]",), {"axis": 0}, special=False, expect=lambda x, axis, f=f: f(x, axis), fills=narrow),
+            Case(op, ("f32[B, S, C]",), {"axis": 0}, special=False, expect=lambda x, axis, f=f: f(x, axis),
+                 fills=narrow),
             Case(op, ("i64[B, S]",), {"axis": 1}, expect=lambda x, axis, f=f: f(x, axis), fills={0: whole(-2, 3)}),
             Case(op, ("f32[B, S]",), {"axis": 1}, label="odd"),
         ]
     cases += [
-        Case("cumsum", ("i32[S]",), {"axis": 0}, expect=np.cumsum), Case("cumsum", ("bf16[B, S]",), {"axis": 1}, special=False),
+        Case("cumsum", ("i32[S]",), {"axis": 0}, expect=np.cumsum), Case("cumsum", ("bf16[B, S]",), {"axis": 1},
+                                                                         special=False),
         Case("logcumsumexp", ("f32[B, S]",), {"axis": 1}, special=False,
              expect=lambda x, axis: np.logaddexp.accumulate(x, axis)),
         Case("logcumsumexp", ("f32[S, C]",), {"axis": 0}, label="odd"),
@@ -165,7 +173,8 @@ _SORTS = [
     Case("sort", ("f32[S, C]",), {"axis": 0, "descending": True}, label="odd-descending"),
     Case("sort", ("i64[B, S, C]",), {"axis": 1}, expect=_sorted),
     Case("topk", ("f32[B, 9]",), {"k": 3, "axis": 1}, fills={0: distinct()}, expect=_top),
-    Case("topk", ("f32[B, S + 2, C]",), {"k": 2, "axis": 1, "largest": False}, label="smallest", fills={0: distinct()}, expect=_top),
+    Case("topk", ("f32[B, S + 2, C]",), {"k": 2, "axis": 1, "largest": False}, label="smallest", fills={0: distinct()},
+         expect=_top),
     Case("topk", ("f32[B, S]",), {"k": S, "axis": 1}, label="all", fills={0: distinct()}, expect=_top),
 ]
 
@@ -180,7 +189,8 @@ def _searched(table: np.ndarray, x: np.ndarray, right: bool) -> np.ndarray:
 _SEARCHES = [
     Case("searchsorted", ("f32[6]", "f32[B, S]"), fills={0: ascending()}, special=False, expect=_searched),
     Case("searchsorted", ("i64[6]", "i64[B, S]"), {"right": True}, fills={0: ascending()}, expect=_searched),
-    Case("searchsorted", ("f32[B, C]", "f32[B, S]"), {"right": True}, label="rows", fills={0: ascending()}, special=False,
+    Case("searchsorted", ("f32[B, C]", "f32[B, S]"), {"right": True}, label="rows", fills={0: ascending()},
+         special=False,
          expect=_searched),
 ]
 
@@ -193,13 +203,15 @@ _FOURIER = [
     Case("fft", ("complex64[B, 8]",), {"axes": (1,)}, expect=_fourier),
     Case("fft", ("complex64[B, 6, 5]",), {"axes": (1, 2), "norm": "ortho"}, expect=_fourier),
     Case("fft", ("complex64[B, S]",), {"axes": (1,), "inverse": True}, label="inverse", expect=_fourier),
-    Case("rfft", ("f32[B, S]",), {"axis": 1}, special=False, expect=lambda x, axis, norm: np.fft.rfft(x, axis=axis, norm=norm)),
+    Case("rfft", ("f32[B, S]",), {"axis": 1}, special=False,
+         expect=lambda x, axis, norm: np.fft.rfft(x, axis=axis, norm=norm)),
     Case("rfft", ("f32[8, C]",), {"axis": 0, "norm": "forward"}, special=False,
          expect=lambda x, axis, norm: np.fft.rfft(x, axis=axis, norm=norm)),
     Case("irfft", ("complex64[B, 5]",), {"axis": 1, "length": 8},
          expect=lambda x, axis, length, norm: np.fft.irfft(x, length, axis, norm)),
     Case("irfft", ("complex64[B, S//2 + 1]",), {"axis": 1, "length": S}, label="symbolic",
-         sizes=({"B": 2, "S": 9}, {"B": 1, "S": 1}, {"B": 0, "S": 4}), expect=lambda x, axis, length, norm: np.fft.irfft(x, length, axis, norm)),
+         sizes=({"B": 2, "S": 9}, {"B": 1, "S": 1},
+                {"B": 0, "S": 4}), expect=lambda x, axis, length, norm: np.fft.irfft(x, length, axis, norm)),
 ]
 
 CASES = [*_reductions(), *_extremes(), *_scans(), *_SORTS, *_SEARCHES, *_FOURIER]

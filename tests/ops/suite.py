@@ -31,8 +31,8 @@ class Case:
     `operands`: types as text, with symbolic sizes; None for an absent operand. `sizes`: values of the symbols to try;
     by default typical, larger, all one, and the first one zero (unless `empty` is false). `fills`: data by operand
     index, where plain random data does not do. `special`: whether NaN, infinities and other odd floats are tried too.
-    `expect`: the result by an independent formula on numpy arrays (floats as f64), attributes as keywords. `compare`: what backends
-    must agree in: `values`, or `type` alone (random numbers).
+    `expect`: the result by an independent formula on numpy arrays (floats as f64), attributes as keywords. `compare`:
+    what backends must agree in: `values`, or `type` alone (random numbers).
     """
 
     op: str
@@ -137,7 +137,8 @@ def random_data(rng: np.random.Generator, shape: Sequence[int], type: TensorType
 
 
 _ODD = (
-    0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 0.5, -0.5, 2.5, -3.0, 1e-40, 1e-8, 88.0, -104.0, 1e30, -1e30, 1e4, 3.0,
+    0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 0.5, -0.5, 2.5, -3.0, 1e-40, 1e-8, 88.0, -104.0, 1e30, -1e30, 1e4,
+    3.0,
 )
 
 
@@ -205,7 +206,8 @@ def assert_close(found: Any, expected: torch.Tensor, tolerance: Tolerance, what:
     them (sums cancel). Integers and truths are exact in every class.
     """
     found = torch.as_tensor(found)
-    assert tuple(found.shape) == tuple(expected.shape), f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+    shape, wanted = tuple(found.shape), tuple(expected.shape)
+    assert shape == wanted, f"{what}: shape {shape}, not {wanted}"
     assert found.dtype == expected.dtype, f"{what}: {found.dtype}, not {expected.dtype}"
     if expected.is_complex():
         found, expected = torch.view_as_real(found.resolve_conj()), torch.view_as_real(expected.resolve_conj())

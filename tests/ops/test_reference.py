@@ -28,7 +28,7 @@ def test_names_of_cases_are_unique() -> None:
 
 
 def test_every_operator_has_a_case() -> None:
-    structural = {"return", "const", "fused", "decode"}
+    structural = {"return", "const", "fused", "decode", "quantize"}
     missing = all_ops().keys() - {c.op for c in ALL_CASES} - structural
     assert not missing, f"operators without a case: {sorted(missing)}"
 
@@ -68,13 +68,15 @@ def test_reference_against_a_formula(case: Case) -> None:
             given = inputs_of(case, sizes, variant)
             found = run_graph(graph, given, sizes)
             with np.errstate(all="ignore"):
-                expected = case.expect(*with_absent(case, [_wide(x) for x in given]), **evaluate_attrs(node.attrs, sizes))
+                expected = case.expect(*with_absent(case, [_wide(x) for x in given]),
+                                       **evaluate_attrs(node.attrs, sizes))
             pieces = list(expected) if isinstance(expected, (tuple, list)) else [expected]
             assert len(pieces) == len(found)
             for a, b in zip(found, pieces):
                 wanted = torch.from_numpy(np.array(b)).to(a.dtype)
                 tolerance = tolerance_of(case)
-                assert_close(a, wanted, Tolerance.APPROXIMATE if tolerance is Tolerance.ROUNDING else tolerance, f"{sizes} {variant}")
+                assert_close(a, wanted, Tolerance.APPROXIMATE if tolerance is Tolerance.ROUNDING else tolerance,
+                             f"{sizes} {variant}")
 
 
 def _wide(x: torch.Tensor) -> np.ndarray:
