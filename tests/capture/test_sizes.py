@@ -1,0 +1,53 @@
+"""Which sizes become symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mcomp.capture.sizes import batch_size, choose
+from mcomp.errors import CaptureError
+from mcomp.ir.dims import Bounds
+
+SHAPES = [(2, 12), (2, 12), (4,)]
+PATHS = [("ids",), ("cache", "layers", 0), ("position",)]
+
+
+def names(dynamic: Any = None, others: Any = ()) -> dict[tuple[int, int], str]:
+    return {place: size.name for place, size in choose(SHAPES, PATHS, dynamic, list(others)).items()}
+
+
+def test_the_batch_is_symbolic_by_default() -> None:
+    assert names() == {(0, 0): "B", (1, 0): "B"}
+    assert batch_size([]) is None and batch_size([()]) is None
+
+
+def test_sizes_that_vary_become_symbolic_and_equal_ones_share_a_name() -> None:
+    found = names(others=[[(2, 9), (2, 9), (4,)], [(3, 5), (3, 5), (6,)]])
+    assert found == {(0, 0): "B", (1, 0): "B", (0, 1): "S", (1, 1): "S", (2, 0): "T"}
+
+
+def test_names_and_bounds_from_the_user() -> None:
+    chosen = choose(SHAPES, PATHS, {"ids": {1: ("L", 1, 512), 0: None}, "cache": [1]}, [])
+    assert {p: s.name for p, s in chosen.items()} == {(0, 1): "L", (1, 0): "B", (1, 1): "S"}
+    assert chosen[0, 1].bounds == Bounds(1, 512)
+
+
+def test_all_or_nothing() -> None:
+    assert names(False) == {}
+    assert len(names(True)) == 5
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "message"),
+    [
+        ({"idz": {0: "B"}}, "idz"),
+        ({"ids": {7: "B"}}, "axis 7"),
+        ({"ids": {0: "not a name"}}, "cannot name"),
+        ({"ids": {0: 3}}, "names no dimension"),
+    ],
+)
+def test_wrong_requests_are_named(dynamic: Any, message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        choose(SHAPES, PATHS, dynamic, [])
