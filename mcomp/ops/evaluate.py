@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from mcomp.errors import IRError
+from mcomp.errors import BackendError, IRError, McompError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.graph import Graph, Node, Value
@@ -46,8 +46,9 @@ def run_node(
     """The results of one node for given operands (None: absent; encoded ones are decoded unless the op takes them).
 
     Symbols that the node's results declare (sizes that depend on data) are added to `symbols`. `observe` and
-    `constants` serve nested graphs. Raises IRError when the node has a symbol without a value, when the operator fails
-    on its operands, or when a result does not have the type that the graph states.
+    `constants` serve nested graphs. Raises IRError when the node has a symbol without a value or a result does not have
+    the type that the graph states, and BackendError when the operator fails on its operands (an index out of range, a
+    matrix without inverse ...).
     """
     name = node.op.name
     if name == "const":
@@ -64,9 +65,13 @@ def run_node(
         raise IRError(f"{name}: the size {e.args[0]} has no value", where=str(node.loc) or None, ir=repr(node)) from e
     try:
         out = node.op.reference(given, attrs)
+    except McompError as e:
+        raise type(e)(
+            e.message, code=e.code, where=e.where or str(node.loc) or None, ir=e.ir or repr(node), help=e.help
+        ) from e
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
-        raise IRError(
-            f"{name} failed on {_describe(given)}: {e}", code="MC0103", where=str(node.loc) or None, ir=repr(node)
+        raise BackendError(
+            f"{name} failed on {_describe(given)}: {e}", code="MC0610", where=str(node.loc) or None, ir=repr(node)
         ) from e
     results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
     if name == "item":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcomp.errors import CallError, IRError
+from mcomp.errors import BackendError, CallError, IRError
 from mcomp.ir import Affine, Bounds, Graph, InputSpec, TensorType, dtypes, parse_graph, sym
 from mcomp.ir.encoding import quantize_array
 from mcomp.ops.binding import assume_symbols, bind_inputs, bind_symbols
@@ -223,8 +223,18 @@ def test_a_failing_operator_names_its_node() -> None:
       %y = aten.linalg_inv.default %x {args = ["$0"]} : f32[4, 4] loc(head "model.py":7)
       return %y
     }""")
-    with pytest.raises(IRError, match=r"(?s)linalg_inv.*float32\[4, 4\].*head \"model.py\":7"):
+    with pytest.raises(BackendError, match=r"(?s)linalg_inv.*float32\[4, 4\].*head \"model.py\":7"):
         run_graph(graph, [torch.zeros(4, 4)])
+
+
+def test_an_assertion_names_its_node() -> None:
+    graph = _graph("""graph @g(%x: bool[2]) -> (bool[2]) {
+      assert_ %x {message = "sizes differ"} loc(head "model.py":7)
+      return %x
+    }""")
+    run_graph(graph, [torch.tensor([True, True])])
+    with pytest.raises(IRError, match=r"(?s)sizes differ .*head \"model.py\":7"):
+        run_graph(graph, [torch.tensor([True, False])])
 
 
 def test_a_result_that_is_not_of_the_stated_type() -> None:
