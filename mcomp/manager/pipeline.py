@@ -195,6 +195,7 @@ def _convert(value: Any, hint: Any) -> Any:
                 return converted
         return _MISFIT
     if origin is typing.Literal:
+        value = "none" if value is None else value
         return value if value in typing.get_args(hint) else _MISFIT
     if origin is tuple:
         inner = typing.get_args(hint)[0]

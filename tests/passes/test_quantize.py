@@ -1,0 +1,181 @@
+"""quantize: meaning, choices per layer, refusals, text."""
+
+import numpy as np
+import pytest
+import torch
+
+from mcomp.errors import PassError
+from mcomp.ir import Affine, Graph, graph_text, parse_graph, verify
+from mcomp.manager import Context, PassManager
+from mcomp.ops.evaluate import run_graph
+from mcomp.plan.quality import relative_error
+from mcomp.runtime.calibration import Calibration
+
+MLP = """
+graph @mlp[B in 1..](%x: f32[B, 64]) -> (f32[B, 16]) {
+  %w = const @fc1.weight#seed=1 : f32[32, 64]  loc(fc1)
+  %b = const @fc1.bias#seed=2 : f32[32]  loc(fc1)
+  %h = linear %x, %w, %b : f32[B, 32]  loc(fc1)
+  %r = relu %h : f32[B, 32]  loc(act)
+  %v = const @fc2.weight#seed=3 : f32[16, 32]  loc(fc2)
+  %y = linear %r, %v : f32[B, 16]  loc(fc2)
+  return %y
+}
+"""
+CNN = """
+graph @cnn[B in 1..](%x: f32[B, 3, 8, 8]) -> (f32[B, 8, 8, 8]) {
+  %w = const @c1.weight#seed=1 : f32[8, 3, 3, 3]  loc(c1)
+  %h = conv %x, %w {stride = [1, 1], padding = [[1, 1], [1, 1]], dilation = [1, 1]} : f32[B, 8, 8, 8]  loc(c1)
+  %r = relu %h : f32[B, 8, 8, 8]  loc(act)
+  %v = const @c2.weight#seed=2 : f32[8, 4, 3, 3]  loc(c2)
+  %y = conv %r, %v {stride = [1, 1], padding = [[1, 1], [1, 1]], dilation = [1, 1], groups = 2} : f32[B, 8, 8, 8]  loc(c2)
+  return %y
+}
+"""
+ATTENTION = """
+graph @attend[B in 1..](%q: f32[B, 2, 5, 8], %k: f32[B, 2, 5, 8], %v: f32[B, 2, 5, 8]) -> (f32[B, 2, 5, 8]) {
+  %y = attention %q, %k, %v {causal = true} : f32[B, 2, 5, 8]  loc(attn)
+  return %y
+}
+"""
+
+
+def quantized(text: str, pipeline: str, inputs: list[torch.Tensor], **options: object) -> tuple[Graph, Context, float]:
+    """The graph after the pipeline, its context, and the relative error of its outputs."""
+    graph = parse_graph(text, generate=True)
+    context = Context(calibration=Calibration([inputs]), **options)  # type: ignore[arg-type]
+    expected = run_graph(graph, inputs)
+    PassManager(pipeline).run(graph, context)
+    verify(graph)
+    assert graph_text(parse_graph(graph_text(graph), graph.store)) == graph_text(graph)
+    return graph, context, relative_error([run_graph(graph, inputs)], [expected])
+
+
+def rows(count: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("pipeline", "limit"), [
+    ("quantize", 0.03), ("quantize{activations=dynamic}", 0.03), ("quantize{activations=none}", 0.01),
+    ("quantize{ranges=minmax}", 0.03), ("quantize{ranges=percentile,percentile=99.9}", 0.05), ("quantize{smooth=0.5}", 0.03),
+    ("quantize{bits=4,group=32}", 0.2), ("quantize{correct=false}", 0.03),
+])
+def test_every_way_to_quantize_a_linear_keeps_its_meaning(pipeline: str, limit: float) -> None:
+    graph, context, error = quantized(MLP, pipeline, [rows()])
+    assert 0 < error < limit
+    weights = [n for n in graph.nodes if n.op.name == "const" and len(n.type.shape) == 2]
+    assert all(isinstance(n.type.encoding, Affine) for n in weights)
+    assert [e.layer for e in graph.ledger] == ["fc1", "fc2"]
+    assert all(e.bytes_saved > 0 and 0 < e.error < 0.25 for e in graph.ledger)
+
+
+def test_convolutions_become_integer_too() -> None:
+    x = torch.randn(8, 3, 8, 8)
+    graph, _, error = quantized(CNN, "quantize", [x])
+    assert error < 0.03
+    kinds = {n.op.name: n for n in graph.nodes}
+    activation = kinds["quantize"].type.encoding
+    assert isinstance(activation, Affine) and activation.scale is not None and activation.dtype.name == "u8"
+
+
+def test_names_of_values_stay() -> None:
+    graph, _, _ = quantized(MLP, "quantize", [rows()])
+    for name in ("w", "b", "h", "r", "v", "y"):
+        assert graph.value(name).producer is not None
+
+
+def test_smoothing_helps_where_one_channel_is_large() -> None:
+    x = rows()
+    x[:, 3] *= 100
+    _, _, plain = quantized(MLP, "quantize{smooth=0}", [x])
+    _, _, smooth = quantized(MLP, "quantize{smooth=0.5}", [x])
+    _, _, chosen = quantized(MLP, "quantize", [x])
+    assert smooth < plain / 2
+    assert chosen < plain / 2
+
+
+def test_masked_scores_do_not_widen_the_range() -> None:
+    x = rows()
+    x[0, 0] = torch.finfo(torch.float32).min
+    graph, _, _ = quantized(MLP, "quantize{smooth=0,max_error=1e30}", [x])
+    scales = [n.attrs["scale"] for n in graph.nodes if n.op.name == "quantize"]
+    assert scales and max(scales) < 1.0
+
+
+def test_attention_operands_only_when_asked() -> None:
+    inputs = [torch.randn(2, 2, 5, 8) for _ in range(3)]
+    graph, _, _ = quantized(ATTENTION, "quantize", inputs)
+    assert not graph.ledger
+    graph, _, error = quantized(ATTENTION, "quantize{attention=true}", inputs)
+    assert 0 < error < 0.05
+    assert sum(n.op.name == "quantize" for n in graph.nodes) == 3
+
+
+def test_layers_that_would_change_too_much_stay_in_float() -> None:
+    graph, context, error = quantized(MLP, "quantize{max_error=0.0001}", [rows()])
+    assert error == 0 and not graph.ledger
+    assert [r.layer for r in context.remarks if "more than" in r.reason] == ["fc1", "fc2"]
+
+
+def test_excluded_layers_and_options_per_layer() -> None:
+    graph, context, _ = quantized(MLP, "quantize", [rows()], exclude=["fc1"])
+    assert [e.layer for e in graph.ledger] == ["fc2"]
+    assert any('excluded by "fc1"' in r.reason for r in context.remarks)
+    graph, _, _ = quantized(MLP, "quantize", [rows()], layers={"fc2": {"quantize": False}, "fc1": {"activations": "none"}})
+    assert [e.layer for e in graph.ledger] == ["fc1"]
+    assert "float activations" in graph.ledger[0].detail
+
+
+def test_reasons_for_layers_that_cannot_be_quantized() -> None:
+    text = """
+    graph @g[B in 1..](%x: f32[B, 4], %w: f32[3, 4]) -> (f32[B, 3]) {
+      %y = linear %x, %w : f32[B, 3]  loc(given)
+      return %y
+    }"""
+    graph, context, _ = quantized(text, "quantize", [torch.randn(2, 4), torch.randn(3, 4)])
+    assert [(r.layer, r.reason) for r in context.remarks] == [("given", "its weight is computed, not constant")]
+
+
+def test_an_infeasible_group_names_the_layer_and_what_fits() -> None:
+    with pytest.raises(PassError) as caught:
+        quantized(MLP, "quantize{bits=4,group=48}", [rows()])
+    text = str(caught.value)
+    for part in ("MC0203", "48 does not divide 64", "fc1.weight", "use group=64", 'exclude "fc1"', "const @fc1.weight#"):
+        assert part in text
+
+
+@pytest.mark.parametrize("pipeline", ["quantize{bits=5}", "quantize{group=0}", "quantize{percentile=20.0}"])
+def test_options_out_of_range(pipeline: str) -> None:
+    with pytest.raises(PassError):
+        quantized(MLP, pipeline, [rows()])
+
+
+def test_the_sum_of_bytes_saved_is_what_the_weights_lost() -> None:
+    before = parse_graph(MLP, generate=True)
+    graph, _, _ = quantized(MLP, "quantize{correct=false}", [rows()])
+
+    def size(g: Graph) -> int:
+        return sum(n.result.weight.nbytes for n in g.nodes if n.result.weight is not None)
+
+    assert size(before) - size(graph) == sum(e.bytes_saved for e in graph.ledger)
+
+
+def test_equal_activations_are_quantized_once() -> None:
+    text = MLP.replace("return %y", """%u = const @fc3.weight#seed=9 : f32[16, 64]  loc(fc3)
+  %z = linear %x, %u : f32[B, 16]  loc(fc3)
+  %s = add %y, %z : f32[B, 16]
+  return %s""")
+    graph, _, _ = quantized(text, "quantize,cse,dce", [rows()])
+    assert sum(n.op.name == "quantize" and n.operand(0).name == "x" for n in graph.nodes) == 1
+
+
+def test_zeros_stay_zero() -> None:
+    graph = parse_graph(MLP, generate=True)
+    dense = np.array(graph.value("w").weight.decode())  # type: ignore[union-attr]
+    dense[::2] = 0
+    with graph.edit("prune") as e:
+        new = e.const(dense, name="fc1.weight", before=graph.value("h").producer)
+        e.replace(graph.value("w"), new)
+    PassManager("quantize").run(graph, Context(calibration=Calibration([[rows()]])))
+    weight = graph.value("h").producer.operand(1).weight  # type: ignore[union-attr]
+    assert weight is not None and not weight.decode()[::2].any()
