@@ -20,6 +20,7 @@ FLOAT: dict[str, tuple[int, float, Reference]] = {
     "mean": (4, 0, lambda t: t.mean(1)),
     "norm1": (5, 1, lambda t: torch.linalg.vector_norm(t, 1, 1)),
     "norm2": (5, 2, lambda t: torch.linalg.vector_norm(t, 2, 1)),
+    "norm0": (5, 0, lambda t: torch.linalg.vector_norm(t, 0, 1)),
     "norm3": (5, 3, lambda t: torch.linalg.vector_norm(t, 3, 1)),
     "norm_max": (6, 0, lambda t: torch.linalg.vector_norm(t, torch.inf, 1)),
     "norm_min": (7, 0, lambda t: torch.linalg.vector_norm(t, -torch.inf, 1)),

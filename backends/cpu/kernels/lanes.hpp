@@ -9,6 +9,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "isa.hpp"
+
 // Before a loop: its iterations are independent, also where an output is exactly an input (in place). Without it the
 // compiler takes the scalar version of a loop whose output overlaps an input.
 #if defined(__clang__)
@@ -36,9 +38,15 @@ inline auto block_sum(int64_t begin, int64_t end, const F& f) -> decltype(f(begi
   for (; i + kSumLanes <= end; i += kSumLanes)
     for (int j = 0; j < kSumLanes; ++j) lanes[j] += f(i + j);
   for (int j = 0; i < end; ++i, ++j) lanes[j] += f(i);
-  for (int width = kSumLanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  return lanes[0];
+  if constexpr (std::is_same<decltype(f(begin)), float>::value) {
+    vf32 total = vload(lanes);
+    for (int j = kLanes; j < kSumLanes; j += kLanes) total += vload(lanes + j);
+    return vsum(total);
+  } else {
+    for (int width = kSumLanes / 2; width > 0; width /= 2)
+      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+    return lanes[0];
+  }
 }
 
 }  // namespace detail
@@ -70,9 +78,15 @@ inline auto lane_max(int64_t n, const F& f) -> decltype(f(n)) {
     const T v = f(i);
     lanes[j] = v > lanes[j] ? v : lanes[j];
   }
-  for (int width = kSumLanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) lanes[j] = lanes[j + width] > lanes[j] ? lanes[j + width] : lanes[j];
-  return lanes[0];
+  if constexpr (std::is_same<T, float>::value) {
+    vf32 top = vload(lanes);
+    for (int j = kLanes; j < kSumLanes; j += kLanes) top = vmax(top, vload(lanes + j));
+    return vreduce_max(top);
+  } else {
+    for (int width = kSumLanes / 2; width > 0; width /= 2)
+      for (int j = 0; j < width; ++j) lanes[j] = lanes[j + width] > lanes[j] ? lanes[j + width] : lanes[j];
+    return lanes[0];
+  }
 }
 
 }  // namespace mcomp

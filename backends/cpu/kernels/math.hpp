@@ -241,7 +241,7 @@ namespace detail {
 // log2(x) for positive finite x (a float widened), relative error 1e-13.
 inline double log2_wide(double x) {
   const int64_t b = bits_of(x);
-  const int64_t e = ((b - 0x3fe6a09e667f3bcdLL) >> 52);
+  const int64_t e = int64_t(uint64_t(b + (0x3ff0000000000000LL - 0x3fe6a09e667f3bcdLL)) >> 52) - 1023;
   const double m = double_of(b - int64_t(uint64_t(e) << 52));
   const double s = (m - 1.0) / (m + 1.0), t = s * s;
   double q = 0.097927643910264373;
@@ -249,7 +249,7 @@ inline double log2_wide(double x) {
   q = q * t + 0.14286055574106596;
   q = q * t + 0.19999997802317498;
   q = q * t + 0.33333333337923249;
-  const double k = double_of(int64_t(e) + 0x4338000000000000LL) - kRoundD;
+  const double k = double_of(e + 0x4338000000000000LL) - kRoundD;
   return k + (s + s * (t * q)) * 2.8853900817779268;
 }
 // 2^x rounded to float: overflow gives infinity, underflow a denormal or 0.
@@ -275,7 +275,7 @@ inline float exp2_narrow(double x) {
 inline float pow(float x, float y) {
   const float ax = std::fabs(x);
   const bool regular = ax > 0.0f && ax < kInf;
-  const double l = detail::log2_wide(regular ? double(ax) : 1.0);
+  const double l = detail::log2_wide(double(regular ? ax : 1.0f));
   float r = detail::exp2_narrow(l * double(y));
   const float edge = (ax == 0.0f) == (y < 0.0f) ? kInf : 0.0f;  // |x| is 0 or infinite
   r = regular ? r : edge;

@@ -3,9 +3,9 @@
 //     reduce(w, Sum<float>{}, x, y, outer, n, inner);           // y [outer, inner]
 //     reduce_strided(w, Max<float>{}, x, y, {2, {B, D}, {L * D, 1}}, {1, {L}, {D}});   // kept, reduced dimensions
 //     arg_reduce<true>(w, x, values_or_null, indices, outer, n, inner);                // argmax; false: argmin
-// An operation is a class with Acc (a lane's partial result), Wide (a block's) and start, step, widen, join, finish.
-// Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in int64,
-// wrapping. One read of x. Max and Min propagate NaN.
+// An operation is a class with Acc (a lane's partial result), Wide (a block's), start, step, merge, widen, join,
+// finish. Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in
+// int64, wrapping. One read of x. Max and Min propagate NaN.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,7 @@ struct Sum {
   using Wide = wide_sum_t<In>;
   Acc start() const { return Acc(0); }
   Acc step(Acc a, In x) const { return math::add(a, convert<Acc>(x)); }
+  Acc merge(Acc a, Acc b) const { return math::add(a, b); }
   Wide widen(Acc a) const { return Wide(a); }
   Wide join(Wide a, Wide b) const { return math::add(a, b); }
   template <class Out>
@@ -59,6 +60,7 @@ struct Prod {
   using Wide = wide_sum_t<In>;
   Acc start() const { return Acc(1); }
   Acc step(Acc a, In x) const { return math::mul(a, convert<Acc>(x)); }
+  Acc merge(Acc a, Acc b) const { return math::mul(a, b); }
   Wide widen(Acc a) const { return Wide(a); }
   Wide join(Wide a, Wide b) const { return math::mul(a, b); }
   template <class Out>
@@ -76,6 +78,7 @@ struct Max {
                                     : std::numeric_limits<Acc>::lowest();
   }
   Acc step(Acc a, In x) const { return math::maximum(convert<Acc>(x), a); }
+  Acc merge(Acc a, Acc b) const { return math::maximum(a, b); }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return math::maximum(a, b); }
   template <class Out>
@@ -93,6 +96,7 @@ struct Min {
                                     : std::numeric_limits<Acc>::max();
   }
   Acc step(Acc a, In x) const { return math::minimum(convert<Acc>(x), a); }
+  Acc merge(Acc a, Acc b) const { return math::minimum(a, b); }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return math::minimum(a, b); }
   template <class Out>
@@ -107,6 +111,7 @@ struct Any {
   using Wide = int32_t;
   Acc start() const { return 0; }
   Acc step(Acc a, In x) const { return a | int32_t(convert<bool>(x)); }
+  Acc merge(Acc a, Acc b) const { return a | b; }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return a | b; }
   template <class Out>
@@ -121,6 +126,7 @@ struct All {
   using Wide = int32_t;
   Acc start() const { return 1; }
   Acc step(Acc a, In x) const { return a & int32_t(convert<bool>(x)); }
+  Acc merge(Acc a, Acc b) const { return a & b; }
   Wide widen(Acc a) const { return a; }
   Wide join(Wide a, Wide b) const { return a & b; }
   template <class Out>
@@ -129,26 +135,33 @@ struct All {
   }
 };
 
-// Vector norms of real floats: order 0 (count of nonzeros), 1, 2 and any other positive or negative number.
+// Vector norms of real floats. Norm1 and Norm2; NormP for any other finite `order`, where 0 counts the nonzeros.
 // Infinite orders are Max and Min over absolute values: MaxAbs, MinAbs.
 template <class In>
-struct Norm {
+struct Norm1 : Sum<In> {
   using Acc = sum_t<In>;
-  using Wide = double;
-  double order = 2.0;
-  Acc start() const { return Acc(0); }
+  Acc step(Acc a, In x) const { return a + math::abs(convert<Acc>(x)); }
+};
+template <class In>
+struct Norm2 : Sum<In> {
+  using Acc = sum_t<In>;
+  Acc step(Acc a, In x) const { return a + convert<Acc>(x) * convert<Acc>(x); }
+  template <class Out>
+  Out finish(double a, int64_t) const {
+    return convert<Out>(math::sqrt(a));
+  }
+};
+template <class In>
+struct NormP : Sum<In> {
+  using Acc = sum_t<In>;
+  double order = 0.0;
   Acc step(Acc a, In x) const {
     const Acc v = math::abs(convert<Acc>(x));
-    if (order == 2.0) return a + v * v;
-    if (order == 1.0) return a + v;
-    if (order == 0.0) return a + (v != Acc(0) ? Acc(1) : Acc(0));
-    return a + math::pow(v, Acc(order));
+    return a + (order == 0.0 ? (v != Acc(0) ? Acc(1) : Acc(0)) : math::pow(v, Acc(order)));
   }
-  Wide widen(Acc a) const { return Wide(a); }
-  Wide join(Wide a, Wide b) const { return a + b; }
   template <class Out>
-  Out finish(Wide a, int64_t) const {
-    return convert<Out>(order == 2.0 ? math::sqrt(a) : order == 1.0 || order == 0.0 ? a : math::pow(a, 1.0 / order));
+  Out finish(double a, int64_t) const {
+    return convert<Out>(order == 0.0 ? a : math::pow(a, 1.0 / order));
   }
 };
 template <class In>
@@ -197,9 +210,10 @@ inline typename Op::Wide reduce_row(const Op& op, const In* x, int64_t n, int64_
       for (; i + kSumLanes <= last; i += kSumLanes)
         for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], x[i + j]);
     }
-    for (; i < last; ++i) lanes[i % kSumLanes] = op.step(lanes[i % kSumLanes], x[i * stride]);
-    const int64_t used = last - first < kSumLanes ? last - first : kSumLanes;
-    for (int64_t j = 0; j < used; ++j) total = op.join(total, op.widen(lanes[(first + j) % kSumLanes]));
+    for (int j = 0; i < last; ++i, ++j) lanes[j % kSumLanes] = op.step(lanes[j % kSumLanes], x[i * stride]);
+    for (int width = kSumLanes / 2; width > 0; width /= 2)
+      for (int j = 0; j < width; ++j) lanes[j] = op.merge(lanes[j], lanes[j + width]);
+    total = op.join(total, op.widen(lanes[0]));
   }
   return total;
 }
@@ -263,24 +277,56 @@ void reduce_strided(const Worker& w, const Op& op, const In* x, Out* y, const Di
   }
 }
 
+namespace detail {
+
+// Sum over n rows of f(value, column) for `width` <= kSumLanes columns at distance `row`, in double per 256 rows.
+template <class C, class In, class F>
+inline void column_sums(const In* x, int64_t n, int64_t row, int64_t width, double* total, const F& f) {
+  for (int64_t j = 0; j < width; ++j) total[j] = 0.0;
+  for (int64_t first = 0; first < n; first += 256) {
+    C lanes[kSumLanes];
+    for (int j = 0; j < kSumLanes; ++j) lanes[j] = C(0);
+    for (int64_t i = first; i < min_i64(first + 256, n); ++i)
+      for (int64_t j = 0; j < width; ++j) lanes[j] += f(convert<C>(x[i * row + j]), j);
+    for (int64_t j = 0; j < width; ++j) total[j] += double(lanes[j]);
+  }
+}
+
+}  // namespace detail
+
 // Variance (or its root) with divisor max(0, n - correction), in two passes; mean_out may be nullptr.
 template <class In, class Out>
 void variance(const Worker& w, const In* x, Out* y, Out* mean_out, int64_t outer, int64_t n, int64_t inner,
               double correction, bool root) {
-  const Range r = w.range(outer * inner);
+  using C = compute_t<In>;
   const double degrees = double(n) - correction > 0.0 ? double(n) - correction : 0.0;
+  const int64_t tiles = ceil_div(inner, kSumLanes);
+  const Range r = w.range(outer * tiles);
   for (int64_t item = r.begin; item < r.end; ++item) {
-    const In* from = x + item / inner * n * inner + item % inner;
-    using C = compute_t<In>;
-    const double mean = lane_sum(n, [&](int64_t i) { return convert<C>(from[i * inner]); }) / double(n);
-    const C center = C(mean);
-    const double squares = lane_sum(n, [&](int64_t i) {
-      const C d = convert<C>(from[i * inner]) - center;
-      return d * d;
-    });
-    const double v = squares / degrees;
-    y[item] = convert<Out>(root ? math::sqrt(v) : v);
-    if (mean_out) mean_out[item] = convert<Out>(mean);
+    const int64_t o = item / tiles, j0 = item % tiles * kSumLanes, width = min_i64(kSumLanes, inner - j0);
+    const In* from = x + o * n * inner + j0;
+    double sums[kSumLanes], squares[kSumLanes];
+    C center[kSumLanes];
+    if (inner == 1) {
+      sums[0] = double(lane_sum(n, [&](int64_t i) { return convert<C>(from[i]); }));
+      const C mean = C(sums[0] / double(n));
+      squares[0] = double(lane_sum(n, [&](int64_t i) {
+        const C d = convert<C>(from[i]) - mean;
+        return d * d;
+      }));
+    } else {
+      detail::column_sums<C>(from, n, inner, width, sums, [](C v, int64_t) { return v; });
+      for (int64_t j = 0; j < width; ++j) center[j] = C(sums[j] / double(n));
+      detail::column_sums<C>(from, n, inner, width, squares, [&](C v, int64_t j) {
+        const C d = v - center[j];
+        return d * d;
+      });
+    }
+    for (int64_t j = 0; j < width; ++j) {
+      const double v = squares[j] / degrees;
+      y[o * inner + j0 + j] = convert<Out>(root ? math::sqrt(v) : v);
+      if (mean_out) mean_out[o * inner + j0 + j] = convert<Out>(sums[j] / double(n));
+    }
   }
 }
 
@@ -291,6 +337,16 @@ void arg_reduce(const Worker& w, const In* x, In* values, int64_t* indices, int6
   const Range r = w.range(outer * inner);
   for (int64_t item = r.begin; item < r.end; ++item) {
     const In* from = x + item / inner * n * inner + item % inner;
+    if (inner == 1 && n >= 2 * kSumLanes) {
+      using Op = std::conditional_t<Largest, Max<In>, Min<In>>;
+      const C extreme = detail::reduce_row(Op{}, from, n, 1);
+      int64_t first = 0;
+      while (math::is_nan(extreme) ? !math::is_nan(convert<C>(from[first])) : convert<C>(from[first]) != extreme)
+        ++first;
+      indices[item] = first;
+      if (values) values[item] = from[first];
+      continue;
+    }
     C best = convert<C>(from[0]);
     int64_t at = 0;
     for (int64_t i = 1; i < n && !math::is_nan(best); ++i) {

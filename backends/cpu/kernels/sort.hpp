@@ -68,8 +68,12 @@ inline void select_rows(const Worker& w, const T* x, T* values, int64_t* indices
   for (int64_t item = r.begin; item < r.end; ++item) {
     const T* from = x + item / inner * n * inner + item % inner;
     for (int64_t i = 0; i < n; ++i) a[i] = {convert<C>(from[i * inner]), i};
-    if (k < n && k > 0) std::nth_element(a, a + k - 1, a + n, order);
-    if (sorted) std::sort(a, a + k, order);
+    if (k < n && k <= 64) {
+      std::partial_sort(a, a + k, a + n, order);
+    } else {
+      if (k < n) std::nth_element(a, a + k - 1, a + n, order);
+      if (sorted) std::sort(a, a + k, order);
+    }
     const int64_t at = item / inner * k * inner + item % inner;
     for (int64_t i = 0; i < k; ++i) {
       if (values) values[at + i * inner] = from[a[i].index * inner];

@@ -17,8 +17,10 @@ void run_reduce(int kind, const Worker& w, const T* x, T* y, int64_t o, int64_t 
   if (kind == 3) reduce(w, Min<T>{}, x, y, o, n, i);
   if constexpr (std::is_floating_point<T>::value) {
     if (kind == 4) reduce(w, Mean<T>{}, x, y, o, n, i);
-    if (kind == 5) {
-      Norm<T> op;
+    if (kind == 5 && order == 1.0) reduce(w, Norm1<T>{}, x, y, o, n, i);
+    if (kind == 5 && order == 2.0) reduce(w, Norm2<T>{}, x, y, o, n, i);
+    if (kind == 5 && order != 1.0 && order != 2.0) {
+      NormP<T> op;
       op.order = order;
       reduce(w, op, x, y, o, n, i);
     }
