@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 
@@ -45,16 +46,22 @@ class Loc:
 
     def __str__(self) -> str:
         if self.rule:
-            return f"{self.rule}[{', '.join(map(str, self.parts))}]"
+            return f"{_quoted(self.rule)}[{', '.join(map(str, self.parts))}]"
         source = f"{json.dumps(self.file)}:{self.line}" if self.file else ""
         return " ".join(p for p in (_path_text(self.path), source) if p)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.]+\Z")
 
 
 def _path_text(path: str) -> str:
     if not path:
         return ""
-    plain = all(c.isalnum() or c in "._" for c in path)
-    return path if plain else json.dumps(path) + "@"
+    return path if _PLAIN.match(path) else json.dumps(path) + "@"
+
+
+def _quoted(rule: str) -> str:
+    return rule if _PLAIN.match(rule) else json.dumps(rule)
 
 
 UNKNOWN = Loc()

@@ -506,18 +506,18 @@ class _Parser:
         return found
 
     def place(self) -> Loc:
-        path = ""
         if self.peek('"'):
-            at = self.pos
-            text = self.string()
-            if not self.take("@"):
-                return self.source("", text)
-            path = text
-            _ = at
+            path = self.string()
+            if self.peek(":"):
+                return self.source("", path)
+            quoted = not self.peek("[")
+            if quoted:
+                self.expect("@")
         else:
             path = self.need(_NAME, "a module path")
-            if self.take("["):
-                return Loc(rule=path, parts=tuple(self.items("]", self.place)))
+            quoted = False
+        if not quoted and self.take("["):
+            return Loc(rule=path, parts=tuple(self.items("]", self.place)))
         if not self.peek('"'):
             return Loc(path)
         return self.source(path, self.string())
