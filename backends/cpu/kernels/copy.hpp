@@ -53,8 +53,12 @@ inline CopyPlan plan_copy(int rank, const int64_t* size, const int64_t* to, cons
 }
 
 template <class To, class From>
-inline void copy_row(To* dst, const From* src, int64_t n, int64_t to, int64_t from) {
-  if (to == 1 && from == 1) return convert_row(dst, src, n);
+inline void copy_row(To* __restrict dst, const From* __restrict src, int64_t n, int64_t to, int64_t from) {
+  if (to == 1 && from == 1) {
+    if (n >= 256) return convert_row(dst, src, n);
+    for (int64_t i = 0; i < n; ++i) dst[i] = convert<To>(src[i]);
+    return;
+  }
   if (from == 0) {
     const To value = convert<To>(*src);
     for (int64_t i = 0; i < n; ++i) dst[i * to] = value;
@@ -109,28 +113,33 @@ void copy_strided(const Worker& w, To* dst, const From* src, int rank, const int
   int64_t outer = 1;
   for (int d = 0; d < inner; ++d)
     if (d != column) outer *= p.size[d];
-  // Blocks: of rows to transpose, or of the row itself when there are fewer rows than workers.
-  const int64_t length = column >= 0 ? p.size[column] : p.size[inner];
-  const int64_t grain = column >= 0 ? 64 : 1024;
-  const int64_t blocks = column >= 0 || outer < 4 * w.count ? ceil_div(length, grain) : 1;
+  // Blocks: of rows to transpose, of one long row, or of short rows along the dimension before the innermost.
+  const bool rows = column < 0 && inner > 0 && p.size[inner] < 512;
+  const int along = column >= 0 ? column : rows ? inner - 1 : inner;
+  if (rows) outer /= p.size[along];
+  const int64_t length = p.size[along], grain = column >= 0 ? 64 : rows ? ceil_div(2048, p.size[inner]) : 2048;
+  const int64_t blocks = ceil_div(length, grain);
   const Range r = w.range(outer * blocks);
   for (int64_t item = r.begin; item < r.end; ++item) {
     int64_t rest = item / blocks, a = 0, b = 0;
-    for (int d = inner - 1; d >= 0; --d) {
-      if (d == column) continue;
+    for (int d = inner; d >= 0; --d) {
+      if (d == along || d == inner) continue;
       const int64_t i = rest % p.size[d];
       rest /= p.size[d];
       a += i * p.to[d];
       b += i * p.from[d];
     }
-    const int64_t first = item % blocks * grain;
-    const int64_t count = blocks == 1 || length - first < grain ? length - first : grain;
+    const int64_t first = item % blocks * grain, count = min_i64(grain, length - first);
+    To* to_block = dst + a + first * p.to[along];
+    const From* from_block = src + b + first * p.from[along];
     if (column >= 0) {
-      detail::transpose_block(dst + a + first * p.to[column], src + b + first, count, p.size[inner], p.to[column],
-                              p.from[inner]);
+      detail::transpose_block(to_block, from_block, count, p.size[inner], p.to[column], p.from[inner]);
+    } else if (rows) {
+      for (int64_t i = 0; i < count; ++i)
+        detail::copy_row(to_block + i * p.to[along], from_block + i * p.from[along], p.size[inner], p.to[inner],
+                         p.from[inner]);
     } else {
-      detail::copy_row(dst + a + first * p.to[inner], src + b + first * p.from[inner], count, p.to[inner],
-                       p.from[inner]);
+      detail::copy_row(to_block, from_block, count, p.to[inner], p.from[inner]);
     }
   }
 }

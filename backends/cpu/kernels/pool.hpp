@@ -86,6 +86,78 @@ inline void for_outputs(const Worker& w, const PoolShape& s, const F& f) {
   }
 }
 
+// Channels first: pieces of output rows. start(length); then, for each tap of the window, f(first, last, offset in x of
+// first) over the positions of the piece where the tap lies inside; then finish(offset in y, first position, length, d,
+// h).
+template <class Start, class F, class Finish>
+inline void for_output_rows(const Worker& w, const PoolShape& s, const Start& start, const F& f, const Finish& finish) {
+  const int64_t rows = s.out[0] * s.out[1], plane = s.in[0] * s.in[1] * s.in[2];
+  const Range r = w.range(s.batch * s.channels * rows);
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const Span d = pool_span(s, 0, item % rows / s.out[1]), h = pool_span(s, 1, item % rows % s.out[1]);
+    for (int64_t o0 = 0; o0 < s.out[2]; o0 += kPoolChannels) {
+      const int64_t o1 = min_i64(o0 + kPoolChannels, s.out[2]);
+      start(o1 - o0);
+      for (int64_t a = d.begin; a < d.end; a += d.step)
+        for (int64_t b = h.begin; b < h.end; b += h.step)
+          for (int64_t k = 0; k < s.kernel[2]; ++k) {
+            const int64_t shift = k * s.dilation[2] - s.pad[2];  // input position of output o: o * stride + shift
+            const int64_t first = max_i64(o0, shift < 0 ? ceil_div(-shift, s.stride[2]) : 0);
+            const int64_t room = s.in[2] - 1 - shift;
+            const int64_t last = room < 0 ? first : min_i64(o1, room / s.stride[2] + 1);
+            if (first >= last) continue;
+            const int64_t at = item / rows * plane + (a * s.in[1] + b) * s.in[2] + first * s.stride[2] + shift;
+            f(first - o0, last - o0, at);
+          }
+      finish(item * s.out[2] + o0, o0, o1 - o0, d, h);
+    }
+  }
+}
+
+template <class T>
+inline void max_rows(const Worker& w, const PoolShape& s, const T* x, T* y) {
+  using C = order_t<T>;
+  C best[kPoolChannels];
+  const C lowest = Max<T>{}.start();
+  for_output_rows(
+      w, s,
+      [&](int64_t n) {
+        for (int64_t i = 0; i < n; ++i) best[i] = lowest;
+      },
+      [&](int64_t first, int64_t last, int64_t at) {
+        const T* from = x + at;
+        for (int64_t i = first; i < last; ++i)
+          best[i] = math::maximum(convert<C>(from[(i - first) * s.stride[2]]), best[i]);
+      },
+      [&](int64_t to, int64_t, int64_t n, const Span&, const Span&) {
+        for (int64_t i = 0; i < n; ++i) y[to + i] = convert<T>(best[i]);
+      });
+}
+
+template <class T>
+inline void avg_rows(const Worker& w, const PoolShape& s, const T* x, T* y, bool count_include_pad, int64_t divisor) {
+  using C = compute_t<T>;
+  C sum[kPoolChannels];
+  for_output_rows(
+      w, s,
+      [&](int64_t n) {
+        for (int64_t i = 0; i < n; ++i) sum[i] = C(0);
+      },
+      [&](int64_t first, int64_t last, int64_t at) {
+        const T* from = x + at;
+        for (int64_t i = first; i < last; ++i) sum[i] += convert<C>(from[(i - first) * s.stride[2]]);
+      },
+      [&](int64_t to, int64_t o0, int64_t n, const Span& d, const Span& h) {
+        for (int64_t i = 0; i < n; ++i) {
+          const Span v = pool_span(s, 2, o0 + i);
+          const int64_t inside =
+              max_i64(0, d.end - d.begin) * max_i64(0, h.end - h.begin) * max_i64(0, v.end - v.begin);
+          const int64_t over = divisor ? divisor : count_include_pad ? d.padded * h.padded * v.padded : inside;
+          y[to + i] = convert<T>(sum[i] / C(over));
+        }
+      });
+}
+
 template <bool Adaptive, class T, class I>
 inline void max_windows(const Worker& w, const PoolShape& s, const T* x, T* y, I* indices) {
   using C = order_t<T>;
@@ -146,16 +218,20 @@ inline void avg_windows(const Worker& w, const PoolShape& s, const T* x, T* y, b
 // `indices` (int64_t or int32_t pointer) has the layout of y, or is nullptr.
 template <class T, class I = int64_t>
 void max_pool(const Worker& w, const PoolShape& s, const T* x, T* y, I* indices = nullptr) {
+  if (!s.channels_last && indices == nullptr) return detail::max_rows(w, s, x, y);
   detail::max_windows<false>(w, s, x, y, indices);
 }
 
 template <class T>
 void avg_pool(const Worker& w, const PoolShape& s, const T* x, T* y, bool count_include_pad, int64_t divisor_override) {
+  if (!s.channels_last) return detail::avg_rows(w, s, x, y, count_include_pad, divisor_override);
   detail::avg_windows<false>(w, s, x, y, count_include_pad, divisor_override);
 }
 
 template <class T>
 void adaptive_avg_pool(const Worker& w, const PoolShape& s, const T* x, T* y) {
+  if (!s.channels_last && s.out[0] * s.out[1] * s.out[2] == 1)
+    return reduce(w, Mean<T>{}, x, y, s.batch * s.channels, s.in[0] * s.in[1] * s.in[2], 1);
   detail::avg_windows<true>(w, s, x, y, false, 0);
 }
 

@@ -9,6 +9,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <limits>
 
 #include "lanes.hpp"
 #include "math.hpp"
@@ -84,44 +86,78 @@ inline T round_to(C v) {
 
 }  // namespace detail
 
+namespace detail {
+
+// Taps of all output positions of one axis.
+template <class C>
+class AxisTaps {
+ public:
+  AxisTaps(const ResizeAxis& axis, ResizeMode mode)
+      : taps_(static_cast<Taps<C>*>(std::malloc(size_t(axis.out > 0 ? axis.out : 1) * sizeof(Taps<C>)))) {
+    if (taps_ == nullptr) std::abort();
+    for (int64_t o = 0; o < axis.out; ++o) taps_[o] = resize_taps<C>(axis, mode, o);
+  }
+  ~AxisTaps() { std::free(taps_); }
+  AxisTaps(const AxisTaps&) = delete;
+  AxisTaps& operator=(const AxisTaps&) = delete;
+  const Taps<C>& operator[](int64_t o) const { return taps_[o]; }
+
+ private:
+  Taps<C>* taps_;
+};
+
+inline ResizeMode axis_mode(const ResizeAxis& axis, ResizeMode mode) {
+  return axis.in == 1 && axis.out == 1 ? ResizeMode::nearest : mode;
+}
+
+}  // namespace detail
+
 // x [outer, in of 3 axes, inner] to y [outer, out of 3 axes, inner], contiguous. Input sizes must be positive.
+// A row of the output combines input rows over the first two axes into one, then that one along the last axis.
 template <class T>
 void resize(const Worker& w, const T* x, T* y, int64_t outer, int64_t inner, const ResizeAxis* axis, ResizeMode mode) {
   using C = compute_t<T>;
   const bool copies = mode == ResizeMode::nearest || mode == ResizeMode::nearest_exact;
   const Range r = w.range(outer * axis[0].out * axis[1].out);
+  if (r.empty()) return;
+  const detail::AxisTaps<C> taps(axis[2], mode);
+  const int64_t length = axis[2].in * inner;
+  C* mixed = copies ? nullptr : static_cast<C*>(std::malloc(size_t(length > 0 ? length : 1) * sizeof(C)));
+  if (!copies && mixed == nullptr) std::abort();
   for (int64_t item = r.begin; item < r.end; ++item) {
     const int64_t oh = item % axis[1].out, od = item / axis[1].out % axis[0].out, o = item / axis[1].out / axis[0].out;
-    const detail::Taps<C> d =
-        detail::resize_taps<C>(axis[0], axis[0].in == 1 && axis[0].out == 1 ? ResizeMode::nearest : mode, od);
-    const detail::Taps<C> h =
-        detail::resize_taps<C>(axis[1], axis[1].in == 1 && axis[1].out == 1 ? ResizeMode::nearest : mode, oh);
-    for (int64_t ow = 0; ow < axis[2].out; ++ow) {
-      const detail::Taps<C> v = detail::resize_taps<C>(axis[2], mode, ow);
-      T* to = y + (item * axis[2].out + ow) * inner;
-      if (copies) {
-        const int64_t at = ((o * axis[0].in + d.at[0]) * axis[1].in + h.at[0]) * axis[2].in + v.at[0];
-        convert_row(to, x + at * inner, inner);
-        continue;
+    const detail::Taps<C> d = detail::resize_taps<C>(axis[0], detail::axis_mode(axis[0], mode), od);
+    const detail::Taps<C> h = detail::resize_taps<C>(axis[1], detail::axis_mode(axis[1], mode), oh);
+    T* to = y + item * axis[2].out * inner;
+    for (int i = 0; i < d.count; ++i)
+      for (int j = 0; j < h.count && !copies; ++j) {
+        const T* row = x + ((o * axis[0].in + d.at[i]) * axis[1].in + h.at[j]) * length;
+        const C s = d.weight[i] * h.weight[j];
+        if (i + j == 0) {
+          for (int64_t c = 0; c < length; ++c) mixed[c] = s * convert<C>(row[c]);
+        } else {
+          for (int64_t c = 0; c < length; ++c) mixed[c] += s * convert<C>(row[c]);
+        }
       }
-      for (int64_t c0 = 0; c0 < inner; c0 += 64) {
-        const int64_t count = min_i64(64, inner - c0);
-        C sum[64];
-        for (int64_t c = 0; c < count; ++c) sum[c] = C(0);
-        for (int i = 0; i < d.count; ++i)
-          for (int j = 0; j < h.count; ++j) {
-            const int64_t row = ((o * axis[0].in + d.at[i]) * axis[1].in + h.at[j]) * axis[2].in;
-            const C weight = d.weight[i] * h.weight[j];
-            for (int k = 0; k < v.count; ++k) {
-              const T* from = x + (row + v.at[k]) * inner + c0;
-              const C s = weight * v.weight[k];
-              for (int64_t c = 0; c < count; ++c) sum[c] += s * convert<C>(from[c]);
-            }
-          }
-        for (int64_t c = 0; c < count; ++c) to[c0 + c] = detail::round_to<T>(sum[c]);
+    const T* nearest = x + ((o * axis[0].in + d.at[0]) * axis[1].in + h.at[0]) * length;
+    for (int64_t ow = 0; ow < axis[2].out; ++ow) {
+      const detail::Taps<C>& v = taps[ow];
+      T* cell = to + ow * inner;
+      if (copies) {
+        for (int64_t c = 0; c < inner; ++c) cell[c] = nearest[v.at[0] * inner + c];
+      } else if (v.count == 2) {
+        const C *a = mixed + v.at[0] * inner, *b = mixed + v.at[1] * inner;
+        for (int64_t c = 0; c < inner; ++c) cell[c] = detail::round_to<T>(v.weight[0] * a[c] + v.weight[1] * b[c]);
+      } else {
+        const C *a = mixed + v.at[0] * inner, *b = mixed + v.at[1] * inner, *e = mixed + v.at[2] * inner,
+                *f = mixed + v.at[3] * inner;
+        for (int64_t c = 0; c < inner; ++c)
+          cell[c] =
+              detail::round_to<T>(v.weight[0] * a[c] + v.weight[1] * b[c] + v.weight[2] * e[c] + v.weight[3] * f[c]);
       }
     }
   }
+  std::free(mixed);
 }
 
 }  // namespace mcomp
