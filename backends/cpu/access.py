@@ -149,6 +149,13 @@ def dense(buffer: Buffer, dtype: DType, shape: Sequence[Dim], order: Sequence[in
     return Access(buffer, dtype, tuple(shape), row_major(shape, order))
 
 
+def whole_buffer(buffer: Buffer) -> Access:
+    """All of a buffer, whatever it holds."""
+    from mcomp.ir.dtypes import u8
+
+    return Access(buffer, u8, (0,), (1,))
+
+
 def merge_order(order: Sequence[int], rank: int) -> tuple[int, ...]:
     """An order of some axes completed by the others (of size 1), row-major as far as that is free."""
     out = list(order)

@@ -9,11 +9,12 @@ from mcomp.backend import Backend, CompileOptions, Executable, register_backend
 import mcomp.backends.cpu.lower
 from mcomp.backends.cpu.builder import Builder
 from mcomp.backends.cpu.cache import CodeCache
-from mcomp.backends.cpu.compiler import build, missing_compiler
+from mcomp.backends.cpu.compiler import build, find_compiler, missing_compiler
 from mcomp.backends.cpu.emit import Emitter, Source
-from mcomp.backends.cpu.executor import Code, CpuExecutable
-from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.executor import Code, CpuExecutable, available_threads
+from mcomp.backends.cpu.isa import choose, supported
 from mcomp.backends.cpu.kernel import Program
+from mcomp.backends.cpu.legalize import legalize
 from mcomp.backends.cpu.library import Library
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
@@ -34,6 +35,19 @@ class CpuBackend(Backend):
 
     def available(self) -> str | None:
         return missing_compiler()
+
+    def legalize(self, graph: Graph, context: Context) -> int:
+        """Write the layouts that lowering chooses into the graph's types; see the pass `legalize`."""
+        return legalize(graph, context)
+
+    def describe(self) -> dict[str, str]:
+        compiler = find_compiler()
+        return {
+            "compiler": "none" if compiler is None else str(compiler),
+            "instruction sets": ", ".join(isa.name for isa in supported()),
+            "threads": str(available_threads()),
+            "cache": str(self.cache.folder),
+        }
 
     def compile(self, graph: Graph, options: CompileOptions, context: Context | None = None) -> CpuExecutable:
         return self._compile([lower_graph(graph, context)], options)[0]

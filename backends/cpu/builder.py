@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mcomp.backend import Declined, lowering
 from mcomp.backends.cpu.access import Access, Buffer, ConstSource, bytes_of, dense, row_major
-from mcomp.backends.cpu.cxx import Computed, Size, c_type, integer
+from mcomp.backends.cpu.cxx import Computed, Real, Size, c_type, integer
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, KernelStep, Pointer, Program, Segment, Step, TorchStep, Work
-from mcomp.backends.cpu.loops import common_order
+from mcomp.backends.cpu.loops import channels_last, common_order
 from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -59,9 +59,12 @@ class Builder:
         place = self.place(value)
         if isinstance(place, Access):
             return place
-        if value.is_const:
+        if self.weight(value) is not None:
             return self.decoded(value)
-        raise BackendError(f"%{value.name} is {value.tensor.encoding}, which its kernel does not read")
+        key = (self._origin(value), tuple(range(value.tensor.rank)))
+        if key not in self._copies:
+            self._copies[key] = self._decode(place)
+        return self._copies[key]
 
     def place(self, value: Value) -> Access | EncodedAccess:
         """Where a value is: one access, or one per part of its encoding."""
@@ -74,6 +77,10 @@ class Builder:
             else:
                 raise BackendError(f"%{value.name} has no place", where=value.producer.layer if value.producer else None)
         return self._places[value]
+
+    def known_place(self, value: Value) -> Access | EncodedAccess | None:
+        """Where a value was put so far, if anywhere."""
+        return self._places.get(self._origin(value))
 
     def contiguous(self, value: Value, order: Sequence[int] | None = None) -> Access:
         """The elements of a value without gaps, axes from slowest to fastest as in `order` (default: row-major); copied
@@ -113,17 +120,30 @@ class Builder:
         self._places[value] = access
         return access
 
+    def is_output(self, value: Value) -> bool:
+        """Whether the caller receives a value, perhaps under another shape."""
+        return any(self._same(output, value) for output in self.graph.outputs)
+
     def result_order(self, value: Value, operands: Sequence[Access]) -> tuple[int, ...] | None:
         """The order of axes for an element-wise result: that of its operands, row-major for what the caller receives."""
-        if any(self._same(output, value) for output in self.graph.outputs):
+        if self.is_output(value):
             return None
         return common_order(value.tensor.shape, operands)
 
-    def write_encoded(self, value: Value) -> EncodedAccess:
-        """Memory for the parts of an encoded result."""
+    def follow(self, value: Value, *operands: Value) -> tuple[int, ...] | None:
+        """Channels-last for a result when its operands are dense so and the caller does not receive it; else None."""
+        order = channels_last(value.tensor.rank)
+        if order is None or self.is_output(value):
+            return None
+        fits = all(self.read(x).rank == value.tensor.rank and self.read(x).is_contiguous(order) for x in operands)
+        plain = all(self.read(x).is_contiguous() for x in operands)
+        return order if fits and not plain else None
+
+    def write_encoded(self, value: Value, order: Sequence[int] | None = None) -> EncodedAccess:
+        """Memory for the parts of an encoded result, axes in this order."""
         parts = []
         for name, buffer in value.tensor.encoding.buffers(value.tensor).items():
-            parts.append((name, dense(Buffer("temp", buffer.nbytes), buffer.dtype, buffer.shape)))
+            parts.append((name, dense(Buffer("temp", buffer.nbytes), buffer.dtype, buffer.shape, order)))
         place = EncodedAccess(value, tuple(parts))
         self._places[value] = place
         return place
@@ -139,6 +159,10 @@ class Builder:
     def alias(self, value: Value, of: Value) -> None:
         """Declare that a value is another one."""
         self._alias[value] = self._origin(of)
+
+    def rename(self, result: Value, inside: Value) -> None:
+        """Declare that a result of a fused node is a value of its body that is still to be computed."""
+        self._alias[result] = inside
 
     def temp(self, dtype: Any, shape: Sequence[Dim], order: Sequence[int] | None = None) -> Access:
         """Memory for something in between."""
@@ -158,6 +182,15 @@ class Builder:
             self.packing.append(KernelStep(kernel(buffer), None))
         return self._packed[key]
 
+    def prepare(self, value: Value, key: tuple[Any, ...], size: Size, kernel: Callable[[Buffer], Kernel]) -> Buffer:
+        """Another form of an operand: made once when it is a constant, else by a kernel before every use."""
+        weight = self.weight(value)
+        if weight is not None:
+            return self.packed((weight.digest, *key), size, kernel)
+        buffer = Buffer("temp", size)
+        self.emit(kernel(buffer), Work(0, value.tensor.nbytes, value.tensor.nbytes))
+        return buffer
+
     def emit(self, kernel: Kernel, work: Work | None = None) -> None:
         """Add a kernel. Its work is that of the node unless given."""
         node = self._node
@@ -170,6 +203,17 @@ class Builder:
 
         moved = bytes_of(source.dtype, source.numel)
         self.steps.append(KernelStep(copy_kernel(source, target), self._node, Work(0, moved, moved), ("copy",), piece))
+
+    def call(
+        self, name: str, text: str, *, outs: Mapping[str, Access], ins: Mapping[str, Access | None],
+        numbers: Mapping[str, Size | Real] | None = None, headers: Sequence[str], scratch: Size | None = None,
+    ) -> None:
+        """Add a kernel whose body is `text` over these pointers and numbers; absent inputs are left out."""
+        pointers = [pointer(n, a, write=True) for n, a in outs.items()]
+        pointers += [pointer(n, a) for n, a in ins.items() if a is not None]
+        if scratch is not None:
+            pointers.append(self.scratch(scratch))
+        self.emit(Kernel(name, text, tuple(pointers), tuple((numbers or {}).items()), tuple(headers)))
 
     def array(self, name: str, sizes: Sequence[Dim]) -> tuple[str, tuple[tuple[str, Dim], ...]]:
         """C++ text of a local array of sizes, and the numbers it needs: small literals stay literals."""
@@ -202,28 +246,22 @@ class Builder:
         if node.op.name == "const":
             return
         outer, self._node = self._node, node
-        mark = len(self.steps)
         rule = lowering(node, TARGET)
-        result = Declined("there is no kernel for it") if rule is None else rule(node, self)
+        result = Declined("there is no kernel for it") if rule is None else self.attempt(lambda: rule(node, self))
         if isinstance(result, Declined):
-            del self.steps[mark:]
-            self._forget(node)
             self.context.missed("lower", node, f"{node.op.name}: {result.reason}", result.remedy)
-            if node.op.name == "fused":
-                self._inline(node)
-            else:
-                self._torch(node)
+            self._torch(node)
         self._node = outer
 
-    def _inline(self, node: Node) -> None:
-        body: Graph = node.attrs["body"]
-        for inner, operand in zip(body.inputs, node.operands):
-            if operand is not None:
-                self.alias(inner, operand)
-        for inner, result in zip(body.outputs, node.results):
-            self._alias[result] = inner
-        for inside in body.nodes:
-            self.lower(inside)
+    def attempt(self, rule: Callable[[], Declined | None]) -> Declined | None:
+        """Run a lowering; when it declines, what it added and declared is undone."""
+        places, numbers, alias = dict(self._places), dict(self._numbers), dict(self._alias)
+        copies, taken, mark = dict(self._copies), set(self._taken), len(self.steps)
+        result = rule()
+        if isinstance(result, Declined):
+            del self.steps[mark:]
+            self._places, self._numbers, self._alias, self._copies, self._taken = places, numbers, alias, copies, taken
+        return result
 
     def _torch(self, node: Node) -> None:
         inputs: list[Access | None | EncodedAccess] = []
@@ -259,17 +297,6 @@ class Builder:
         while value in self._alias and value not in self._places:
             value = self._alias[value]
         return value
-
-    def _forget(self, node: Node) -> None:
-        live = {p.access.buffer for s in self.steps if isinstance(s, KernelStep) for p in s.kernel.pointers}
-        for value in node.results:
-            place = self._places.pop(value, None)
-            if isinstance(place, Access) and place.buffer.kind == "output" and place.buffer not in live:
-                self._taken.discard(place.buffer.index)
-            self._numbers.pop(value, None)
-        for key, access in list(self._copies.items()):
-            if access.buffer not in live:
-                del self._copies[key]
 
     def _room(self, value: Value, order: Sequence[int] | None) -> Buffer:
         type = value.tensor
@@ -309,6 +336,16 @@ class Builder:
         if source not in self._consts:
             self._consts[source] = Buffer("const", size, source=source)
         return self._consts[source]
+
+    def _decode(self, place: EncodedAccess) -> Access:
+        from mcomp.backends.cpu.lower.quantize import decode_kernel
+
+        type = place.value.tensor
+        values = place.part("values")
+        assert values is not None
+        target = self.temp(type.dtype, type.shape, values.dense_order())
+        self.emit(decode_kernel(place, target), Work(type.numel, type.nbytes, target.numel))
+        return target
 
     def _filled(self, value: Value) -> Access:
         from mcomp.backends.cpu.lower.creation import fill_kernel

@@ -1,5 +1,23 @@
 """Lowerings of operators to kernels, a file per family. Importing this package registers them all."""
 
-from mcomp.backends.cpu.lower import creation, elementwise, shape
+from mcomp.backends.cpu.lower import (
+    attention,
+    conv,
+    creation,
+    elementwise,
+    fused,
+    index,
+    norm,
+    pool,
+    products,
+    quantize,
+    recurrent,
+    reduce,
+    shape,
+    sort,
+)
 
-__all__ = ["creation", "elementwise", "shape"]
+__all__ = [
+    "attention", "conv", "creation", "elementwise", "fused", "index", "norm", "pool", "products", "quantize", "recurrent",
+    "reduce", "shape", "sort",
+]

@@ -135,11 +135,10 @@ def lower_diagonal(node: Node, b: Builder) -> Declined | None:
 @lowers("cat", target=TARGET)
 def lower_cat(node: Node, b: Builder) -> Declined | None:
     """Each operand is copied to its place."""
-    out, axis = b.write(node.result), node.attrs["axis"]
+    given = [v for v in node.operands if v is not None and v.tensor.rank == node.type.rank]
+    out, axis = b.write(node.result, b.follow(node.result, *given)), node.attrs["axis"]
     start: Dim = 0
-    for value in node.operands:
-        if value is None or value.tensor.rank != out.rank:
-            continue
+    for value in given:
         size = value.tensor.shape[axis]
         b.copy(b.read(value), out.slice(axis, start, size, 1), piece=True)
         start = dims.add(start, size)

@@ -1,0 +1,168 @@
+"""Epilogues: what happens to the finished elements of a product before they are stored.
+
+A tail is the element-wise region behind an anchor (linear, conv, matmul ...): bias, activation, residual, requantization.
+It becomes the functor that the kernel headers call for every row segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcomp.backend import Declined
+from mcomp.backends.cpu.access import Access
+from mcomp.backends.cpu.builder import Builder, pointer
+from mcomp.backends.cpu.cxx import Real, Size, c_type, register_type
+from mcomp.backends.cpu.expressions import load, scalar_lines, store
+from mcomp.backends.cpu.kernel import Pointer
+from mcomp.backends.cpu.loops import collapse
+from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.graph import Node, Value
+
+HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp")
+
+
+@dataclass(frozen=True)
+class Tail:
+    """`nodes` follow the `anchor` value; `outputs` are pairs of a value (the anchor or one of theirs) and the result that
+    it becomes. A value with a static affine encoding is requantized."""
+
+    anchor: Value
+    nodes: tuple[Node, ...]
+    outputs: tuple[tuple[Value, Value], ...]
+
+
+@dataclass(frozen=True)
+class Functor:
+    """C++ text that declares the functor `ep`, the pointers and numbers it uses."""
+
+    text: str
+    pointers: tuple[Pointer, ...]
+    numbers: tuple[tuple[str, Size | Real], ...]
+
+
+def plain(node: Node) -> Tail:
+    """The tail of a node by itself: its result is stored."""
+    return Tail(node.result, (), ((node.result, node.result),))
+
+
+def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) -> Functor | Declined:
+    """The functor for an anchor whose elements come in rows: axes in `order`, the last of them along a row.
+
+    Results are made, dense in this order. `bias` lies along the rows.
+    """
+    shape = tail.anchor.tensor.shape
+    quantizing = [n for n in tail.nodes if n.op.name == "quantize"]
+    scalar = [n for n in tail.nodes if n.op.name != "quantize"]
+    inside = {tail.anchor, *(v for n in tail.nodes for v in n.results)}
+    leaves: dict[Value, None] = {}
+    for value in (v for n in tail.nodes for v in n.operands if v is not None):
+        if value not in inside and not isinstance(b.number(value), (bool, int, float, complex)):
+            leaves[value] = None
+    if any(r.tensor.shape != shape for _, r in tail.outputs):
+        return Declined("a result has another shape than the product")
+    names = {value: f"v{i}" for i, value in enumerate(leaves)}
+    found = scalar_lines(scalar, {tail.anchor: "x", **names}, b.number)
+    if isinstance(found, str):
+        return Declined(found)
+    lines, known = found
+    sources = [b.read(v) for v in leaves]
+    for node in quantizing:
+        if not isinstance(node.attrs["scale"], float):
+            return Declined("scales from the data need whole rows")
+        known[node.result] = known[node.operand(0)]
+    outs = [_out(value, result, known[value], b, order, i) for i, (value, result) in enumerate(tail.outputs)]
+    return _assemble(tail, b, order, bias, lines, sources, outs)
+
+
+@dataclass(frozen=True)
+class _Out:
+    access: Access
+    text: str
+    numbers: tuple[tuple[str, Size | Real], ...] = ()
+
+
+def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int], index: int) -> _Out:
+    encoding = result.tensor.encoding
+    if encoding == DENSE:
+        access = b.write(result, order)
+        return _Out(access, store(text, access.dtype))
+    assert isinstance(encoding, Affine) and encoding.scale is not None
+    values = b.write_encoded(result, order).part("values")
+    assert values is not None
+    numbers: tuple[tuple[str, Size | Real], ...] = (
+        (f"inverse{index}", Real(1.0 / encoding.scale)), (f"zero{index}", encoding.zero)
+    )
+    low, high = encoding.range
+    call = f"quantize_byte<{c_type(values.dtype)}>({text}, float(inverse{index}), int32_t(zero{index}), {low}, {high})"
+    return _Out(values, call, numbers)
+
+
+def _assemble(
+    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, lines: Sequence[str], sources: Sequence[Access],
+    outs: Sequence[_Out],
+) -> Functor:
+    shape = tail.anchor.tensor.shape
+    ordered = tuple(shape[a] for a in order)
+    accesses = [a.expand(shape).permute(order) for a in (*(o.access for o in outs), *sources)]
+    lead = collapse(ordered[:-1], [a.without((a.rank - 1,)) for a in accesses])
+    columns = [a.strides[-1] if a.rank else 0 for a in accesses]
+    if not ordered or ordered[-1] == 1:
+        columns = [0 for _ in accesses]
+    numbers: list[tuple[str, Size | Real]] = [n for o in outs for n in o.numbers]
+
+    def number(name: str, value: Size) -> str:
+        if isinstance(value, int) and value in (0, 1):
+            return str(value)
+        numbers.append((name, value))
+        return name
+
+    def product(index: str, step: str) -> str:
+        return index if step == "1" else f"{index} * {step}"
+
+    where: list[list[str]] = [[] for _ in accesses]
+    head: list[str] = []
+    if lead.rank > 1:
+        head.append("int64_t rest = row;")
+    for loop in range(lead.rank - 1, -1, -1):
+        index = "row"
+        if lead.rank > 1:
+            size = number(f"e{loop}", lead.sizes[loop])
+            index = f"r{loop}"
+            head.append(f"const int64_t {index} = {f'rest % {size}' if loop else 'rest'};")
+            if loop:
+                head.append(f"rest /= {size};")
+        for a in range(len(accesses)):
+            step = number(f"g{a}_{loop}", lead.strides[a][loop])
+            if step != "0":
+                where[a].append(product(index, step))
+    moves = []
+    for a, column in enumerate(columns):
+        step = number(f"h{a}", column)
+        moves.append(step)
+        if step != "0":
+            where[a].append(product("col", step))
+        head.append(f"const int64_t a{a} = {' + '.join(where[a]) or '0'};")
+    pointers = [pointer(f"o{i}", o.access, write=True) for i, o in enumerate(outs)]
+    pointers += [pointer(f"p{i}", a) for i, a in enumerate(sources)]
+    compute = register_type(tail.anchor.tensor.dtype)
+    start = "acc[i]"
+    if bias is not None:
+        access = b.contiguous(bias)
+        pointers.append(pointer("bias", access))
+        start += f" + {load('bias[col + i]', access.dtype)}"
+    hoisted, body = [], [f"const {compute} x = {start};"]
+    for i, access in enumerate(sources):
+        step = moves[len(outs) + i]
+        at = f"a{len(outs) + i}" + ("" if step == "0" else f" + {product('i', step)}")
+        (hoisted if step == "0" else body).append(f"const auto v{i} = {load(f'p{i}[{at}]', access.dtype)};")
+    body += lines
+    for i, out in enumerate(outs):
+        at = f"a{i}" + ("" if moves[i] == "0" else f" + {product('i', moves[i])}")
+        body.append(f"o{i}[{at}] = {out.text};")
+    text = "\n".join((
+        f"const auto ep = [=](const {compute}* acc, int64_t row, int64_t col, int64_t count) MCOMP_LAMBDA {{",
+        "  (void)row, (void)col;", *(f"  {line}" for line in (*head, *hoisted)),
+        "  MCOMP_INDEPENDENT", "  for (int64_t i = 0; i < count; ++i) {", *(f"    {line}" for line in body), "  }", "};",
+    ))
+    return Functor(text, tuple(pointers), tuple(numbers))

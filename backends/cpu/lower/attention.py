@@ -1,0 +1,144 @@
+"""Attention as one kernel, and rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.cpu.access import Access
+from mcomp.backends.cpu.builder import TARGET, Builder, pointer
+from mcomp.backends.cpu.cxx import Real, Size, c_type
+from mcomp.backends.cpu.expressions import store
+from mcomp.backends.cpu.kernel import Kernel, Pointer
+from mcomp.backends.cpu.loops import collapse
+from mcomp.backends.cpu.lower.elementwise import loop_kernel
+from mcomp.ir import dims, dtypes
+from mcomp.ir.dims import Dim
+from mcomp.ir.graph import Node, Value
+
+_DTYPES = (dtypes.f32, dtypes.bf16, dtypes.f16)
+
+
+@lowers("attention", target=TARGET)
+def lower_attention(node: Node, b: Builder) -> Declined | None:
+    """softmax(scale q k^T + mask) v, head by head; operands may be strided views, the result is laid out
+    [batch, position, head, dim] when nobody asks otherwise, as the projection that follows wants it."""
+    query, key, value, mask = node.operand(0), node.operand(1), node.operand(2), node.maybe(3)
+    if node.type.dtype not in _DTYPES:
+        return Declined(f"{node.type.dtype} has no kernel")
+    out_shape = node.type.shape
+    q, k, v = (_heads(x, out_shape[:-2], node.attrs["grouped"], b) for x in (query, key, value))
+    order = (0, 2, 1, 3) if len(out_shape) == 4 and not b.is_output(node.result) else None
+    out = b.write(node.result, order)
+    four = _four(out)
+    assert four is not None
+    parts = {"q": q, "k": k, "v": v, "out": four}
+    numbers: dict[str, Size | Real] = {}
+    kind = c_type(node.type.dtype)
+    lines = [f"Attention<{kind}, {kind}> a{{}};", "a.q = q; a.k = k; a.v = v; a.out = out;"]
+    sizes = {
+        "batch": parts["q"].shape[0], "heads": parts["q"].shape[1], "kv_heads": parts["k"].shape[1],
+        "queries": parts["q"].shape[2], "keys": parts["k"].shape[2], "dim": parts["q"].shape[3],
+        "value_dim": parts["v"].shape[3],
+    }
+    for name, size in sizes.items():
+        numbers[name] = size
+        lines.append(f"a.{name} = {name};")
+    for name, access in parts.items():
+        for axis, field in enumerate(("batch", "head", "position")):
+            numbers[f"{name}_{field}"] = access.strides[axis]
+        lines.append(f"a.{name}_stride = {{{name}_batch, {name}_head, {name}_position}};")
+    scale = node.attrs["scale"]
+    if scale is None:
+        head = sizes["dim"]
+        if not isinstance(head, int):
+            return Declined("the size of a head is symbolic, and no scale is given")
+        scale = 1.0 / math.sqrt(head) if head else 1.0
+    numbers["scale"] = Real(scale)
+    lines.append(f"a.scale = float(scale); a.causal = {'true' if node.attrs['causal'] else 'false'};")
+    pointers: list[Pointer] = [pointer("out", out, write=True), pointer("q", q), pointer("k", k), pointer("v", v)]
+    if mask is not None:
+        spread = _mask(mask, out_shape[:-2], sizes["queries"], sizes["keys"], b)
+        if isinstance(spread, Declined):
+            return spread
+        field = "keep" if spread.dtype is dtypes.bool_ else "bias"
+        pointers.append(pointer("mask", spread))
+        for axis, name in enumerate(("batch", "head", "query", "key")):
+            numbers[f"mask_{name}"] = spread.strides[axis]
+        lines.append(f"a.{field} = mask; a.mask_stride = {{mask_batch, mask_head, mask_query, mask_key}};")
+    lines.append("attention(w, a);")
+    b.emit(Kernel("attention", "\n".join(lines), tuple(pointers), tuple(numbers.items()), ("attention.hpp",)))
+    return None
+
+
+def _heads(value: Value, lead: tuple[Dim, ...], grouped: bool, b: Builder) -> Access:
+    """[batch, head, position, dim] with the last axis side by side; batch axes broadcast to those of the result."""
+    access = b.read(value)
+    if access.strides[-1] != 1 and access.shape[-1] != 1:
+        access = b.contiguous(value)
+    wanted = (*lead[:-1], access.shape[-3]) if grouped else lead
+    found = _four(access.expand((*wanted, *access.shape[-2:])))
+    if found is None:
+        found = _four(b.contiguous(value).expand((*wanted, *access.shape[-2:])))
+    if found is None:
+        spread = access.expand((*wanted, *access.shape[-2:]))
+        copy = b.temp(access.dtype, spread.shape)
+        b.copy(spread, copy)
+        found = _four(copy)
+    assert found is not None
+    return found
+
+
+def _four(access: Access) -> Access | None:
+    """Four axes: leading ones merged, missing ones of size 1."""
+    if access.rank <= 4:
+        return access.insert(range(4 - access.rank))
+    lead = collapse(access.shape[:-3], [access.without(range(access.rank - 3, access.rank))])
+    if lead.rank > 1:
+        return None
+    step: Dim = lead.strides[0][0] if lead.rank else 0
+    return Access(access.buffer, access.dtype, (dims.product(access.shape[:-3]), *access.shape[-3:]),
+                  (step, *access.strides[-3:]), access.offset)
+
+
+def _mask(value: Value, lead: tuple[Dim, ...], queries: Dim, keys: Dim, b: Builder) -> Access | Declined:
+    access = b.read(value)
+    if access.dtype not in (dtypes.bool_, dtypes.f32):
+        if not access.dtype.is_float:
+            return Declined(f"a mask of {access.dtype} has no kernel")
+        wide = b.temp(dtypes.f32, access.shape)
+        b.copy(access, wide)
+        access = wide
+    spread = access.expand((*lead, queries, keys))
+    found = _four(spread)
+    if found is None:
+        dense = b.temp(spread.dtype, spread.shape)
+        b.copy(spread, dense)
+        found = _four(dense)
+    assert found is not None
+    return found
+
+
+@lowers("rope", target=TARGET)
+def lower_rope(node: Node, b: Builder) -> Declined | None:
+    """x * cos + rotated(x) * sin: the two halves of the last axis (or neighbours in it) turn together."""
+    x = b.read(node.operand(0))
+    size = x.shape[-1]
+    if x.dtype not in (*_DTYPES, dtypes.f64) or dims.mod(size, 2) != 0:
+        return Declined(f"{x.dtype} rows of {size} have no kernel")
+    half = dims.floordiv(size, 2)
+    interleaved = node.attrs["interleaved"]
+    out = b.write(node.result, b.result_order(node.result, [x]))
+
+    def parts(access: Access) -> tuple[Access, Access]:
+        if interleaved:
+            return access.slice(access.rank - 1, 0, half, 2), access.slice(access.rank - 1, 1, half, 2)
+        return access.slice(access.rank - 1, 0, half, 1), access.slice(access.rank - 1, half, half, 1)
+
+    cos, sin = (b.read(node.operand(i)).expand(x.shape) for i in (1, 2))
+    sources = [*parts(x), *parts(cos), *parts(sin)]
+    lines = ["const auto t0 = v0 * v2 - v1 * v4;", "const auto t1 = v1 * v3 + v0 * v5;"]
+    first, second = parts(out)
+    outs = [(first, store("t0", x.dtype)), (second, store("t1", x.dtype))]
+    b.emit(loop_kernel("rope", lines, sources, outs, first.shape))
+    return None

@@ -1,0 +1,88 @@
+"""Fused nodes: a product with what follows it as one kernel, runs of element-wise nodes as one kernel, the rest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.cpu.builder import TARGET, Builder
+from mcomp.backends.cpu.epilogue import Tail
+from mcomp.backends.cpu.expressions import is_scalar
+from mcomp.backends.cpu.lower.elementwise import lower_region
+from mcomp.backends.cpu.lower.products import ANCHORS
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Graph, Node, Value
+
+
+@lowers("fused", target=TARGET)
+def lower_fused(node: Node, b: Builder) -> Declined | None:
+    """The body, in as few kernels as there are for it."""
+    body: Graph = node.attrs["body"]
+    for inside, operand in zip(body.inputs, node.operands):
+        if operand is not None:
+            b.alias(inside, operand)
+    for value, result in zip(body.outputs, node.results):
+        b.rename(result, value)
+    nodes = []
+    for inside in body.nodes:
+        if inside.op.name in ("const", "full"):
+            b.lower(inside)
+        else:
+            nodes.append(inside)
+    at = 0
+    while at < len(nodes):
+        at += _piece(nodes, at, b)
+    return None
+
+
+def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
+    """Lower the nodes that the next kernel takes; returns how many."""
+    first = nodes[at]
+    if first.op.name in ANCHORS:
+        tail = _run(nodes, at + 1, first.result, b, quantizes=True)
+        while tail:
+            outputs = _seen_outside([first, *tail])
+            refused = b.attempt(
+                lambda tail=tail, outputs=outputs: ANCHORS[first.op.name](  # type: ignore[misc]
+                    first, Tail(first.result, tuple(tail), tuple((v, v) for v in outputs)), b
+                )
+            )
+            if refused is None:
+                return 1 + len(tail)
+            b.context.missed("lower", first, f"{first.op.name} with its epilogue: {refused.reason}", refused.remedy)
+            tail = tail[: len(tail) // 2]
+    if is_scalar(first):
+        run = _run(nodes, at, None, b, quantizes=False)
+        outputs = _seen_outside(run)
+        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b)) is None:
+            return len(run)
+    b.lower(first)
+    return 1
+
+
+def _run(nodes: Sequence[Node], start: int, anchor: Value | None, b: Builder, *, quantizes: bool) -> list[Node]:
+    """Nodes from `start` on that are computed index by index, all results of one shape; what they read comes from
+    before, from the anchor or from the run."""
+    run: list[Node] = []
+    shape = None if anchor is None else anchor.tensor.shape
+    for node in nodes[start:]:
+        if not is_scalar(node) and not (quantizes and _is_static(node)):
+            break
+        if shape is not None and node.type.shape != shape:
+            break
+        shape = node.type.shape
+        run.append(node)
+        if node.op.name == "quantize":
+            break
+    return run
+
+
+def _seen_outside(run: Sequence[Node]) -> list[Value]:
+    """The values of a run that others use, or that leave the body."""
+    inside = set(run)
+    return [v for node in run for v in node.results if any(user not in inside for user in v.users)]
+
+
+def _is_static(node: Node) -> bool:
+    encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
+    return isinstance(encoding, Affine) and encoding.scale is not None and encoding.dtype.bits == 8

@@ -1,0 +1,117 @@
+"""Pooling and resizing, channels first or last as the operand is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.cpu.access import Access
+from mcomp.backends.cpu.builder import TARGET, Builder
+from mcomp.backends.cpu.cxx import Real, Size
+from mcomp.ir import dims, dtypes
+from mcomp.ir.dims import Dim
+from mcomp.ir.graph import Node
+
+_FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation")
+
+
+def _shape(
+    x: Access, out: Sequence[Dim], node: Node, pads: Sequence[int], last: bool
+) -> tuple[str, dict[str, Size | Real]]:
+    """C++ that declares the PoolShape `s`, and its numbers."""
+    missing = 3 - (x.rank - 2)
+    ones = (1,) * (x.rank - 2)
+    rows: tuple[Sequence[Dim], ...] = (
+        x.shape[2:], out[2:], node.attrs.get("kernel", ones), node.attrs.get("stride", ones), pads or (0,) * len(ones),
+        node.attrs.get("dilation", ones),
+    )
+    numbers: dict[str, Size | Real] = {"batch": x.shape[0], "channels": x.shape[1]}
+    groups = []
+    for name, values in zip(_FIELDS, rows):
+        full = (*((0 if name == "pad" else 1,) * missing), *values)
+        numbers |= {f"{name}{i}": v for i, v in enumerate(full)}
+        groups.append("{" + ", ".join(f"{name}{i}" for i in range(3)) + "}")
+    return f"const PoolShape s{{batch, channels, {', '.join(groups)}, {'true' if last else 'false'}}};", numbers
+
+
+@lowers("max_pool", "max_pool_with_index", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", target=TARGET)
+def lower_pool(node: Node, b: Builder) -> Declined | None:
+    name = node.op.name
+    average = name in ("avg_pool", "adaptive_avg_pool")
+    dtype = node.operand(0).tensor.dtype
+    if dtype.is_complex or dtype is dtypes.bool_ or (average and not dtype.is_float):
+        return Declined(f"{dtype} has no kernel")
+    if not 3 <= node.operand(0).tensor.rank <= 5:
+        return Declined("it has no batch axis")
+    order = b.follow(node.results[0], node.operand(0)) if len(node.results) == 1 else None
+    x = b.contiguous(node.operand(0), order)
+    pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
+    text, numbers = _shape(x, node.results[0].tensor.shape, node, pads, order is not None)
+    outs = {"y": b.write(node.results[0], order)}
+    if name == "max_pool_with_index":
+        outs["indices"] = b.write(node.results[1])
+        call = "max_pool(w, s, x, y, indices);"
+    elif name == "max_pool":
+        call = "max_pool(w, s, x, y, (int64_t*)nullptr);"
+    elif name == "adaptive_max_pool":
+        if len(node.results) > 1:
+            outs["indices"] = b.write(node.results[1])
+        call = f"adaptive_max_pool(w, s, x, y, {'indices' if len(node.results) > 1 else '(int64_t*)nullptr'});"
+    elif name == "avg_pool":
+        numbers["divisor"] = node.attrs["divisor"] or 0
+        call = f"avg_pool(w, s, x, y, {'true' if node.attrs['count_padding'] else 'false'}, divisor);"
+    else:
+        call = "adaptive_avg_pool(w, s, x, y);"
+    b.call(name, f"{text}\n{call}", outs=outs, ins={"x": x}, numbers=numbers, headers=("pool.hpp",))
+    return None
+
+
+@lowers("resize", target=TARGET)
+def lower_resize(node: Node, b: Builder) -> Declined | None:
+    """Nearest, linear or cubic over one to three axes."""
+    modes = {"nearest": "nearest", "nearest-exact": "nearest_exact", "linear": "linear", "cubic": "cubic"}
+    a = node.attrs
+    if node.attrs.get("antialias"):
+        return Declined("antialiasing has no kernel")
+    dtype = node.type.dtype
+    if not dtype.is_float and dtype is not dtypes.u8:
+        return Declined(f"{dtype} has no kernel")
+    order = b.follow(node.result, node.operand(0))
+    x = b.contiguous(node.operand(0), order)
+    out = b.write(node.result, order)
+    numbers: dict[str, Size | Real] = {"outer": x.shape[0] if order else dims.mul(x.shape[0], x.shape[1]),
+                                       "inner": x.shape[1] if order else 1}
+    align = "true" if a["align_corners"] else "false"
+    axes = ["resize_axis(1, 1, false, 0.0)"] * (5 - x.rank)
+    scales = a["scales"] or (None,) * (x.rank - 2)
+    for i, (size, target, scale) in enumerate(zip(x.shape[2:], out.shape[2:], scales)):
+        numbers |= {f"in{i}": size, f"out{i}": target, f"scale{i}": Real(float(scale or 0.0))}
+        axes.append(f"resize_axis(in{i}, out{i}, {align}, scale{i})")
+    text = (
+        f"const ResizeAxis axis[] = {{{', '.join(axes)}}};\n"
+        f"resize(w, x, y, outer, inner, axis, ResizeMode::{modes[a['mode']]});"
+    )
+    b.call("resize", text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=("resize.hpp",))
+    return None
+
+
+@lowers("grid_sample", target=TARGET)
+def lower_grid_sample(node: Node, b: Builder) -> Declined | None:
+    """Sampling of images at positions given by a grid."""
+    x, grid = b.contiguous(node.operand(0)), b.contiguous(node.operand(1))
+    if x.rank != 4 or not x.dtype.is_float:
+        return Declined(f"rank {x.rank} of {x.dtype} has no kernel")
+    out = b.write(node.result)
+    align = "true" if node.attrs["align_corners"] else "false"
+    modes = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "cubic"}
+    if node.attrs["mode"] not in modes or node.attrs["padding"] not in ("zeros", "border", "reflection"):
+        return Declined("its mode has no kernel")
+    text = (
+        f"const GridShape s{{batch, channels, height, width, rows, columns, {align}}};\n"
+        f"grid_sample(w, s, x, grid, y, GridMode::{modes[node.attrs['mode']]}, GridPadding::{node.attrs['padding']});"
+    )
+    b.call("grid_sample", text, outs={"y": out}, ins={"x": x, "grid": grid}, headers=("grid_sample.hpp",), numbers={
+        "batch": x.shape[0], "channels": x.shape[1], "height": x.shape[2], "width": x.shape[3],
+        "rows": out.shape[2], "columns": out.shape[3],
+    })
+    return None

@@ -1,0 +1,107 @@
+"""Quantizing and decoding activations."""
+
+from __future__ import annotations
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.cpu.access import Access
+from mcomp.backends.cpu.builder import TARGET, Builder, pointer
+from mcomp.backends.cpu.cxx import Real, Size, c_type
+from mcomp.backends.cpu.expressions import store
+from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, arguments
+from mcomp.backends.cpu.lower.elementwise import loop_kernel
+from mcomp.ir import dims
+from mcomp.ir.dtypes import f64
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Node
+
+
+@lowers("quantize", target=TARGET)
+def lower_quantize(node: Node, b: Builder) -> Declined | None:
+    """Floats to integers: with a static scale element by element, else one scale per row, or one for the tensor."""
+    encoding = node.type.encoding
+    assert isinstance(encoding, Affine)
+    x = b.read(node.operand(0))
+    if x.dtype is f64 or encoding.dtype.bits != 8:
+        return Declined(f"{x.dtype} to {encoding.dtype} has no kernel")
+    if encoding.scale is not None:
+        return _static(node, b, x, encoding)
+    if encoding.axis == tuple(range(x.rank - 1)) and x.rank > 0:
+        return _per_row(node, b, encoding)
+    if not encoding.axis:
+        return _per_tensor(node, b, encoding)
+    return Declined(f"scales along axes {list(encoding.axis)} have no kernel")
+
+
+def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
+    order = b.result_order(node.result, [x])
+    place = b.write_encoded(node.result, order)
+    values = place.part("values")
+    assert values is not None and encoding.scale is not None
+    low, high = encoding.range
+    text = f"quantize_byte<{c_type(values.dtype)}>(v0, float(inverse), int32_t(zero), {low}, {high})"
+    kernel = loop_kernel("quantize", [], [x], [(values, text)], x.shape, order)
+    numbers: tuple[tuple[str, Size | Real], ...] = (
+        *kernel.numbers, ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero)
+    )
+    b.emit(Kernel(kernel.name, kernel.body, kernel.pointers, numbers, (*kernel.headers, "quantize_byte.hpp")))
+
+
+def _per_row(node: Node, b: Builder, encoding: Affine) -> None:
+    x = b.contiguous(node.operand(0))
+    place = b.write_encoded(node.result)
+    values, scales, zeros = place.part("values"), place.part("scales"), place.part("zeros")
+    assert values is not None and scales is not None
+    body = (
+        f"quantize_rows_dynamic(w, x, k, m, k, q, k, scale, {'zero' if zeros else '(int32_t*)nullptr'}, "
+        f"{'false' if encoding.zero_point else 'true'});"
+    )
+    b.emit(Kernel("quantize_rows", body, arguments(
+        pointer("q", values, write=True), pointer("scale", scales, write=True),
+        None if zeros is None else pointer("zero", zeros, write=True), pointer("x", x),
+    ), (("m", dims.product(x.shape[:-1])), ("k", x.shape[-1])), ("quantize_rows.hpp",)))
+
+def _per_tensor(node: Node, b: Builder, encoding: Affine) -> None:
+    x = b.read(node.operand(0))
+    order = b.result_order(node.result, [x])
+    x = b.contiguous(node.operand(0), order)
+    place = b.write_encoded(node.result, order)
+    values, scales, zeros = place.part("values"), place.part("scales"), place.part("zeros")
+    assert values is not None and scales is not None
+    kind = c_type(values.dtype)
+    body = f"quantize_tensor<{c_type(x.dtype)}, {kind}>(w, x, n, q, scale, {'zero' if zeros else 'nullptr'}, " \
+           f"{'false' if encoding.zero_point else 'true'}, reinterpret_cast<float*>(scratch));"
+    b.emit(Kernel("quantize_tensor", body, arguments(
+        pointer("q", values, write=True), pointer("scale", scales, write=True),
+        None if zeros is None else pointer("zero", zeros, write=True), pointer("x", x),
+        b.scratch(8 * 1024),
+    ), (("n", x.numel),), ("quantize_tensor.hpp",)))
+
+
+def decode_kernel(place: EncodedAccess, target: Access) -> Kernel:
+    """scale * (q - zero) for an affine encoding without groups."""
+    encoding = place.value.tensor.encoding
+    values, scales, zeros = place.part("values"), place.part("scales"), place.part("zeros")
+    assert isinstance(encoding, Affine) and values is not None
+    sources, numbers = [values], []
+    if scales is None:
+        assert encoding.scale is not None
+        scale = "float(scale)"
+        numbers.append(("scale", Real(encoding.scale)))
+    else:
+        scale = f"v{len(sources)}"
+        sources.append(scales)
+    zero = f"float({encoding.zero})"
+    if zeros is not None:
+        zero = f"float(v{len(sources)})"
+        sources.append(zeros)
+    line = f"const float t0 = (float(v0) - {zero}) * {scale};"
+    kernel = loop_kernel("decode", [line], sources, [(target, store("t0", target.dtype))], target.shape,
+                         values.dense_order())
+    return Kernel(kernel.name, kernel.body, kernel.pointers, (*kernel.numbers, *numbers), kernel.headers)
+
+
+@lowers("decode", target=TARGET)
+def lower_decode(node: Node, b: Builder) -> Declined | None:
+    """What is encoded is decoded when it is read."""
+    b.bind(node.result, b.read(node.operand(0)))
+    return None
