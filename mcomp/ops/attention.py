@@ -9,7 +9,8 @@ from mcomp.errors import IRError
 from mcomp.ir import dims, dtypes
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Attr, Cost, Op, Tolerance, operands, register, total_bytes
-from mcomp.ops.checks import broadcast, differ, maybe, need_dim, need_float, need_rank, present, same_dtype
+from mcomp.ops.checks import broadcast, differ, need_dim, need_float, need_rank, present, same_dtype
+from mcomp.ops.rules import broadcasts_to, optional
 
 Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
@@ -32,7 +33,7 @@ class Attention(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
         query, key, value = present(types, 0, "query"), present(types, 1, "key"), present(types, 2, "value")
-        mask = maybe(types, 3)
+        mask = optional(types, 3)
         least = 3 if attrs["grouped"] else 2
         for type, name in ((query, "query"), (key, "key"), (value, "value")):
             need_rank(type, name, least, -1)
@@ -52,7 +53,7 @@ class Attention(Op):
             if mask.dtype != dtypes.bool_ and mask.dtype != query.dtype:
                 raise IRError(f"mask is {mask.dtype}; it must be bool or {query.dtype}")
             scores = (*lead, query.shape[-2], key.shape[-2])
-            if broadcast({"scores": scores, "mask": mask.shape}) != scores:
+            if not broadcasts_to(mask.shape, scores):
                 raise IRError(f"mask {list(mask.shape)} does not broadcast to the scores {list(scores)}")
         return (TensorType((*lead, query.shape[-2], value.shape[-1]), query.dtype),)
 
@@ -99,7 +100,7 @@ class Rope(Op):
         if differ(dims.mod(x.shape[-1], 2), 0):
             raise IRError(f"the last axis of x is {x.shape[-1]}, which is odd")
         for type, name in ((cos, "cos"), (sin, "sin")):
-            if broadcast({"x": x.shape, name: type.shape}) != x.shape:
+            if not broadcasts_to(type.shape, x.shape):
                 raise IRError(f"{name} {list(type.shape)} does not broadcast to x {list(x.shape)}")
         return (TensorType(x.shape, x.dtype),)
 

@@ -1,4 +1,4 @@
-"""Checks that type inference of several families shares: presence, rank, sizes, element types, broadcasting."""
+"""Checks for operators whose operands have parts of their own (weight, bias, mask ...): errors call them by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mcomp.errors import IRError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.types import TensorType
+from mcomp.ops.rules import merge, never_equal
 
 
 def present(types: Sequence[TensorType | None], index: int, name: str) -> TensorType:
@@ -19,13 +20,8 @@ def present(types: Sequence[TensorType | None], index: int, name: str) -> Tensor
     return found
 
 
-def maybe(types: Sequence[TensorType | None], index: int) -> TensorType | None:
-    """The type of an operand, or None when it is absent."""
-    return types[index] if index < len(types) else None
-
-
 def differ(a: Dim, b: Dim) -> bool:
-    """Whether two dims are certainly different; dims that cannot be compared count as equal."""
+    """Whether two dims differ by a constant. Weaker than `never_equal`, for dims that may be 0, such as remainders."""
     difference = dims.add(a, dims.mul(b, -1))
     return isinstance(difference, int) and difference != 0
 
@@ -67,15 +63,8 @@ def need_float(type: TensorType, name: str) -> None:
         raise IRError(f"{name} is {type.dtype}, not f64, f32, f16 or bf16", help="cast it")
 
 
-def normal_axis(axis: int, rank: int) -> None:
-    """Raise IRError unless `0 <= axis < rank`."""
-    if not 0 <= axis < rank:
-        raise IRError(f"axis {axis} is outside of a tensor of rank {rank}")
-
-
 def broadcast(shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[Dim, ...]:
-    """The common shape by numpy's rules. Two different sizes that are not certainly different are taken as equal, the
-    first wins. Raises IRError naming the operands that do not fit."""
+    """`rules.broadcast` for named operands: raises IRError naming those that do not fit."""
     rank = max((len(s) for s in shapes.values()), default=0)
     out: list[Dim] = [1] * rank
     source = [""] * rank
@@ -83,8 +72,10 @@ def broadcast(shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[Dim, ...]:
         for i, d in enumerate(shape, rank - len(shape)):
             if isinstance(out[i], int) and out[i] == 1:
                 out[i], source[i] = d, name
-            elif d != 1 and differ(out[i], d):
+            elif d != 1 and never_equal(out[i], d):
                 raise IRError(f"{source[i]} and {name} do not broadcast: {out[i]} against {d} along axis {i}")
+            elif d != 1:
+                out[i] = merge(out[i], d)
     return tuple(out)
 
 

@@ -12,7 +12,6 @@ from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Attr, Cost, Op, operands, register, total_bytes
 from mcomp.ops.checks import (
     differ,
-    maybe,
     need_dim,
     need_rank,
     need_vector,
@@ -22,6 +21,7 @@ from mcomp.ops.checks import (
     same_dtype,
     stored_elements,
 )
+from mcomp.ops.rules import optional
 
 Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
@@ -29,7 +29,7 @@ Attrs = Mapping[str, Any]
 
 def _check(types: Types, attrs: Attrs) -> tuple[TensorType, TensorType, int]:
     """Operand checks that both directions share: (x, weight, number of spatial axes)."""
-    x, weight, bias = present(types, 0, "x"), present(types, 1, "weight"), maybe(types, 2)
+    x, weight, bias = present(types, 0, "x"), present(types, 1, "weight"), optional(types, 2)
     need_rank(x, "x", 3, 5)
     need_rank(weight, "weight", x.rank)
     same_dtype({"x": x, "weight": weight, "bias": bias})
@@ -70,7 +70,7 @@ class Conv(Op):
         need_dim(x, "x", 1, dims.mul(weight.shape[1], groups), f"the channels of weight times {groups} groups")
         if differ(dims.mod(weight.shape[0], groups), 0):
             raise IRError(f"{groups} groups do not divide {weight.shape[0]} output channels")
-        need_vector(maybe(types, 2), "bias", weight.shape[0], "the number of output channels")
+        need_vector(optional(types, 2), "bias", weight.shape[0], "the number of output channels")
         out = [
             window_size(s, k, stride, low, high, dilation)
             for s, k, stride, (low, high), dilation in zip(
@@ -84,7 +84,7 @@ class Conv(Op):
         weight, result = present(types, 1, "weight"), results[0]
         positions = dims.mul(result.shape[0], dims.product(result.shape[2:]))
         flops = dims.mul(2, dims.mul(positions, stored_elements(weight)))
-        if maybe(types, 2) is not None:
+        if optional(types, 2) is not None:
             flops = dims.add(flops, result.numel)
         return Cost(flops, total_bytes(types), total_bytes(results))
 
@@ -126,7 +126,7 @@ class ConvTranspose(Op):
         if differ(dims.mod(weight.shape[0], groups), 0):
             raise IRError(f"{groups} groups do not divide {weight.shape[0]} input channels")
         channels = dims.mul(weight.shape[1], groups)
-        need_vector(maybe(types, 2), "bias", channels, "the number of output channels")
+        need_vector(optional(types, 2), "bias", channels, "the number of output channels")
         out: list[Dim] = []
         for i in range(spatial):
             stride, dilation = attrs["stride"][i], attrs["dilation"][i]
@@ -144,7 +144,7 @@ class ConvTranspose(Op):
         x, weight = present(types, 0, "x"), present(types, 1, "weight")
         positions = dims.mul(x.shape[0], dims.product(x.shape[2:]))
         flops = dims.mul(2, dims.mul(positions, stored_elements(weight)))
-        if maybe(types, 2) is not None:
+        if optional(types, 2) is not None:
             flops = dims.add(flops, results[0].numel)
         return Cost(flops, total_bytes(types), total_bytes(results))
 

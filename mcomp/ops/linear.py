@@ -10,7 +10,8 @@ from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Cost, Op, operands, register, total_bytes
-from mcomp.ops.checks import broadcast, maybe, need_dim, need_rank, need_vector, present, same_dtype, stored_elements
+from mcomp.ops.checks import broadcast, need_dim, need_rank, need_vector, present, same_dtype, stored_elements
+from mcomp.ops.rules import optional
 
 Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
@@ -24,7 +25,7 @@ class Linear(Op):
     operands = operands("x", "weight", "bias?")
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
-        x, weight, bias = present(types, 0, "x"), present(types, 1, "weight"), maybe(types, 2)
+        x, weight, bias = present(types, 0, "x"), present(types, 1, "weight"), optional(types, 2)
         need_rank(x, "x", 1, -1)
         need_rank(weight, "weight", 2)
         same_dtype({"x": x, "weight": weight, "bias": bias})
@@ -36,7 +37,7 @@ class Linear(Op):
         """2 * rows * stored weights: a sparse weight counts only what it stores."""
         x, weight = present(types, 0, "x"), present(types, 1, "weight")
         flops = dims.mul(2, dims.mul(dims.product(x.shape[:-1]), stored_elements(weight)))
-        if maybe(types, 2) is not None:
+        if optional(types, 2) is not None:
             flops = dims.add(flops, results[0].numel)
         return Cost(flops, total_bytes(types), total_bytes(results))
 
@@ -120,7 +121,7 @@ class Bilinear(Op):
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
         x1, x2, weight = present(types, 0, "x1"), present(types, 1, "x2"), present(types, 2, "weight")
-        bias = maybe(types, 3)
+        bias = optional(types, 3)
         need_rank(x1, "x1", 1, -1)
         need_rank(x2, "x2", x1.rank)
         need_rank(weight, "weight", 3)

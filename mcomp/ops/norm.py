@@ -10,16 +10,8 @@ from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Attr, Cost, Op, Tolerance, operands, register, total_bytes
-from mcomp.ops.checks import (
-    differ,
-    maybe,
-    need_float,
-    need_rank,
-    need_vector,
-    normal_axis,
-    present,
-    same_dtype,
-)
+from mcomp.ops.checks import differ, need_float, need_rank, need_vector, present, same_dtype
+from mcomp.ops.rules import check_axis, optional
 
 Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
@@ -57,7 +49,7 @@ class LayerNorm(Op):
     tolerance = Tolerance.APPROXIMATE
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
-        x, weight, bias = present(types, 0, "x"), maybe(types, 1), maybe(types, 2)
+        x, weight, bias = present(types, 0, "x"), optional(types, 1), optional(types, 2)
         need_float(x, "x")
         same_dtype({"x": x, "weight": weight, "bias": bias})
         shape = _trailing(x, attrs["axes_count"])
@@ -87,7 +79,7 @@ class RmsNorm(Op):
     tolerance = Tolerance.APPROXIMATE
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
-        x, weight = present(types, 0, "x"), maybe(types, 1)
+        x, weight = present(types, 0, "x"), optional(types, 1)
         need_float(x, "x")
         same_dtype({"x": x, "weight": weight})
         _affine(weight, "weight", _trailing(x, attrs["axes_count"]))
@@ -119,7 +111,7 @@ class GroupNorm(Op):
     tolerance = Tolerance.APPROXIMATE
 
     def infer(self, types: Types, attrs: Attrs) -> tuple[Type, ...]:
-        x, weight, bias = present(types, 0, "x"), maybe(types, 1), maybe(types, 2)
+        x, weight, bias = present(types, 0, "x"), optional(types, 1), optional(types, 2)
         need_rank(x, "x", 2, -1)
         need_float(x, "x")
         same_dtype({"x": x, "weight": weight, "bias": bias})
@@ -153,7 +145,7 @@ class BatchNorm(Op):
         need_rank(x, "x", 2, -1)
         need_float(x, "x")
         for i, name in enumerate(("mean", "variance", "weight", "bias"), 1):
-            type = present(types, i, name) if i < 3 else maybe(types, i)
+            type = present(types, i, name) if i < 3 else optional(types, i)
             need_vector(type, name, x.shape[1], "the number of channels")
         return (TensorType(x.shape, x.dtype),)
 
@@ -177,7 +169,7 @@ class _Softmax(Op):
         need_float(x, "x")
         if x.rank == 0 and attrs["axis"] == 0:
             return (TensorType(x.shape, x.dtype),)
-        normal_axis(attrs["axis"], x.rank)
+        check_axis(attrs["axis"], x.rank)
         return (TensorType(x.shape, x.dtype),)
 
     def cost(self, types: Types, results: Sequence[TensorType], attrs: Attrs) -> Cost:

@@ -50,7 +50,7 @@ _WRONG: list[tuple[str, tuple[str | None, ...], dict[str, Any], str]] = [
     ("attention", (_HEADS, _HEADS, _HEADS, "bool[2, N, 4, 6, 6]"), {}, "does not broadcast to the scores"),
     ("attention", ("i64[4, 6, 8]", "i64[4, 6, 8]", "i64[4, 6, 8]"), {}, "query is i64, not f64"),
     ("rope", ("f32[N, 2, 6, 7]", "f32[6, 7]", "f32[6, 7]"), {}, "the last axis of x is 7, which is odd"),
-    ("rope", (_HEADS, "f32[7, 8]", "f32[6, 8]"), {}, "x and cos do not broadcast"),
+    ("rope", (_HEADS, "f32[7, 8]", "f32[6, 8]"), {}, "cos .7, 8. does not broadcast to x"),
     ("layer_norm", ("f32[N, 8]", "f32[9]"), {"axes_count": 1, "eps": 1e-5}, "weight is .9., but the normalized"),
     ("layer_norm", ("f32[N, 8]",), {"axes_count": 3, "eps": 1e-5}, "axes_count is 3 for a tensor of rank 2"),
     ("rms_norm", ("i64[N, 8]",), {"axes_count": 1, "eps": 1e-5}, "x is i64"),
