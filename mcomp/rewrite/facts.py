@@ -63,6 +63,12 @@ def as_held(number: Number, dtype: DType) -> Number:
     return float(number)
 
 
+def shortest(number: Number, dtype: DType) -> float:
+    """The shortest decimal number that an element type rounds to this one: 1e-05 rather than 9.999999747378752e-06."""
+    assert not isinstance(number, complex)
+    return float(str(np.float32(number))) if dtype == dtypes.f32 else float(number)
+
+
 def _uniform_constant(value: Value) -> Number | None:
     weight = value.weight
     if weight is None or weight.type.encoding != DENSE:

@@ -53,8 +53,11 @@ def _merge(graph: Graph, context: Context) -> int:
             continue
         if not context.allow_rewrite("cse"):
             break
-        with graph.edit("cse", fused("cse", kept.loc, node.loc)) as editor:
+        place = fused("cse", kept.loc, node.loc)
+        with graph.edit("cse", place) as editor:
             editor.replace_node(node, kept.results)
+            if kept.op.name != "const" and node.loc and node.loc != kept.loc:
+                editor.set_loc(kept, place)
         merged += 1
     return merged
 

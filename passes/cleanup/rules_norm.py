@@ -7,7 +7,7 @@ from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.manager import PassEffect
 from mcomp.rewrite import NO, Match, Miss, OpPattern, Pattern, Rule, either, maybe, number, op, rule, var
-from mcomp.rewrite.facts import Number, number_of
+from mcomp.rewrite.facts import Number, number_of, shortest
 
 _ROUNDING = PassEffect.ROUNDING
 x = var("x")
@@ -50,9 +50,13 @@ def _divided(top: Pattern, below: Pattern) -> tuple[OpPattern, ...]:
     )
 
 
+def _attrs(match: Match) -> dict[str, int | float | None]:
+    return {"axes_count": trailing(match), "eps": shortest(match.number("eps"), match["x"].tensor.dtype)}
+
+
 def _rms(match: Match, editor: Editor) -> Value:
     """x * rsqrt(mean(x**2) + eps) -> rms_norm(x)."""
-    return match.add(editor, "rms_norm", [match["x"]], {"axes_count": trailing(match), "eps": match.number("eps")})
+    return match.add(editor, "rms_norm", [match["x"]], _attrs(match))
 
 
 _RMS = tuple(
@@ -78,7 +82,7 @@ def center_rms_norm(match: Match, editor: Editor) -> Value:
 
 def _layer(match: Match, editor: Editor) -> Value:
     """(x - mean(x)) * rsqrt(var(x) + eps) -> layer_norm(x)."""
-    return match.add(editor, "layer_norm", [match["x"]], {"axes_count": trailing(match), "eps": match.number("eps")})
+    return match.add(editor, "layer_norm", [match["x"]], _attrs(match))
 
 
 _variance = op("var", x, attrs={"correction": 0.0})

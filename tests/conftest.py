@@ -1,0 +1,19 @@
+"""Options and collectors of the whole suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="write what golden tests find as what they expect")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.suffix != ".mir":
+        return None
+    from tests.golden import MirFile
+
+    return MirFile.from_parent(parent, path=file_path)
