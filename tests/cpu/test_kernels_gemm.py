@@ -307,3 +307,31 @@ def test_static_quantization(isa: str) -> None:
     q = np.zeros(x.shape, dtype=np.uint8)
     lib.quantize_bf16_u8_static(1, ptr(narrow), *i64(6, 45), ptr(q), ctypes.c_float(scale), 100)
     np.testing.assert_array_equal(q, np.clip(np.rint(from_bf16(narrow) / np.float32(scale)) + 100, 0, 255))
+
+
+@each_isa
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weight_only_gemm(isa: str, bits: int) -> None:
+    lib = load("weight_only_driver", isa)
+    run = lib.weight_only_8 if bits == 8 else lib.weight_only_4
+    rng = np.random.default_rng(7)
+    for m, n, k, group in [
+        (1, 40, 64, 32),
+        (3, 33, 70, 32),
+        (17, 65, 45, 15),
+        (5, 16, 20, 64),
+        (2, 8, 0, 16),
+        (30, 64, 128, 128),
+    ]:
+        a = rng.standard_normal((m, k)).astype(np.float32)
+        q = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, k)).astype(np.int8)
+        groups = -(-k // group)
+        scale = rng.random((groups, n)).astype(np.float32)
+        offset = rng.standard_normal((groups, n)).astype(np.float32)
+        of_k = np.arange(k) // group
+        for shift in (None, offset):
+            weight = scale[of_k].T.astype(np.float64) * q + (0 if shift is None else shift[of_k].T)
+            got = np.full((m, n), np.nan, dtype=np.float32)
+            run(2, ptr(a), ptr(q), *i64(m, n, k), ptr(scale), ptr(shift), *i64(group), ptr(got))
+            magnitude = np.abs(a).astype(np.float64) @ np.abs(weight).T
+            assert (np.abs(got - a.astype(np.float64) @ weight.T) <= 2e-6 * magnitude + 1e-6).all()

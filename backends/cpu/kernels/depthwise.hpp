@@ -21,31 +21,6 @@
 namespace mcomp {
 namespace detail {
 
-MCOMP_INLINE vf32 load_as_f32(const float* p) { return vload(p); }
-MCOMP_INLINE vf32 load_as_f32(const bf16* p) { return vload(p); }
-MCOMP_INLINE vf32 load_as_f32(const f16* p) { return vload(p); }
-MCOMP_INLINE vf32 load_as_f32(const uint8_t* p) {
-#if defined(MCOMP_ISA_AVX512)
-  return vto_f32((vi32)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#elif defined(MCOMP_ISA_AVX2)
-  return vto_f32((vi32)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-#else
-  vf32 v{};
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
-  return v;
-#endif
-}
-MCOMP_INLINE vf32 load_as_f32(const int8_t* p) {
-#if defined(MCOMP_ISA_AVX512)
-  return vto_f32((vi32)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#elif defined(MCOMP_ISA_AVX2)
-  return vto_f32((vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-#else
-  vf32 v{};
-  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
-  return v;
-#endif
-}
 template <class X>
 MCOMP_INLINE vf32 load_as_f32_n(const X* p, int64_t n) {
   alignas(64) X all[kLanes] = {};
@@ -59,13 +34,16 @@ struct DepthwiseTap {
 };
 
 // out[p * NV * lanes + c] = sum over taps of (x[p * pixel_stride + tap.input + c] - zero) * weight[tap.weight + c] for PX
-// pixels and NV vectors of channels; Masked: only the first `count` channels of one vector exist.
+// pixels and NV vectors of channels; Masked: only the first `count` channels of one vector exist. Bytes are multiplied as
+// they are and zero * (sum of the taps' weights) is taken away at the end: all of it integers below 2^24.
 template <class X, int PX, int NV, bool Masked>
 MCOMP_NOINLINE void depthwise_tile(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count, const float* weight,
                                    float zero, int64_t count, float* out) {
   constexpr bool bytes = sizeof(X) == 1;
   vf32 acc[PX][NV];
+  vf32 total[NV];
   unroll<PX>([&](auto p) MCOMP_LAMBDA { unroll<NV>([&](auto v) MCOMP_LAMBDA { acc[p][v] = vf32{}; }); });
+  unroll<NV>([&](auto v) MCOMP_LAMBDA { total[v] = vf32{}; });
   for (int64_t t = 0; t < tap_count; ++t) {
     const X* px = x + taps[t].input;
     const float* pw = weight + taps[t].weight;
@@ -73,14 +51,17 @@ MCOMP_NOINLINE void depthwise_tile(const X* x, int64_t pixel_stride, const Depth
       const vf32 wv = Masked ? vload_n(pw, count) : vload(pw + v * kLanes);
       unroll<PX>([&](auto p) MCOMP_LAMBDA {
         const X* at = px + p * pixel_stride + v * kLanes;
-        vf32 xv = Masked ? load_as_f32_n(at, count) : load_as_f32(at);
-        if constexpr (bytes) xv = xv - zero;
+        const vf32 xv = Masked ? load_as_f32_n(at, count) : load_as_f32(at);
         acc[p][v] = vfma(xv, wv, acc[p][v]);
       });
+      if constexpr (bytes) total[v] = total[v] + wv;
     });
   }
   unroll<PX>([&](auto p) MCOMP_LAMBDA {
-    unroll<NV>([&](auto v) MCOMP_LAMBDA { vstore(out + (p * NV + v) * kLanes, acc[p][v]); });
+    unroll<NV>([&](auto v) MCOMP_LAMBDA {
+      if constexpr (bytes) acc[p][v] = acc[p][v] - total[v] * zero;
+      vstore(out + (p * NV + v) * kLanes, acc[p][v]);
+    });
   });
 }
 
@@ -112,6 +93,12 @@ void depthwise_pixels(const X* x, int64_t pixel_stride, const DepthwiseTap* taps
   for (; c + NV * kLanes <= channels; c += NV * kLanes) {
     depthwise_tile<X, PX, NV, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);
     emit(c, NV * kLanes, NV * kLanes);
+  }
+  if constexpr (NV > 2) {
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
+      depthwise_tile<X, PX, 2, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);
+      emit(c, 2 * kLanes, 2 * kLanes);
+    }
   }
   for (; c + kLanes <= channels; c += kLanes) {
     depthwise_tile<X, PX, 1, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);

@@ -6,7 +6,7 @@
 //   // scratch: gemm_f32_scratch_bytes(M, K, workers) bytes for all workers together, 64-byte aligned
 //
 // A: float, bf16 or f16, row r at a + r * lda, K contiguous. W: float or bf16 storage. Rows of the epilogue are rows of A.
-// 2 M N K operations; reads A once per worker and W once per 384 KiB block of rows. Reduction order: over k, in 1, 2 or 4
+// 2 M N K operations; reads A once per worker and W once per 640 KiB block of rows. Reduction order: over k, in 1, 2 or 4
 // interleaved sums when a tile has few rows. Any of M, N, K may be zero (K == 0 gives zeros to the epilogue).
 #pragma once
 

@@ -55,6 +55,7 @@ struct FloatDot {
   using Columns = Acc;
   using Out = T;
   static constexpr int kLength = 1;  // reduction elements of a step
+  static constexpr int kPanel = kVectorBytes / static_cast<int>(sizeof(T));  // panel elements of a step and vector
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
 
   static MCOMP_INLINE Row row(const char* p) { return vset(*reinterpret_cast<const T*>(p)); }
@@ -88,10 +89,10 @@ template <class Dot, int NV>
 struct ColumnVectors {
   typename Dot::Columns v[NV];
   MCOMP_INLINE void load(const typename Dot::Panel* b) {
-    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::columns(b + i * (Dot::kWidth * Dot::kLength)); });
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::columns(b + i * Dot::kPanel); });
   }
   static MCOMP_INLINE void prefetch(const typename Dot::Panel* b) {
-    unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(b + i * (Dot::kWidth * Dot::kLength)); });
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(b + i * Dot::kPanel); });
   }
 };
 

@@ -85,6 +85,7 @@ struct ByteDot : ByteProducts {
   using Row = ByteProducts::Row;
   using Out = int32_t;
   static constexpr int kLength = 4;
+  static constexpr int kPanel = 4 * kLanes;
   static constexpr int kWidth = kLanes;
   static constexpr uint32_t kFlip = row_offset<A>() != 0 ? 0x80808080u : 0u;
 

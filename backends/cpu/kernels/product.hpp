@@ -81,7 +81,7 @@ struct FloatProduct {
   }
 };
 
-constexpr int64_t kRowBlockBytes = 384 * 1024;  // A rows that are kept hot while panels pass by
+constexpr int64_t kRowBlockBytes = 640 * 1024;  // A rows that are kept hot while panels pass by
 constexpr int64_t kAlias = 2048;                // row strides that are multiples of this many bytes collide in L1
 
 // Rows of A handled at once, of `row_bytes` each: equal parts of m that fit the budget, or 56 rows where that is more.

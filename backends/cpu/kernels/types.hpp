@@ -220,6 +220,36 @@ MCOMP_INLINE void vstore(f16* p, vf32 v) {
 #endif
 }
 
+namespace detail {
+
+// kLanes elements of any of these types as float.
+MCOMP_INLINE vf32 load_as_f32(const float* p) { return vload(p); }
+MCOMP_INLINE vf32 load_as_f32(const bf16* p) { return vload(p); }
+MCOMP_INLINE vf32 load_as_f32(const f16* p) { return vload(p); }
+MCOMP_INLINE vf32 load_as_f32(const uint8_t* p) {
+#if defined(MCOMP_ISA_AVX512)
+  return vto_f32((vi32)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(MCOMP_ISA_AVX2)
+  return vto_f32((vi32)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  vf32 v{};
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+#endif
+}
+MCOMP_INLINE vf32 load_as_f32(const int8_t* p) {
+#if defined(MCOMP_ISA_AVX512)
+  return vto_f32((vi32)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(MCOMP_ISA_AVX2)
+  return vto_f32((vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  vf32 v{};
+  for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+#endif
+}
+}  // namespace detail
+
 // First n elements only, 0 <= n <= kLanes; the other lanes read as zero.
 template <class T>
 MCOMP_INLINE std::enable_if_t<is_small_float<T>::value, vf32> vload_n(const T* p, int64_t n) {

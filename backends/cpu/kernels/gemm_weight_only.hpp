@@ -1,0 +1,174 @@
+// C[M, N] = A[M, K] x W with float activations and int8 or int4 weights that are scaled per column and group of k.
+//
+//   pack_weight_only<T0, 4>(w, packed, q, N, K, /*stride_n=*/K, /*stride_k=*/1, group);   // once; one int8_t per value in q
+//   GroupScales s{scale, offset, group};                  // scale and offset: [ceil(K / group)][N]; offset may be null
+//   gemm_weight_only<T0, 4>(w, a, lda, packed, M, N, K, s, Ep0{bias, out, N}, scratch);
+//   // packed: packed_weight_only_bytes<T0, 4>(N, K, group), 64-byte aligned; scratch: gemm_f32_scratch_bytes(M, K, workers)
+//
+// W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Values are
+// decoded in registers as panels stream by: weights cost K * N * Bits / 8 bytes of memory traffic, 2 M N K operations.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm_f32.hpp"
+
+namespace mcomp {
+
+struct GroupScales {
+  const float* scale;
+  const float* offset;
+  int64_t group;
+};
+
+namespace detail {
+
+// Float rows with a panel of int8_t: one byte per column and reduction step.
+struct Int8WeightDot : FloatDot<float, int8_t> {
+  static MCOMP_INLINE Columns columns(const int8_t* b) { return load_as_f32(b); }
+};
+
+// Float rows with a panel of nibbles: a byte per column holds two reduction steps, the first in its low half.
+struct Int4WeightDot {
+  using Element = float;
+  using Panel = int8_t;
+  using Acc = vf32;
+  using Out = float;
+  struct Row {
+    vf32 first, second;
+  };
+  using Columns = Row;
+  static constexpr int kLength = 2;
+  static constexpr int kPanel = kLanes;
+  static constexpr int kWidth = kLanes;
+
+  static MCOMP_INLINE Row row(const char* p) {
+    const float* x = reinterpret_cast<const float*>(p);
+    return {vset(x[0]), vset(x[1])};
+  }
+  static MCOMP_INLINE Columns columns(const int8_t* b) {
+#if defined(MCOMP_ISA_AVX512)
+    const vi32 bytes = (vi32)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b)));
+#elif defined(MCOMP_ISA_AVX2)
+    const vi32 bytes = (vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b)));
+#else
+    vi32 bytes{};
+    for (int i = 0; i < kLanes; ++i) bytes[i] = b[i];
+#endif
+    return {vto_f32((bytes << 28) >> 28), vto_f32(bytes >> 4)};
+  }
+  static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) { return vfma(a.second, b.second, vfma(a.first, b.first, acc)); }
+};
+
+template <int Bits>
+struct weight_dot;
+template <>
+struct weight_dot<8> {
+  using type = Int8WeightDot;
+};
+template <>
+struct weight_dot<4> {
+  using type = Int4WeightDot;
+};
+
+// Bytes of a panel's group of `length` reduction steps.
+template <class Tile, int Bits>
+constexpr int64_t group_bytes(int64_t length) {
+  return (Bits == 4 ? ceil_div(length, 2) : length) * Tile::NR;
+}
+template <class Tile, int Bits>
+constexpr int64_t weight_only_panel_bytes(int64_t k, int64_t group) {
+  return k / group * group_bytes<Tile, Bits>(group) + group_bytes<Tile, Bits>(k % group);
+}
+
+template <class Tile, int Bits, class Ep>
+struct WeightOnlyProduct {
+  using Element = float;
+  using Dot = typename weight_dot<Bits>::type;
+  static constexpr int MR = Tile::MR;
+  static constexpr int NR = Tile::NR;
+
+  const int8_t* packed;
+  int64_t panel_stride;
+  Panels panels;
+  const GroupScales& scales;
+  const Ep& ep;
+
+  // Adds a group's sums, scaled, to the tile.
+  MCOMP_INLINE void add_group(float* out, const float* sums, int64_t mr, const float* scale, const float* offset, const float* a,
+                              int64_t row_stride, int64_t length, int64_t count) const {
+    vf32 s[Tile::NV], o[Tile::NV];
+    for (int v = 0; v < Tile::NV; ++v) {
+      const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes));
+      s[v] = vload_n(scale + v * kLanes, lanes);
+      if (offset != nullptr) o[v] = vload_n(offset + v * kLanes, lanes);
+    }
+    for (int64_t r = 0; r < mr; ++r) {
+      for (int v = 0; v < Tile::NV; ++v) {
+        float* at = out + r * NR + v * kLanes;
+        vstore(at, vfma(vload(sums + r * NR + v * kLanes), s[v], vload(at)));
+      }
+      if (offset == nullptr) continue;
+      vf32 total = vset(0.0f);
+      const float* x = a + r * row_stride;
+      for (int64_t i = 0; i < length; i += kLanes) total = total + vload_n(x + i, min_i64(kLanes, length - i));
+      const vf32 all = vset(vsum(total));
+      for (int v = 0; v < Tile::NV; ++v) vstore(out + r * NR + v * kLanes, vfma(all, o[v], vload(out + r * NR + v * kLanes)));
+    }
+  }
+
+  MCOMP_INLINE void tile(const float* a, int64_t row_stride, const int64_t* taps, int64_t, int64_t length, int64_t mr, int64_t panel,
+                         int64_t row0, int64_t row_step) const {
+    alignas(64) float out[MR * NR] = {};
+    alignas(64) float sums[MR * NR];
+    const int64_t first = panels.first(panel), count = panels.size(panel);
+    const int8_t* b = packed + panel * panel_stride;
+    for (int64_t k = 0, g = 0; k < length; k += scales.group, ++g) {
+      const int64_t part = min_i64(scales.group, length - k), at = g * panels.columns + first;
+      micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums);
+      add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k, row_stride, part, count);
+      b += group_bytes<Tile, Bits>(part);
+    }
+    emit_tile<NR>(ep, out, mr, row0, row_step, first, count);
+  }
+};
+
+}  // namespace detail
+
+template <class Tile, int Bits>
+int64_t packed_weight_only_bytes(int64_t n, int64_t k, int64_t group) {
+  return ceil_div(n, Tile::NR) * detail::weight_only_panel_bytes<Tile, Bits>(k, group);
+}
+
+// q: one value per int8_t, element (n, k) at q[n * stride_n + k * stride_k].
+template <class Tile, int Bits>
+void pack_weight_only(const Worker& w, int8_t* dst, const int8_t* q, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k,
+                      int64_t group) {
+  constexpr int64_t NR = Tile::NR;
+  const int64_t bytes = detail::weight_only_panel_bytes<Tile, Bits>(k, group);
+  const Range mine = w.range(ceil_div(n, NR));
+  for (int64_t p = mine.begin; p < mine.end; ++p) {
+    int8_t* out = dst + p * bytes;
+    for (int64_t begin = 0; begin < k; begin += group) {
+      const int64_t end = min_i64(k, begin + group);
+      for (int64_t i = begin; i < end; i += Bits == 4 ? 2 : 1, out += NR)
+        for (int64_t c = 0; c < NR; ++c) {
+          const int64_t column = p * NR + c;
+          const int low = column < n ? q[column * stride_n + i * stride_k] : 0;
+          const int high = Bits == 4 && column < n && i + 1 < end ? q[column * stride_n + (i + 1) * stride_k] : 0;
+          out[c] = static_cast<int8_t>(Bits == 4 ? (low & 15) | (high * 16) : low);
+        }
+    }
+  }
+}
+
+// A: float, bf16 or f16.
+template <class Tile, int Bits, class A, class Ep>
+void gemm_weight_only(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
+                      const GroupScales& scales, const Ep& ep, void* scratch) {
+  const detail::WeightOnlyProduct<Tile, Bits, Ep> product{
+      packed, detail::weight_only_panel_bytes<Tile, Bits>(k, scales.group), {n, 1, Tile::NR}, scales, ep};
+  detail::gemm_rows(w, product, a, lda, m, k, scratch);
+}
+
+}  // namespace mcomp
