@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mcomp.backend import Backend, CompileOptions, Executable, register_backend
@@ -25,6 +26,14 @@ class ReferenceBackend(Backend):
         from mcomp.backends.reference.executable import ReferenceExecutable
 
         return ReferenceExecutable(graph.clone())
+
+    def available(self) -> str | None:
+        """A reason where torch is not installed."""
+        try:
+            found = find_spec("torch") is not None
+        except ValueError:  # importing it was blocked
+            found = False
+        return None if found else "torch is not installed"
 
 
 register_backend(ReferenceBackend())

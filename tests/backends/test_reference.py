@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
@@ -50,6 +51,11 @@ def test_results_for_tensors_and_arrays() -> None:
     np.testing.assert_array_equal(array, found.numpy())
     assert backend_named("reference").pipeline() == ""
     assert backend_named("reference").available() is None
+
+
+def test_without_torch_the_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert backend_named("reference").available() == "torch is not installed"
 
 
 def test_the_backend_works_on_a_clone() -> None:
