@@ -146,6 +146,8 @@ class Affine(Encoding):
             return None
         if not type.shape:
             return "a scalar has no groups"
+        if self.group < 1:
+            return f"a group of {self.group} holds nothing"
         if dims.mod(type.shape[-1], self.group) != 0:
             return f"group {self.group} does not divide {type.shape[-1]}"
         return None
@@ -194,6 +196,10 @@ class NM(Encoding):
         return out.reshape(*lead, -1)
 
     def feasible(self, type: TensorType) -> str | None:
+        if not 0 < self.n <= self.m <= 256:
+            return f"{self.n} of every {self.m} elements cannot be kept"
+        if not isinstance(self.inner, (Dense, Affine)):
+            return f"the stored values cannot be {self.inner}"
         if not type.shape or dims.mod(type.shape[-1], self.m) != 0:
             return f"{self.m} does not divide the last axis of {list(type.shape)}"
         return self.inner.feasible(self._kept(type))
@@ -206,8 +212,8 @@ class NM(Encoding):
 class BlockSparse(Encoding):
     """A matrix (the last two axes flattened to [rows, columns]) of which only some blocks are stored.
 
-    Buffers: `values` [blocks, block_rows, block_columns], `columns` (i32, block column of each block, ascending within a
-    block row), `rows` (i32, [rows/block_rows + 1], where each block row starts). `count` is the number of blocks.
+    Buffers: `values` [blocks, block_rows, block_columns], `columns` (i32, block column of each block, ascending within
+    a block row), `rows` (i32, [rows/block_rows + 1], where each block row starts). `count` is the number of blocks.
     `inner` must be dense, or affine with scales per row of the matrix (`axis=0`).
     """
 
@@ -239,6 +245,10 @@ class BlockSparse(Encoding):
         return self.inner.decode({**parts, "values": matrix}, type.with_encoding(self.inner))
 
     def feasible(self, type: TensorType) -> str | None:
+        if min(self.block) < 1 or self.count < 0:
+            return f"{self.count} blocks of {self.block[0]}x{self.block[1]} are no blocks"
+        if not isinstance(self.inner, (Dense, Affine)) or (isinstance(self.inner, Affine) and self.inner.group):
+            return f"the stored values cannot be {self.inner}"
         if len(type.shape) != 2:
             return f"block sparsity needs a matrix, not rank {len(type.shape)}"
         if any(dims.mod(d, b) != 0 for d, b in zip(type.shape, self.block)):
@@ -284,27 +294,29 @@ def quantize_array(
     shape = data.shape
     if encoding.group is not None:
         data = data.reshape(*shape[:-1], -1, encoding.group)
+    chosen: np.ndarray
     if encoding.scale is not None:
-        scales = np.float32(encoding.scale)
-    elif scales is None:
+        chosen = np.asarray(encoding.scale, np.float32)
+    elif scales is not None:
+        chosen = scales[..., None] if encoding.group is not None else scales
+    else:
         over = (data.ndim - 1,) if encoding.group is not None else tuple(
             i for i in range(data.ndim) if i not in encoding.axis
         )
         if encoding.group is not None:
             over += tuple(i for i in range(data.ndim - 2) if i not in encoding.axis)
         magnitude = np.max(np.abs(data), axis=over, keepdims=True, initial=0.0)
-        scales = np.where(magnitude == 0, 1.0, magnitude / high).astype(np.float32)
-    elif encoding.group is not None:
-        scales = scales[..., None]
+        smallest = np.finfo(np.float32).tiny
+        chosen = np.where(magnitude == 0, 1.0, np.maximum(magnitude / high, smallest)).astype(np.float32)
     zero: np.ndarray | np.float32
     if encoding.zero_point and zeros is not None:
         zero = (zeros[..., None] if encoding.group is not None else zeros).astype(np.float32)
     else:
         zero = np.float32(encoding.zero)
-    q = np.clip(np.rint(data / scales) + zero, low, high).astype(encoding.dtype.numpy).reshape(shape)
+    q = np.clip(np.rint(data / chosen) + zero, low, high).astype(encoding.dtype.numpy).reshape(shape)
     parts = {"values": q}
     if encoding.scale is None:
-        parts["scales"] = np.asarray(scales, np.float32).reshape(_static(encoding.scale_shape(shape)))
+        parts["scales"] = np.asarray(chosen, np.float32).reshape(_static(encoding.scale_shape(shape)))
         if encoding.zero_point:
             parts["zeros"] = (
                 np.asarray(zeros, np.int32).reshape(_static(encoding.scale_shape(shape)))

@@ -18,6 +18,7 @@ from mcomp.ir.edit import Editor
 from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, InputSpec, OutputSpec, Value
 from mcomp.ir.loc import UNKNOWN, Loc
+from mcomp.ir.printer import attr_text
 from mcomp.ir.store import WeightStore
 from mcomp.ir.types import Layout, ScalarType, TensorType, Type
 from mcomp.ops.base import ANY_ATTRS, op_named
@@ -31,7 +32,15 @@ _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _FLOAT = re.compile(r"-?(?:\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|inf\b|nan\b)")
 _INT = re.compile(r"\d+")
 _DIGEST = re.compile(r"#([A-Za-z0-9=.+\-]+)")
-_MAX_DEPTH = 64
+_MAX_DEPTH = 100
+_MAX_DIGITS = 40
+_AFFINE_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "axis": lambda v: isinstance(v, tuple) and all(type(a) is int for a in v),
+    "group": lambda v: type(v) is int,
+    "zero_point": lambda v: isinstance(v, bool),
+    "scale": lambda v: isinstance(v, float),
+    "zero": lambda v: type(v) is int,
+}
 
 _T = TypeVar("_T")
 
@@ -133,6 +142,22 @@ class _Parser:
         number = self.text.count("\n", 0, pos) + 1
         return ParseError(f"line {number}: {message}", ir=f"{line}\n{' ' * column}^")
 
+    def nested(self, rule: Callable[[], _T]) -> _T:
+        """Apply a rule that may contain itself; too deep a text is an error, not the end of the stack."""
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise self.error("nested too deep")
+        found = rule()
+        self.depth -= 1
+        return found
+
+    def integer(self, what: str = "a number") -> int:
+        at = self.pos
+        text = self.need(_INT, what)
+        if len(text) > _MAX_DIGITS:
+            raise self.error("the number is too large", at)
+        return int(text)
+
     def items(self, close: str, item: Callable[[], _T]) -> list[_T]:
         found: list[_T] = []
         if self.take(close):
@@ -146,9 +171,9 @@ class _Parser:
     # graph
 
     def graph(self) -> Graph:
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise self.error("graphs are nested too deep")
+        return self.nested(self._graph)
+
+    def _graph(self) -> Graph:
         if not self.word("graph"):
             raise self.error("expected `graph`")
         self.expect("@")
@@ -169,17 +194,17 @@ class _Parser:
         self.returns(graph, values, declared)
         self.expect("}")
         graph.journal.clear()
-        self.depth -= 1
         return graph
 
     def symbol(self) -> tuple[str, Bounds]:
         name = self.need(_IDENT, "a symbol")
         if not self.word("in"):
             raise self.error("expected `in`")
-        low = int(self.need(_INT, "a number"))
+        low = self.integer()
         self.expect("..")
-        high = self.match(_INT)
-        return name, Bounds(low, None if high is None else int(high))
+        self.space()
+        high = self.integer() if _INT.match(self.text, self.pos) else None
+        return name, Bounds(low, high)
 
     def input(self, graph: Graph, values: dict[str, Value]) -> None:
         spec = InputSpec()
@@ -231,7 +256,10 @@ class _Parser:
                 operands.append(self.operand(values))
         attrs: dict[str, Any] = {}
         if self.take("{"):
-            attrs = dict(self.items("}", self.attribute))
+            pairs = self.items("}", self.attribute)
+            attrs = dict(pairs)
+            if len(attrs) != len(pairs):
+                raise self.error("an attribute is given twice")
         types: list[Type] = []
         if self.take(":"):
             types.append(self.type())
@@ -349,7 +377,7 @@ class _Parser:
         if self.peek('"'):
             return self.string()
         if self.take("["):
-            return tuple(self.items("]", self.attribute_value))
+            return self.nested(lambda: tuple(self.items("]", self.attribute_value)))
         if self.take("!"):
             return self.dtype()
         for word, value in (("none", None), ("true", True), ("false", False)):
@@ -362,7 +390,10 @@ class _Parser:
             return type
         if self.word("complex"):
             self.expect("(")
-            real, imaginary = self.items(")", lambda: float(self.need(_FLOAT, "a float")))
+            real = float(self.need(_FLOAT, "a float"))
+            self.expect(",")
+            imaginary = float(self.need(_FLOAT, "a float"))
+            self.expect(")")
             return complex(real, imaginary)
         if self.text.startswith("graph @", self.pos):
             return self.graph()
@@ -390,15 +421,15 @@ class _Parser:
         layout: Layout | None = None
         if self.word("layout"):
             self.expect("<")
-            order = [int(self.need(_INT, "an axis"))]
+            order = [self.integer("an axis")]
             while self.take(","):
-                order.append(int(self.need(_INT, "an axis")))
+                order.append(self.integer("an axis"))
             block = 1
             if self.take(";"):
                 if not self.word("block"):
                     raise self.error("expected `block`")
                 self.expect("=")
-                block = int(self.need(_INT, "a number"))
+                block = self.integer()
             self.expect(">")
             layout = Layout(tuple(order), block)
         return TensorType(shape, dtype, encoding, layout)
@@ -410,27 +441,27 @@ class _Parser:
             return self.affine()
         if self.word("nm"):
             self.expect("<")
-            n = int(self.need(_INT, "a number"))
+            n = self.integer()
             self.expect(",")
-            m = int(self.need(_INT, "a number"))
+            m = self.integer()
             return NM(n, m, self.inner())
         if self.word("blocksparse"):
             self.expect("<")
-            rows = int(self.need(_INT, "a number"))
+            rows = self.integer()
             self.expect(",")
-            columns = int(self.need(_INT, "a number"))
+            columns = self.integer()
             self.expect(",")
             if not self.word("count"):
                 raise self.error("expected `count`")
             self.expect("=")
-            return BlockSparse((rows, columns), int(self.need(_INT, "a number")), self.inner())
+            return BlockSparse((rows, columns), self.integer(), self.inner())
         return None
 
     def inner(self) -> Encoding:
         if not self.take(","):
             self.expect(">")
             return DENSE
-        found = self.encoding()
+        found = self.nested(self.encoding)
         if found is None:
             raise self.error("expected an encoding")
         self.expect(">")
@@ -443,12 +474,16 @@ class _Parser:
         while self.take(","):
             at = self.pos
             name, value = self.attribute()
-            if name not in ("axis", "group", "zero_point", "scale", "zero"):
+            if name not in _AFFINE_FIELDS:
                 raise self.error(f"affine has no field {name}", at)
+            if name == "axis" and isinstance(value, int):
+                value = (value,)
+            if name == "scale" and isinstance(value, int):
+                value = float(value)
+            if not _AFFINE_FIELDS[name](value):
+                raise self.error(f"{attr_text(value)} is no {name} of an encoding", at)
             fields[name] = value
         self.expect(">")
-        if isinstance(fields.get("axis"), int):
-            fields["axis"] = (fields["axis"],)
         return Affine(dtype, **fields)
 
     def dim(self) -> Dim:
@@ -466,13 +501,20 @@ class _Parser:
         value = self.factor()
         while True:
             if self.slash():
-                value = dims.floordiv(value, self.factor())
+                value = self.divide(dims.floordiv, value)
             elif self.take("%"):
-                value = dims.mod(value, self.factor())
+                value = self.divide(dims.mod, value)
             elif self.take("*"):
                 value = dims.mul(value, self.factor())
             else:
                 return value
+
+    def divide(self, function: Callable[[Dim, Dim], Dim], value: Dim) -> Dim:
+        at = self.pos
+        try:
+            return function(value, self.factor())
+        except ZeroDivisionError as e:
+            raise self.error("division by zero", at) from e
 
     def slash(self) -> bool:
         """`//` divides inside of a dim, where a comment cannot stand right after an operand without space."""
@@ -483,17 +525,20 @@ class _Parser:
 
     def factor(self) -> Dim:
         if self.take("-"):
-            return dims.mul(self.factor(), -1)
+            return dims.mul(self.nested(self.factor), -1)
         if self.take("("):
-            value = self.dim()
+            value = self.nested(self.dim)
             self.expect(")")
             return value
-        number = self.match(_INT)
-        if number is not None:
-            return int(number)
+        self.space()
+        if _INT.match(self.text, self.pos):
+            return self.integer()
         name = self.need(_IDENT, "a size")
         if name in ("max", "min") and self.take("("):
-            a, b = self.items(")", self.dim)
+            a = self.nested(self.dim)
+            self.expect(",")
+            b = self.nested(self.dim)
+            self.expect(")")
             return dims.call(name, a, b)
         return dims.sym(name)
 
@@ -517,11 +562,11 @@ class _Parser:
             path = self.need(_NAME, "a module path")
             quoted = False
         if not quoted and self.take("["):
-            return Loc(rule=path, parts=tuple(self.items("]", self.place)))
+            return Loc(rule=path, parts=self.nested(lambda: tuple(self.items("]", self.place))))
         if not self.peek('"'):
             return Loc(path)
         return self.source(path, self.string())
 
     def source(self, path: str, file: str) -> Loc:
         self.expect(":")
-        return Loc(path, file, int(self.need(_INT, "a line number")))
+        return Loc(path, file, self.integer("a line number"))

@@ -53,6 +53,11 @@ def _check_value(graph: Graph, value: Value, node: Node | None, names: set[str])
         missing = value.type.symbols - graph.symbols.keys()
         if missing:
             raise _fault(graph, node, f"the size {sorted(missing)[0]} of %{value.name} is not declared")
+        if any(isinstance(d, int) and d < 0 for d in value.type.shape):
+            raise _fault(graph, node, f"%{value.name} has a negative size: {value.type}")
+        layout = value.type.layout
+        if layout is not None and (sorted(layout.order) != list(range(value.type.rank)) or layout.block < 1):
+            raise _fault(graph, node, f"{layout} is no layout of %{value.name}, which has rank {value.type.rank}")
         reason = value.type.encoding.feasible(value.type)
         if reason is not None:
             raise _fault(graph, node, f"%{value.name} cannot be {value.type.encoding}: {reason}")
