@@ -245,6 +245,10 @@ class Editor:
             mapping.update(zip(node.results, copy.results))
         return [mapping[v] for v in body.outputs]
 
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Call `undo`, after what was done later is undone, if this edit fails. For changes other than those above."""
+        self._undo.append(undo)
+
     def _set_name(self, value: Value, name: str) -> None:
         names = self.graph._names
         if names.get(value.name) is value:

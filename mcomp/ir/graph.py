@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,7 @@ class LedgerEntry:
 
 
 _NAME = re.compile(r"[^A-Za-z0-9_]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_]+\Z")
 
 
 class Graph:
@@ -263,6 +265,8 @@ class Graph:
         self.inputs.append(value)
         self.input_specs.append(spec or InputSpec())
         self.version += 1
+        if self._editor is not None:
+            self._editor.on_undo(self._drop_last_input)
         return value
 
     def set_outputs(self, values: Sequence[Value], specs: Sequence[OutputSpec] | None = None) -> None:
@@ -272,11 +276,12 @@ class Graph:
             raise IRError(f"{len(values)} outputs but {len(chosen)} specs")
         with self.edit("outputs") as e:
             e.set_operands(self.returns, tuple(values))
-        self.output_specs = chosen
+            e.on_undo(partial(setattr, self, "output_specs", self.output_specs))
+            self.output_specs = chosen
 
     def unique_name(self, hint: str) -> str:
         """A name not in use, made from `hint`."""
-        base = _NAME.sub("_", hint).strip("_") or "v"
+        base = hint if _PLAIN.match(hint) else _NAME.sub("_", hint).strip("_") or "v"
         if base not in self._names:
             return base
         count = self._counters.get(base, 0)
@@ -314,6 +319,11 @@ class Graph:
         return copy, mapping
 
     # for the editor
+
+    def _drop_last_input(self) -> None:
+        value = self.inputs.pop()
+        self.input_specs.pop()
+        del self._names[value.name]
 
     def _new_result(self, node: Node, index: int, hint: str, type: Type) -> Value:
         value = Value(self, self.unique_name(hint), type, node, index)
