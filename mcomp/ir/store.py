@@ -47,7 +47,7 @@ def digest_of(type: TensorType, parts: Parts) -> str:
     for name in sorted(parts):
         array = parts[name]
         h.update(f"|{name}:{array.dtype.str}:{array.shape}|".encode())
-        h.update(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+        h.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return h.hexdigest()[:32]
 
 
@@ -106,8 +106,17 @@ def check_parts(type: TensorType, parts: Parts) -> None:
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:
-    frozen = np.ascontiguousarray(array).reshape(array.shape)
-    if frozen.flags.writeable:
-        frozen = frozen.copy() if frozen is array or frozen.base is not None else frozen
-        frozen.flags.writeable = False
-    return frozen
+    if not array.flags.c_contiguous or _writeable_by_others(array):
+        array = array.copy(order="C")
+        array.flags.writeable = False
+    return array
+
+
+def _writeable_by_others(array: np.ndarray) -> bool:
+    """Whether the array or an array that it is a view of can be written to."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return False
