@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Union
 
 Dim = Union[int, "Expr"]
@@ -58,6 +57,8 @@ class Expr:
     __slots__ = ("_hash", "_text", "terms")
 
     terms: tuple[tuple[Monomial, int], ...]
+    _hash: int
+    _text: str | None
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         object.__setattr__(self, "terms", terms)
@@ -71,7 +72,7 @@ class Expr:
         return (Expr, (self.terms,))
 
     def __hash__(self) -> int:
-        return int(self._hash)  # type: ignore[attr-defined]
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expr) and self.terms == other.terms
@@ -108,9 +109,9 @@ class Expr:
         return mod(other, self)
 
     def __str__(self) -> str:
-        if self._text is None:  # type: ignore[has-type]
+        if self._text is None:
             object.__setattr__(self, "_text", _render(self.terms))
-        return self._text  # type: ignore[no-any-return, has-type]
+        return str(self._text)
 
     __repr__ = __str__
 
@@ -265,7 +266,10 @@ def call(function: str, a: Dim, b: Dim) -> Dim:
 
 def product(dims: tuple[Dim, ...] | list[Dim]) -> Dim:
     """The product of dims; 1 for none."""
-    return reduce(mul, dims, 1)
+    total: Dim = 1
+    for d in dims:
+        total = mul(total, d)
+    return total
 
 
 def symbols(d: Dim) -> frozenset[str]:
