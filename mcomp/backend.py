@@ -122,7 +122,8 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, graph: Graph, options: CompileOptions, context: Context | None = None) -> Executable:
-        """Lower a graph that went through `pipeline`. What cannot be lowered natively runs in torch, with a remark in `context`.
+        """Lower a graph that went through `pipeline`. What cannot be lowered natively runs in torch, with a remark in
+        `context`.
 
         The graph is not changed: the backend works on a clone.
         """

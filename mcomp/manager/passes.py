@@ -65,7 +65,7 @@ class Pass(ABC):
     def run(self, graph: Graph, context: Context) -> PassResult:
         """Change the graph, through `graph.edit(...)` only."""
 
-    def check(self, graph: Graph, context: Context) -> None:
+    def check(self, graph: Graph, context: Context) -> None:  # noqa: B027
         """Raise PassError when the options cannot be met on this graph. Called for all passes before any runs."""
 
     def text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import IRError
@@ -48,7 +48,7 @@ class OpaqueOp(Op):
 _RANDOM = ("rand", "bernoulli", "multinomial", "dropout", "normal", "exponential", "poisson", "uniform")
 
 
-@lru_cache(maxsize=None)
+@cache
 def opaque_op(name: str) -> OpaqueOp:
     """The opaque operator of this dotted name."""
     return OpaqueOp(name)
@@ -72,7 +72,7 @@ def resolve(name: str) -> Any:
         raise IRError(f"{name} is no operator name; expected namespace.name.overload")
     namespace, op = parts[0], parts[1]
     overload = parts[2] if len(parts) == 3 else "default"
-    if op in _FORBIDDEN or op.startswith("_") and op not in _ALLOWED_PRIVATE and namespace != "aten":
+    if op in _FORBIDDEN or (op.startswith("_") and op not in _ALLOWED_PRIVATE and namespace != "aten"):
         raise IRError(f"{name} may not be called from a graph: it reaches outside of its arguments")
     try:
         function = getattr(getattr(getattr(torch.ops, namespace), op), overload)

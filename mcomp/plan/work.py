@@ -239,10 +239,7 @@ class Workshop:
         """Time versions, and the original, in turns, on the example arguments."""
         import torch
 
-        args, kwargs = self.example
-        runners: list[Any] = []
-        for version in versions:
-            runners.append(self._runner(version))
+        runners = [self._runner(version) for version in versions]
         with torch.inference_mode():
             timing = interleave([self._eager, *runners], budget=budget)
         self.original_ms = timing.median(0) * 1e3

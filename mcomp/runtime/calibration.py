@@ -58,7 +58,8 @@ def initial_states(graph: Graph, arguments: Sequence[Any]) -> list[Any]:
         if spec.kind != "state":
             continue
         if spec.initial:
-            states.append(weight_tensor(graph.store.get(spec.initial)).clone())
+            initial: Any = weight_tensor(graph.store.get(spec.initial))
+            states.append(initial.clone())
             continue
         if symbols is None:
             symbols = bind_symbols(graph, [tuple(a.shape) for a in arguments])

@@ -6,7 +6,6 @@ from mcomp.errors import ArtifactError, IRError
 from mcomp.ir.graph import Graph
 from mcomp.ops.opaque import OpaqueOp, resolve
 
-
 NAMESPACES = frozenset({"aten", "torchvision", "torchaudio", "transformers"})
 """Libraries whose functional operators a loaded graph may call."""
 

@@ -10,7 +10,6 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Ranges = Literal["minmax", "percentile", "mse"]

@@ -9,11 +9,11 @@ import torch
 from mcomp.errors import PassError
 from mcomp.ir import parse_graph
 from mcomp.ir.graph import Graph
+from mcomp.ir.store import WeightStore
 from mcomp.manager import PassManager
 from mcomp.manager.bisect import bisect
 from mcomp.manager.instruments import Dump, NumericCheck, NumericError, Reproducer
 from mcomp.manager.instruments.reproducer import read_weights
-from mcomp.ir.store import WeightStore
 from mcomp.ops.evaluate import run_graph
 from tests.manager.graphs import mlp, same
 

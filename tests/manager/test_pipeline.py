@@ -55,7 +55,9 @@ def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> N
     assert "^" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a,,b", "test-add-abs{", "test-add-abs}", "fixpoint(test-add-abs", "test-add-abs test-break", ","])
+@pytest.mark.parametrize("text", [
+    "a,,b", "test-add-abs{", "test-add-abs}", "fixpoint(test-add-abs", "test-add-abs test-break", ",",
+])
 def test_bad_text_shows_a_caret(text: str) -> None:
     with pytest.raises((ParseError, PassError)) as caught:
         parse_pipeline(text)

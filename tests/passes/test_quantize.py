@@ -61,7 +61,7 @@ def rows(count: int = 64, width: int = 64) -> torch.Tensor:
     ("quantize{bits=4,group=32}", 0.2), ("quantize{correct=false}", 0.03),
 ])
 def test_every_way_to_quantize_a_linear_keeps_its_meaning(pipeline: str, limit: float) -> None:
-    graph, context, error = quantized(MLP, pipeline, [rows()])
+    graph, _, error = quantized(MLP, pipeline, [rows()])
     assert 0 < error < limit
     weights = [n for n in graph.nodes if n.op.name == "const" and len(n.type.shape) == 2]
     assert all(isinstance(n.type.encoding, Affine) for n in weights)
@@ -132,7 +132,7 @@ def test_reasons_for_layers_that_cannot_be_quantized() -> None:
       %y = linear %x, %w : f32[B, 3]  loc(given)
       return %y
     }"""
-    graph, context, _ = quantized(text, "quantize", [torch.randn(2, 4), torch.randn(3, 4)])
+    _, context, _ = quantized(text, "quantize", [torch.randn(2, 4), torch.randn(3, 4)])
     assert [(r.layer, r.reason) for r in context.remarks] == [("given", "its weight is computed, not constant")]
 
 

@@ -30,7 +30,8 @@ def saved(tmp_path: Path) -> Path:
 def altered(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str], Header], None]) -> Path:
     """Write the file again after `change(tensors, metadata, header)`, with hashes as a forger would make them."""
     with safe_open(path, framework="np") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()  # noqa: SIM118
+ }
         metadata = dict(opened.metadata())
     header = json.loads(metadata["mcomp"])
     change(tensors, metadata, header)
@@ -199,7 +200,8 @@ def test_the_hash_of_compiled_code_is_checked(saved: Path) -> None:
 
     altered(saved, change)
     with safe_open(saved, framework="np") as opened:
-        tensors = {n: opened.get_tensor(n) for n in opened.keys()}
+        tensors = {n: opened.get_tensor(n) for n in opened.keys()  # noqa: SIM118
+ }
         metadata = dict(opened.metadata())
     tensors["code/avx2"] = tensors["code/avx2"][::-1].copy()
     save_file(tensors, saved, metadata)

@@ -49,8 +49,8 @@ def write_weights(path: Path, graph: Graph) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    tensors = {}
-    types = {}
+    tensors: dict[str, np.ndarray] = {}
+    types: dict[str, str] = {}
     for digest in used_weights(graph):
         weight = graph.store.get(digest)
         types[digest] = str(weight.type)
