@@ -1,5 +1,5 @@
 """Clean-ups: dce, cse, fold, simplify, fuse."""
 
-from mcomp.passes.cleanup import cse, dce, fold, simplify
+from mcomp.passes.cleanup import cse, dce, fold, fuse, simplify
 
-__all__ = ["cse", "dce", "fold", "simplify"]
+__all__ = ["cse", "dce", "fold", "fuse", "simplify"]

@@ -1,0 +1,187 @@
+"""Finding regions of a graph that can be computed as one kernel.
+
+Every region runs where its last node stands. Two facts make that right, and keep the graph free of cycles: what a region
+reads is defined before its last node, and nobody outside of it reads one of its values before its last node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mcomp.ir.dims import Dim, Expr
+from mcomp.ir.encoding import DENSE
+from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.types import TensorType
+
+MATRIX_ANCHORS = frozenset({"linear", "matmul", "grouped_matmul", "conv", "conv_transpose", "attention"})
+NORM_ANCHORS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "softmax", "log_softmax"})
+REDUCTIONS = frozenset({
+    "sum", "mean", "amax", "amin", "prod", "all", "any", "logsumexp", "var", "std", "norm", "softmax", "log_softmax",
+    "layer_norm", "rms_norm",
+})
+"""Operators that read their first operand in rows, so that it can be computed on the way."""
+_UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "u4"})
+
+
+@dataclass(eq=False)
+class Region:
+    """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; reduction: the last
+    node is."""
+
+    kind: str
+    nodes: list[Node] = field(default_factory=list)
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether a node computes each element from the operands' elements at that place, in types that kernels know, and
+    somebody uses it."""
+    from mcomp.ops.elementwise import ElementWise
+
+    if not isinstance(node.op, ElementWise) or not node.results[0].uses:
+        return False
+    return all(_plain(v) for v in (*node.operands, *node.results) if v is not None)
+
+
+def _plain(value: Value) -> bool:
+    type = value.type
+    return isinstance(type, TensorType) and type.encoding == DENSE and type.dtype.name not in _UNFUSED_TYPES
+
+
+def is_static_quantize(node: Node) -> bool:
+    """Whether a node quantizes with a scale known when compiling: it may end a kernel."""
+    return node.op.name == "quantize" and node.attrs["scale"] is not None and bool(node.results[0].uses)
+
+
+def goes_inside(value: Value) -> bool:
+    """Whether a value is a number that a kernel holds itself: `full` of a number, or a constant of one element."""
+    node = value.producer
+    if node is None or not isinstance(value.type, TensorType):
+        return False
+    if node.op.name == "full":
+        return not isinstance(node.attrs["value"], Expr) and value.tensor.dtype.name not in _UNFUSED_TYPES
+    return node.op.name == "const" and value.tensor.encoding == DENSE and all(d == 1 for d in value.tensor.shape)
+
+
+class Planner:
+    """Plans regions of one graph, which must not change meanwhile."""
+
+    def __init__(self, graph: Graph, max_size: int) -> None:
+        self.graph = graph
+        self.max_size = max_size
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.order[graph.returns] = len(self.order)
+        self.owner: dict[Node, Region] = {}
+
+    def plan(self, epilogues: bool, reductions: bool, elementwise: bool) -> list[Region]:
+        """Regions of at least two nodes, in order of their last nodes."""
+        if epilogues:
+            self._anchored(MATRIX_ANCHORS, epilogues=True, reductions=False)
+        self._anchored(NORM_ANCHORS | REDUCTIONS, epilogues=epilogues, reductions=reductions)
+        if elementwise:
+            self._elementwise()
+        found = {id(r): r for r in self.owner.values() if len(r.nodes) > 1}
+        return sorted(found.values(), key=lambda r: self.order[r.nodes[-1]])
+
+    def _anchored(self, anchors: frozenset[str], *, epilogues: bool, reductions: bool) -> None:
+        for node in self.graph.nodes:
+            if node.op.name not in anchors or node in self.owner or not node.results[0].uses:
+                continue
+            if node.results[0].tensor.dtype.name in _UNFUSED_TYPES:
+                continue
+            behind = self.epilogue(node) if epilogues and node.op.name not in REDUCTIONS - NORM_ANCHORS else [node]
+            before = self.prologue(node) if reductions and node.op.name in REDUCTIONS else [node]
+            if len(before) > len(behind):
+                self._claim(Region("reduction", before))
+            elif len(behind) > 1:
+                self._claim(Region("epilogue", behind))
+
+    def _claim(self, region: Region) -> None:
+        for node in region.nodes:
+            self.owner[node] = region
+
+    def _free(self, node: Node, shape: tuple[Dim, ...]) -> bool:
+        return node not in self.owner and is_pointwise(node) and node.results[0].tensor.shape == shape
+
+    def epilogue(self, anchor: Node) -> list[Node]:
+        """The anchor and the pointwise nodes behind it that only depend on its region: the longest such run of which only
+        the last node is seen outside."""
+        shape = anchor.results[0].tensor.shape
+        nodes, best = [anchor], 1
+        inside = {anchor}
+        while len(nodes) < self.max_size:
+            follower = self._first_user(nodes, inside)
+            if follower is None or follower.op is self.graph.returns.op:
+                break
+            ends = is_static_quantize(follower) and follower not in self.owner
+            if not ends and not self._free(follower, shape):
+                break
+            nodes.append(follower)
+            inside.add(follower)
+            if self._only_last_seen(nodes, inside):
+                best = len(nodes)
+            if ends:
+                break
+        return nodes[:best]
+
+    def _first_user(self, nodes: Iterable[Node], inside: set[Node]) -> Node | None:
+        users = [u for n in nodes for v in n.results for u in v.users if u not in inside]
+        return min(users, key=self.order.__getitem__, default=None)
+
+    def _only_last_seen(self, nodes: list[Node], inside: set[Node]) -> bool:
+        return not any(u not in inside for n in nodes[:-1] for v in n.results for u in v.users)
+
+    def prologue(self, anchor: Node) -> list[Node]:
+        """The anchor and the pointwise nodes before its first operand that nobody else needs."""
+        x = anchor.operands[0]
+        if x is None:
+            return [anchor]
+        shape = x.tensor.shape
+        inside = {anchor}
+        queue = [x]
+        while queue and len(inside) < self.max_size:
+            value = queue.pop(0)
+            node = value.producer
+            if node is None or node in inside or not self._free(node, shape):
+                continue
+            if any(u not in inside for u in value.users):
+                continue
+            inside.add(node)
+            queue = [v for n in inside if n is not anchor for v in n.operands if v is not None]
+        if any(v is not x and v.producer in inside for v in anchor.operands if v is not None):
+            return [anchor]
+        return sorted(inside, key=self.order.__getitem__)
+
+    def _elementwise(self) -> None:
+        for node in self.graph.nodes:
+            if node in self.owner:
+                continue
+            quantizes = is_static_quantize(node)
+            if not quantizes and not is_pointwise(node):
+                continue
+            self._join(node, quantizes)
+
+    def _join(self, node: Node, quantizes: bool) -> None:
+        """Put a node into a region with the regions that make its operands, as far as that is right."""
+        merged = Region("elementwise", [node])
+        shape = node.results[0].tensor.shape
+        makers = {id(r): r for v in node.operands if v is not None for r in self._region_of(v)}
+        for region in makers.values():
+            if region.nodes[-1].results[0].tensor.shape != shape or is_static_quantize(region.nodes[-1]):
+                continue
+            if len(region.nodes) + len(merged.nodes) > self.max_size:
+                continue
+            together = {*region.nodes, *merged.nodes}
+            if all(self._seen_after(n, together, self.order[node]) for n in together if n is not node):
+                merged.nodes = sorted(together, key=self.order.__getitem__)
+        if quantizes and len(merged.nodes) == 1:
+            return
+        self._claim(merged)
+
+    def _region_of(self, value: Value) -> tuple[Region, ...]:
+        region = None if value.producer is None else self.owner.get(value.producer)
+        return (region,) if region is not None and region.kind == "elementwise" else ()
+
+    def _seen_after(self, node: Node, inside: set[Node], position: int) -> bool:
+        """Whether nobody outside of a region reads a node's results before a position."""
+        return all(u in inside or self.order[u] > position for v in node.results for u in v.users)
