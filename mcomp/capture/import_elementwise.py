@@ -11,37 +11,38 @@ from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Value
 
 SAME = (
-    "abs neg sign floor ceil trunc frac square relu logical_not bitwise_not isnan isinf isfinite real imag angle "
-    "relu6 silu mish selu tanhshrink softsign log_sigmoid conj_physical"
-).split()
+    "abs", "neg", "sign", "floor", "ceil", "trunc", "frac", "square", "relu", "logical_not", "bitwise_not", "isnan",
+    "isinf", "isfinite", "real", "imag", "angle", "relu6", "silu", "mish", "selu", "tanhshrink", "softsign",
+    "log_sigmoid", "conj_physical",
+)
 REAL = (
-    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-    "atanh sigmoid erf erfc erfinv lgamma digamma"
-).split()
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin",
+    "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "erfinv", "lgamma",
+    "digamma",
+)
 RENAMED = {
     "conj_physical": "conj", "special_expit": "sigmoid", "special_erf": "erf", "special_erfc": "erfc",
     "special_erfinv": "erfinv", "special_exp2": "exp2", "special_expm1": "expm1", "special_log1p": "log1p",
     "special_gammaln": "lgamma", "special_digamma": "digamma", "arctan": "atan", "arcsin": "asin", "arccos": "acos",
-    "absolute": "abs", "negative": "neg", "fix": "trunc", "sgn": "sign", "special_sinc": "",
+    "absolute": "abs", "negative": "neg", "fix": "trunc",
 }
-ALIASES = {name: op for name, op in RENAMED.items() if op}
 
 
 def _unary(call: Call) -> Value:
     base = call.name.split(".")[1]
-    return call.emit(ALIASES.get(base, base), [call.value("self")])
+    return call.emit(RENAMED.get(base, base), [call.value("self")])
 
 
 def _real(call: Call) -> Value:
     base = call.name.split(".")[1]
-    return call.emit(ALIASES.get(base, base), [call.cast(call.value("self"), call.result.dtype)])
+    return call.emit(RENAMED.get(base, base), [call.cast(call.value("self"), call.result.dtype)])
 
 
 for _name in SAME:
     imports(f"aten.{_name}.default")(_unary)
 for _name in REAL:
     imports(f"aten.{_name}.default")(_real)
-for _name, _op in ALIASES.items():
+for _name, _op in RENAMED.items():
     if _name != "conj_physical":
         imports(f"aten.{_name}.default")(_real if _op in REAL else _unary)
 
@@ -232,7 +233,8 @@ SHIFTS = {
 
 
 def _binary(call: Call) -> Value:
-    return binary(call, call.name.split(".")[1], call["self"], call["other"])
+    first, second = list(call.arguments)[:2]
+    return binary(call, call.name.split(".")[1], call[first], call[second])
 
 
 def _comparison(call: Call) -> Value:
@@ -290,7 +292,7 @@ def truth(call: Call, value: Value) -> Value:
 POWERS = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
 
 
-@imports("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar", "aten.float_power.Tensor_Scalar")
+@imports("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
 def pow_(call: Call) -> Value:
     base, exponent = call["self"], call["exponent"]
     wanted = call.result.dtype
@@ -360,11 +362,6 @@ def addc(call: Call) -> Value:
     if scale != 1:
         term = binary(call, "mul", term, scale, dtype)
     return binary(call, "add", call.value("self"), term, dtype)
-
-
-@imports("aten.isclose.default", "aten.float_power.Tensor_Tensor")
-def declined(call: Call) -> Value:
-    raise Decline("mcomp has no operator for it")
 
 
 # conversions

@@ -99,3 +99,11 @@ def cosine_similarity(call: Call) -> Value:
 
     both = call.emit("mul", [unit(a), unit(b)])
     return call.emit("sum", [both], axes=(call["dim"] % both.tensor.rank,))
+
+
+@imports("aten.cdist.default", "aten._cdist_forward.default")
+def cdist(call: Call) -> Value:
+    dtype = call.result.dtype
+    a, b = call.cast(call.value("x1"), dtype), call.cast(call.value("x2"), dtype)
+    gaps = call.emit("sub", [call.unsqueeze(a, [a.tensor.rank - 1]), call.unsqueeze(b, [b.tensor.rank - 2])])
+    return call.emit("norm", [gaps], axes=(gaps.tensor.rank - 1,), p=float(call["p"]))

@@ -64,6 +64,8 @@ class Call:
         self.loc = loc
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self.arguments:
+            raise Decline(f"it has no argument called {name}")
         return self.arguments[name]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -73,7 +75,7 @@ class Call:
 
     def value(self, name: str) -> Value:
         """A tensor argument. Raises Decline when it is none."""
-        value = self.arguments[name]
+        value = self[name]
         if not isinstance(value, Value):
             raise Decline(f"its argument {name} is no tensor")
         return value
