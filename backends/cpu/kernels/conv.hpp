@@ -43,10 +43,11 @@ void pack_walk(const Worker& w, W* dst, const S* src, const ConvShape& s, const 
   }
 }
 
-template <class Tile, class A, class W, class Ep>
-void conv_walk_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const TapWalk& t, const Ep& ep, char* scratch) {
-  const FloatProduct<Tile, float, W, Ep> product{
-      packed, t.taps() * t.group_channels * Tile::NR, {s.out_channels / s.groups, s.groups, Tile::NR}, ep};
+template <class Tile, class A, class W>
+void conv_walk_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const TapWalk& t, const Emitter<float>& emit,
+                   char* scratch) {
+  const FloatProduct<Tile, float, W> product{
+      packed, t.taps() * t.group_channels * Tile::NR, {s.out_channels / s.groups, s.groups, Tile::NR}, emit};
   tap_convolution(w, product, t, x, scratch);
 }
 
@@ -70,15 +71,24 @@ inline int64_t conv_f32_scratch_bytes(const ConvShape& s, int64_t workers) {
   return max_i64(rows, workers * t.scratch_bytes(4));
 }
 
-template <class Tile, class A, class W, class Ep>
-void conv_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep, void* scratch) {
-  const detail::TapWalk t = detail::conv_walk(s);
-  if (detail::is_pointwise(t)) {
-    const detail::FloatProduct<Tile, float, W, Ep> product{packed, s.in_channels * Tile::NR, {s.out_channels, 1, Tile::NR}, ep};
-    detail::gemm_rows(w, product, x, s.in_channels, s.batch * s.out[0] * s.out[1] * s.out[2], s.in_channels, scratch);
+namespace detail {
+
+template <class Tile, class A, class W>
+void conv_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Emitter<float>& emit, void* scratch) {
+  const TapWalk t = conv_walk(s);
+  if (is_pointwise(t)) {
+    const FloatProduct<Tile, float, W> product{packed, s.in_channels * Tile::NR, {s.out_channels, 1, Tile::NR}, emit};
+    gemm_rows(w, product, x, s.in_channels, s.batch * s.out[0] * s.out[1] * s.out[2], s.in_channels, scratch);
     return;
   }
-  detail::conv_walk_f32<Tile>(w, x, packed, s, t, ep, static_cast<char*>(scratch) + w.id * t.scratch_bytes(4));
+  conv_walk_f32<Tile>(w, x, packed, s, t, emit, static_cast<char*>(scratch) + w.id * t.scratch_bytes(4));
+}
+
+}  // namespace detail
+
+template <class Tile, class A, class W, class Ep>
+void conv_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep, void* scratch) {
+  detail::conv_f32_emitting<Tile>(w, x, packed, s, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
 template <class Tile, class W>
@@ -103,15 +113,25 @@ inline int64_t conv_transposed_f32_scratch_bytes(const ConvShape& s, int64_t wor
   return workers * most;
 }
 
+namespace detail {
+
+template <class Tile, class A, class W>
+void conv_transposed_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Emitter<float>& emit,
+                                  void* scratch) {
+  char* own = static_cast<char*>(scratch) + w.id * conv_transposed_f32_scratch_bytes(s, 1);
+  each_phase(s, [&](const TapWalk& t) {
+    conv_walk_f32<Tile>(w, x, packed, s, t, emit, own);
+    packed += packed_walk_elements<Tile, W>(s, t);
+  });
+}
+
+}  // namespace detail
+
 // out[o] = sum over inputs i and kernel positions k with o = i * stride - pad + k * dilation of x[i] * weight[k]. Each of the
 // prod(stride) phases of the output is a stride-1 convolution over part of the kernel: no multiplication by inserted zeros.
 template <class Tile, class A, class W, class Ep>
 void conv_transposed_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep, void* scratch) {
-  char* own = static_cast<char*>(scratch) + w.id * (conv_transposed_f32_scratch_bytes(s, w.count) / w.count);
-  detail::each_phase(s, [&](const detail::TapWalk& t) {
-    detail::conv_walk_f32<Tile>(w, x, packed, s, t, ep, own);
-    packed += detail::packed_walk_elements<Tile, W>(s, t);
-  });
+  detail::conv_transposed_f32_emitting<Tile>(w, x, packed, s, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
 }  // namespace mcomp

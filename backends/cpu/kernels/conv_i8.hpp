@@ -46,11 +46,11 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
   }
 }
 
-template <class Tile, class A, class Ep>
+template <class Tile, class A>
 void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t, const Scales8& q,
-                  const Ep& ep, char* scratch) {
+                  const Emitter<float>& emit, char* scratch) {
   const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
-  const Int8Product<Tile, A, Ep> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, ep};
+  const Int8Product<Tile, A> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
   tap_convolution(w, product, t, x, scratch);
 }
 
@@ -74,14 +74,26 @@ inline int64_t conv_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
   return max_i64(rows, workers * t.scratch_bytes(1));
 }
 
-template <class Tile, class A, class Ep>
-void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
-  const detail::TapWalk t = detail::conv_walk(s);
-  if (detail::is_pointwise(t)) {
-    gemm_i8<Tile>(w, x, s.in_channels, packed, s.batch * s.out[0] * s.out[1] * s.out[2], s.out_channels, s.in_channels, q, ep, scratch);
+namespace detail {
+
+template <class Tile, class A>
+void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
+                      const Emitter<float>& emit, void* scratch) {
+  const TapWalk t = conv_walk(s);
+  if (is_pointwise(t)) {
+    const int64_t c = s.in_channels;
+    const Int8Product<Tile, A> product{packed, round_up(c, 4) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
+    gemm_rows(w, product, x, c, s.batch * s.out[0] * s.out[1] * s.out[2], c, scratch);
     return;
   }
-  detail::conv_walk_i8<Tile>(w, x, packed, s, t, q, ep, static_cast<char*>(scratch) + w.id * t.scratch_bytes(1));
+  conv_walk_i8<Tile>(w, x, packed, s, t, q, emit, static_cast<char*>(scratch) + w.id * t.scratch_bytes(1));
+}
+
+}  // namespace detail
+
+template <class Tile, class A, class Ep>
+void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
+  detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
 template <class Tile>
@@ -107,16 +119,26 @@ inline int64_t conv_transposed_i8_scratch_bytes(const ConvShape& s, int64_t work
   return workers * most;
 }
 
+namespace detail {
+
+template <class Tile, class A>
+void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
+                                 const Emitter<float>& emit, void* scratch) {
+  char* own = static_cast<char*>(scratch) + w.id * conv_transposed_i8_scratch_bytes(s, 1);
+  Scales8 phase = q;
+  each_phase(s, [&](const TapWalk& t) {
+    conv_walk_i8<Tile>(w, x, packed, s, t, phase, emit, own);
+    packed += packed_walk_bytes<Tile>(s, t);
+    phase.column_sums += s.out_channels;
+  });
+}
+
+}  // namespace detail
+
 template <class Tile, class A, class Ep>
 void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
                         void* scratch) {
-  char* own = static_cast<char*>(scratch) + w.id * (conv_transposed_i8_scratch_bytes(s, w.count) / w.count);
-  Scales8 phase = q;
-  detail::each_phase(s, [&](const detail::TapWalk& t) {
-    detail::conv_walk_i8<Tile>(w, x, packed, s, t, phase, ep, own);
-    packed += detail::packed_walk_bytes<Tile>(s, t);
-    phase.column_sums += s.out_channels;
-  });
+  detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
 }  // namespace mcomp

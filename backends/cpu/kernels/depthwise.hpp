@@ -65,48 +65,47 @@ MCOMP_NOINLINE void depthwise_tile(const X* x, int64_t pixel_stride, const Depth
   });
 }
 
-struct Identity {
-  MCOMP_INLINE void operator()(float*, int64_t, int64_t) const {}
-};
-// Integer sums to numbers.
-struct Dequantize {
+constexpr int kDepthwiseVectors = kVectorRegisters == 32 ? 4 : 2;
+constexpr int kDepthwiseChannels = kDepthwiseVectors * kLanes;
+
+// What integer sums are multiplied with; float sums have no column_scale.
+struct DepthwiseScales {
   const float* column_scale;
   float scale;
-  MCOMP_INLINE void operator()(float* acc, int64_t col, int64_t count) const {
-    for (int64_t i = 0; i < count; ++i) acc[i] *= column_scale[col + i] * scale;
-  }
+  float zero;
 };
 
 // All channels of `pixels` neighbouring pixels of one row that share their taps.
-template <class X, int PX, class Finish, class Ep>
-void depthwise_pixels(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count, const float* weight, float zero,
-                      int64_t channels, int64_t row0, const Finish& finish, const Ep& ep) {
-  constexpr int NV = kVectorRegisters == 32 ? 4 : 2;
+template <class X, int PX>
+void depthwise_pixels(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count, const float* weight,
+                      const DepthwiseScales& scales, int64_t channels, int64_t row0, const Emitter<float>& emit) {
+  constexpr int NV = kDepthwiseVectors;
   alignas(64) float out[PX * NV * kLanes];
-  auto emit = [&](int64_t c, int64_t width, int64_t count) MCOMP_LAMBDA {
-    for (int p = 0; p < PX; ++p) {
-      finish(out + p * width, c, count);
-      ep(out + p * width, row0 + p, c, count);
-    }
+  const float zero = scales.zero;
+  auto finish = [&](int64_t c, int64_t width, int64_t count) {
+    if (sizeof(X) == 1)
+      for (int64_t p = 0; p < PX; ++p)
+        for (int64_t i = 0; i < count; ++i) out[p * width + i] *= scales.column_scale[c + i] * scales.scale;
+    emit(out, width, PX, row0, 1, c, count);
   };
   int64_t c = 0;
   for (; c + NV * kLanes <= channels; c += NV * kLanes) {
     depthwise_tile<X, PX, NV, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);
-    emit(c, NV * kLanes, NV * kLanes);
+    finish(c, NV * kLanes, NV * kLanes);
   }
   if constexpr (NV > 2) {
     for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
       depthwise_tile<X, PX, 2, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);
-      emit(c, 2 * kLanes, 2 * kLanes);
+      finish(c, 2 * kLanes, 2 * kLanes);
     }
   }
   for (; c + kLanes <= channels; c += kLanes) {
     depthwise_tile<X, PX, 1, false>(x + c, pixel_stride, taps, tap_count, weight + c, zero, 0, out);
-    emit(c, kLanes, kLanes);
+    finish(c, kLanes, kLanes);
   }
   if (c < channels) {
     depthwise_tile<X, PX, 1, true>(x + c, pixel_stride, taps, tap_count, weight + c, zero, channels - c, out);
-    emit(c, kLanes, channels - c);
+    finish(c, kLanes, channels - c);
   }
 }
 
@@ -117,9 +116,9 @@ inline Range inside_taps(int64_t start, int64_t in, int64_t kernel, int64_t dila
   return {min_i64(first, kernel), max_i64(min_i64(first, kernel), last)};
 }
 
-template <class X, class Finish, class Ep>
-void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape& s, float zero, const Finish& finish, const Ep& ep,
-               DepthwiseTap* taps) {
+template <class X>
+void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape& s, const DepthwiseScales& scales,
+               const Emitter<float>& emit, DepthwiseTap* taps) {
   constexpr int PX = kVectorRegisters == 32 ? 4 : 2;
   const int64_t c = s.in_channels, width = s.in[2];
   const int64_t step = s.stride[2], span = (s.kernel[2] - 1) * s.dilation[2];
@@ -147,16 +146,16 @@ void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape
       for (int64_t p = begin; p < end; ++p) {
         const int64_t start = p * step - s.pad[2];
         const int64_t count = collect(inside_taps(start, width, s.kernel[2], s.dilation[2]));
-        depthwise_pixels<X, 1>(image + start * c, step * c, taps, count, weight, zero, c, row * s.out[2] + p, finish, ep);
+        depthwise_pixels<X, 1>(image + start * c, step * c, taps, count, weight, scales, c, row * s.out[2] + p, emit);
       }
     };
     border(0, inner0);
     const int64_t count = collect({0, s.kernel[2]});
     int64_t p = inner0;
     for (; p + PX <= inner1; p += PX)
-      depthwise_pixels<X, PX>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, zero, c, row * s.out[2] + p, finish, ep);
+      depthwise_pixels<X, PX>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c, row * s.out[2] + p, emit);
     for (; p < inner1; ++p)
-      depthwise_pixels<X, 1>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, zero, c, row * s.out[2] + p, finish, ep);
+      depthwise_pixels<X, 1>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c, row * s.out[2] + p, emit);
     border(inner1, s.out[2]);
   }
 }
@@ -179,14 +178,15 @@ void pack_depthwise(const Worker& w, float* dst, const S* src, const ConvShape& 
 template <class X, class Ep>
 void depthwise_f32(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Ep& ep, void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * depthwise_scratch_bytes(s, 1);
-  detail::depthwise(w, x, packed, s, 0.0f, detail::Identity{}, ep, reinterpret_cast<detail::DepthwiseTap*>(own));
+  detail::depthwise(w, x, packed, s, {nullptr, 1.0f, 0.0f}, detail::emitter<detail::kDepthwiseChannels, float>(ep),
+                    reinterpret_cast<detail::DepthwiseTap*>(own));
 }
 
 template <class X, class Ep>
 void depthwise_i8(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * depthwise_scratch_bytes(s, 1);
   const float zero = q.row_zero == nullptr ? 0.0f : static_cast<float>(q.row_zero[0]);
-  detail::depthwise(w, x, packed, s, zero, detail::Dequantize{q.column_scale, q.row_scale[0]}, ep,
+  detail::depthwise(w, x, packed, s, {q.column_scale, q.row_scale[0], zero}, detail::emitter<detail::kDepthwiseChannels, float>(ep),
                     reinterpret_cast<detail::DepthwiseTap*>(own));
 }
 

@@ -24,7 +24,8 @@ inline int64_t gemm_f32_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
 
 template <class Tile, class A, class W, class Ep>
 void gemm_f32(const Worker& w, const A* a, int64_t lda, const W* packed, int64_t m, int64_t n, int64_t k, const Ep& ep, void* scratch) {
-  const detail::FloatProduct<Tile, float, W, Ep> product{packed, k * Tile::NR, {n, 1, Tile::NR}, ep};
+  const detail::FloatProduct<Tile, float, W> product{
+      packed, k * Tile::NR, {n, 1, Tile::NR}, detail::emitter<Tile::NR, float>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 
@@ -37,7 +38,7 @@ template <class Tile, class Ep>
 void gemm_f64(const Worker& w, const double* a, int64_t lda, const double* packed, int64_t m, int64_t n, int64_t k, const Ep& ep,
               void* scratch) {
   constexpr int64_t NR = panel_width<Tile, double>();
-  const detail::FloatProduct<Tile, double, double, Ep> product{packed, k * NR, {n, 1, NR}, ep};
+  const detail::FloatProduct<Tile, double, double> product{packed, k * NR, {n, 1, NR}, detail::emitter<NR, double>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

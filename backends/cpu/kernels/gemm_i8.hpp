@@ -31,7 +31,7 @@ struct Scales8 {
 
 namespace detail {
 
-template <class Tile, class A, class Ep>
+template <class Tile, class A>
 struct Int8Product {
   using Element = A;
   static constexpr int MR = Tile::MR;
@@ -41,13 +41,12 @@ struct Int8Product {
   int64_t panel_stride;
   Panels panels;
   const Scales8& scales;
-  const Ep& ep;
+  Emitter<float> emit;
 
-  static constexpr int64_t packed_length(int64_t length) { return round_up(length, 4); }
   // Byte that stands for zero where a convolution pads.
   A fill() const { return static_cast<A>(scales.row_zero == nullptr ? 0 : scales.row_zero[0]); }
 
-  MCOMP_INLINE void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
+  void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
                          int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) int32_t sums[MR * NR];
     alignas(64) float out[MR * NR];
@@ -74,7 +73,7 @@ struct Int8Product {
         }
       }
     }
-    emit_tile<NR>(ep, out, mr, row0, row_step, first, count);
+    emit(out, NR, mr, row0, row_step, first, count);
   }
 };
 
@@ -87,7 +86,8 @@ inline int64_t gemm_i8_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
 template <class Tile, class A, class Ep>
 void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k, const Scales8& scales,
              const Ep& ep, void* scratch) {
-  const detail::Int8Product<Tile, A, Ep> product{packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, ep};
+  const detail::Int8Product<Tile, A> product{
+      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::emitter<Tile::NR, float>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

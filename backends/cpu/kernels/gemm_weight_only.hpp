@@ -81,7 +81,7 @@ constexpr int64_t weight_only_panel_bytes(int64_t k, int64_t group) {
   return k / group * group_bytes<Tile, Bits>(group) + group_bytes<Tile, Bits>(k % group);
 }
 
-template <class Tile, int Bits, class Ep>
+template <class Tile, int Bits>
 struct WeightOnlyProduct {
   using Element = float;
   using Dot = typename weight_dot<Bits>::type;
@@ -92,10 +92,10 @@ struct WeightOnlyProduct {
   int64_t panel_stride;
   Panels panels;
   const GroupScales& scales;
-  const Ep& ep;
+  Emitter<float> emit;
 
   // Adds a group's sums, scaled, to the tile.
-  MCOMP_INLINE void add_group(float* out, const float* sums, int64_t mr, const float* scale, const float* offset, const float* a,
+  void add_group(float* out, const float* sums, int64_t mr, const float* scale, const float* offset, const float* a,
                               int64_t row_stride, int64_t length, int64_t count) const {
     vf32 s[Tile::NV], o[Tile::NV];
     for (int v = 0; v < Tile::NV; ++v) {
@@ -117,7 +117,7 @@ struct WeightOnlyProduct {
     }
   }
 
-  MCOMP_INLINE void tile(const float* a, int64_t row_stride, const int64_t* taps, int64_t, int64_t length, int64_t mr, int64_t panel,
+  void tile(const float* a, int64_t row_stride, const int64_t* taps, int64_t, int64_t length, int64_t mr, int64_t panel,
                          int64_t row0, int64_t row_step) const {
     alignas(64) float out[MR * NR] = {};
     alignas(64) float sums[MR * NR];
@@ -129,7 +129,7 @@ struct WeightOnlyProduct {
       add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k, row_stride, part, count);
       b += group_bytes<Tile, Bits>(part);
     }
-    emit_tile<NR>(ep, out, mr, row0, row_step, first, count);
+    emit(out, NR, mr, row0, row_step, first, count);
   }
 };
 
@@ -166,8 +166,11 @@ void pack_weight_only(const Worker& w, int8_t* dst, const int8_t* q, int64_t n, 
 template <class Tile, int Bits, class A, class Ep>
 void gemm_weight_only(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
                       const GroupScales& scales, const Ep& ep, void* scratch) {
-  const detail::WeightOnlyProduct<Tile, Bits, Ep> product{
-      packed, detail::weight_only_panel_bytes<Tile, Bits>(k, scales.group), {n, 1, Tile::NR}, scales, ep};
+  const detail::WeightOnlyProduct<Tile, Bits> product{packed,
+                                                      detail::weight_only_panel_bytes<Tile, Bits>(k, scales.group),
+                                                      {n, 1, Tile::NR},
+                                                      scales,
+                                                      detail::emitter<Tile::NR, float>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

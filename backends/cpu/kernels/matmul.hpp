@@ -76,9 +76,8 @@ void copy_matrix(To* dst, int64_t stride, const From* src, int64_t row, int64_t 
 }
 
 // Rows m0 .. m1 times columns n0 .. n1 of a B whose columns are contiguous in k: one dot product per result.
-template <class Ep>
-void dot_product_rows(const float* a, int64_t a_row, const float* b, int64_t b_col, int64_t k, int64_t rows, int64_t n0, int64_t n1,
-                      int64_t row0, const Ep& ep) {
+inline void dot_product_rows(const float* a, int64_t a_row, const float* b, int64_t b_col, int64_t k, int64_t rows, int64_t n0, int64_t n1,
+                             int64_t row0, const Emitter<float>& emit) {
   constexpr int64_t kColumns = 64;
   alignas(64) float out[kColumns];
   for (int64_t r = 0; r < rows; ++r) {
@@ -107,14 +106,14 @@ void dot_product_rows(const float* a, int64_t a_row, const float* b, int64_t b_c
         if (i < k) sum = vfma(vload_n(x + i, k - i), vload_n(y + i, k - i), sum);
         out[c] = vsum(sum);
       }
-      ep(out, row0 + r, c0, count);
+      emit(out, kColumns, 1, row0 + r, 1, c0, count);
     }
   }
 }
 
 // One batch: the worker's rows and panels.
-template <class Tile, class T, class A, class B, class Ep>
-void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split, int64_t row0, const Ep& ep, char* scratch) {
+template <class Tile, class T, class A, class B>
+void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split, int64_t row0, const Emitter<T>& emit, char* scratch) {
   constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
   constexpr int64_t MR = Tile::MR;
   constexpr bool a_same = std::is_same<A, T>::value, b_same = std::is_same<B, T>::value;
@@ -124,7 +123,7 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
     if (split.rows.size() <= kDotRows && s.b_row == 1 && s.a_col == 1) {
       const int64_t n1 = min_i64(s.n, split.panels.end * NR);
       dot_product_rows(a + split.rows.begin * s.a_row, s.a_row, b, s.b_col, s.k, split.rows.size(), split.panels.begin * NR, n1,
-                       row0 + split.rows.begin, ep);
+                       row0 + split.rows.begin, emit);
       return;
     }
   }
@@ -158,20 +157,20 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
           const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
           micro_tiles<FloatDot<T, T>, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap, 1, s.k, panel,
                                                                          direct ? s.b_row : NR, out);
-          emit_tile<NR>(ep, out, r1 - r0, row0 + r + r0, 1, p * NR, panels.size(p));
+          emit(out, NR, r1 - r0, row0 + r + r0, 1, p * NR, panels.size(p));
         }
       }
     }
   }
 }
 
-template <class Tile, class T, class A, class B, class Ep>
-void matmul_float(const Worker& w, const A* a, const B* b, const MatmulShape& s, const Ep& ep, void* scratch) {
+template <class Tile, class T, class A, class B>
+void matmul_float(const Worker& w, const A* a, const B* b, const MatmulShape& s, const Emitter<T>& emit, void* scratch) {
   constexpr int64_t NR = Tile::NV * kVectorBytes / static_cast<int64_t>(sizeof(T));
   const int64_t panels = ceil_div(s.n, NR), batches = s.batches();
   char* own = static_cast<char*>(scratch) + w.id * matmul_worker_bytes(s, NR, sizeof(T));
   auto one = [&](int64_t index, const Split& split) {
-    matmul_one<Tile, T>(a + s.offset(index, s.a_batch), b + s.offset(index, s.b_batch), s, split, index * s.m, ep, own);
+    matmul_one<Tile, T>(a + s.offset(index, s.a_batch), b + s.offset(index, s.b_batch), s, split, index * s.m, emit, own);
   };
   if (batches % w.count == 0 || batches * panels >= 4 * w.count) {
     // Contiguous runs of panels, across batches.
@@ -195,7 +194,7 @@ int64_t matmul_f32_scratch_bytes(const MatmulShape& s, int64_t workers) {
 }
 template <class Tile, class A, class B, class Ep>
 void matmul_f32(const Worker& w, const A* a, const B* b, const MatmulShape& s, const Ep& ep, void* scratch) {
-  detail::matmul_float<Tile, float>(w, a, b, s, ep, scratch);
+  detail::matmul_float<Tile, float>(w, a, b, s, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
 template <class Tile = DefaultTile>
@@ -204,7 +203,7 @@ int64_t matmul_f64_scratch_bytes(const MatmulShape& s, int64_t workers) {
 }
 template <class Tile, class Ep>
 void matmul_f64(const Worker& w, const double* a, const double* b, const MatmulShape& s, const Ep& ep, void* scratch) {
-  detail::matmul_float<Tile, double>(w, a, b, s, ep, scratch);
+  detail::matmul_float<Tile, double>(w, a, b, s, detail::emitter<Tile::NV * kLanes64, double>(ep), scratch);
 }
 
 // Integers of any width; sums wrap modulo 2^bits as torch's do. ep takes const T*. No scratch.

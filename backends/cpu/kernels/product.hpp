@@ -48,18 +48,37 @@ inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, in
   return {share(units, 1, w.id % row_parts, row_parts), share(panels, 1, w.id / row_parts, best_parts)};
 }
 
-// Hands the mr rows of a finished tile to the epilogue; row r is output row row0 + r * row_step.
+// An epilogue without its type: walks over tiles are compiled once, only this once per epilogue.
+template <class T>
+struct Emitter {
+  const void* epilogue;
+  void (*emit)(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count);
+
+  // Hands the mr rows of a finished tile over; row r is output row row0 + r * row_step.
+  void operator()(const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count) const {
+    emit(epilogue, tile, stride, mr, row0, row_step, col, count);
+  }
+};
+
 template <int NR, class T, class Ep>
-MCOMP_INLINE void emit_tile(const Ep& ep, const T* tile, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+void emit_tile(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col,
+               int64_t count) {
+  const Ep& ep = *static_cast<const Ep*>(epilogue);
   if (count == NR) {
-    for (int64_t r = 0; r < mr; ++r) ep(tile + r * NR, row0 + r * row_step, col, int64_t{NR});
+    for (int64_t r = 0; r < mr; ++r) ep(tile + r * stride, row0 + r * row_step, col, int64_t{NR});
   } else {
-    for (int64_t r = 0; r < mr; ++r) ep(tile + r * NR, row0 + r * row_step, col, count);
+    for (int64_t r = 0; r < mr; ++r) ep(tile + r * stride, row0 + r * row_step, col, count);
   }
 }
 
+// Emitter of ep, which must outlive it; rows of NR columns get straight code.
+template <int NR, class T, class Ep>
+Emitter<T> emitter(const Ep& ep) {
+  return {&ep, emit_tile<NR, T, Ep>};
+}
+
 // Tiles of float or double products. Element: the type of the A rows that tile() reads.
-template <class Tile, class T, class W, class Ep>
+template <class Tile, class T, class W>
 struct FloatProduct {
   using Element = T;
   static constexpr int MR = Tile::MR;
@@ -68,16 +87,15 @@ struct FloatProduct {
   const W* packed;
   int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
   Panels panels;
-  const Ep& ep;
+  Emitter<T> emit;
 
-  static constexpr int64_t packed_length(int64_t length) { return length; }
   T fill() const { return T(0); }
 
-  MCOMP_INLINE void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
+  void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
                          int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) T out[MR * NR];
     micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, NR, out);
-    emit_tile<NR>(ep, out, mr, row0, row_step, panels.first(panel), panels.size(panel));
+    emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 };
 
