@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcomp.capture import structure
+from mcomp.capture import mutation, structure
 from mcomp.capture.signature import Signature
 from mcomp.errors import ArtifactError, McompError
 from mcomp.ir.encoding import Encoding
@@ -64,10 +64,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
         "signature": program.signature.to_json(),
         "arguments": structure.to_json(program.arguments),
         "results": structure.to_json(program.results),
-        "rebinds": [
-            {"path": [structure._constant_to_json(s) for s in r.path], "spec": structure.to_json(r.spec)}
-            for r in program.rebinds
-        ],
+        "rebinds": mutation.to_json(program.rebinds),
         "weights": types,
         "blobs": {name: hashlib.sha256(data).hexdigest() for name, data in blobs.items()},
     }
@@ -210,15 +207,9 @@ class ArtifactReader:
     def convention(self) -> tuple[Signature, structure.Spec, structure.Spec, tuple[structure.Rebind, ...]]:
         """How the model is called."""
         try:
-            rebinds = tuple(
-                structure.Rebind(
-                    tuple(structure._constant_from_json(s) for s in r["path"]), structure.from_json(r["spec"])
-                )
-                for r in self.header["rebinds"]
-            )
             return (
                 Signature.from_json(self.header["signature"]), structure.from_json(self.header["arguments"]),
-                structure.from_json(self.header["results"]), rebinds,
+                structure.from_json(self.header["results"]), mutation.from_json(self.header["rebinds"]),
             )
         except (KeyError, TypeError, RecursionError) as e:
             raise self.damaged(f"its calling convention cannot be read ({e})") from e
