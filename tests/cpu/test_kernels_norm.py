@@ -143,3 +143,21 @@ def test_norm_keeps_nan_and_infinity_in_their_row(isa: str) -> None:
     got = norm(isa, "layer", x, None, None, (3, 0, 33, 0), 1e-5)
     assert np.isnan(got[:2]).all()
     assert np.isfinite(got[2]).all()
+
+
+@each_isa
+@pytest.mark.parametrize("n", [5, 64, 1000])
+def test_rows_may_be_normalized_in_place(isa: str, n: int) -> None:
+    lib = load("norm_driver", isa)
+    for name, number in SOFTMAX.items():
+        if name == "logsumexp":
+            continue
+        x = random(3, n, 1)
+        want = softmax(isa, name, x)
+        lib.softmax_f32(number, 1, ptr(x), ptr(x), *i64(3, n, 1))
+        np.testing.assert_array_equal(x, want)
+    x, weight = random(3, n), random(n, seed=1)
+    for name in ("layer", "rms"):
+        want, y = norm(isa, name, x, weight, None, (3, 0, n, 0), 1e-5), x.copy()
+        lib.norm_f32(NORM[name], 1, ptr(y), ptr(y), ptr(weight), None, *i64(3, 0, n, 0), ctypes.c_float(1e-5))
+        np.testing.assert_array_equal(y, want)

@@ -162,6 +162,23 @@ def test_resize(isa: str, mode: str, align: bool) -> None:
 
 
 @each_isa
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("align", [False, True])
+def test_resize_with_antialias(isa: str, mode: str, align: bool) -> None:
+    name = {"linear": "bilinear", "cubic": "bicubic"}[mode]
+    for size, out in [((32, 40), (7, 13)), ((5, 6), (11, 4)), ((9, 9), (9, 9)), ((8, 1), (1, 3))]:
+        x = random(2, 3, *size)
+        want = F.interpolate(torch.from_numpy(x), size=out, mode=name, align_corners=align, antialias=True).numpy()
+        sizes = np.array([size[0], out[0], size[1], out[1]], np.int64)
+        run, y = load("pool_driver", isa).antialias_f32, np.empty(want.shape, np.float32)
+        run(RESIZE.index(mode), int(align), 2, ptr(x), ptr(y), *i64(6, 1), ptr(sizes))
+        np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+        last, y = np.ascontiguousarray(np.moveaxis(x, 1, -1)), np.empty((2, *out, 3), np.float32)
+        run(RESIZE.index(mode), int(align), 2, ptr(last), ptr(y), *i64(2, 3), ptr(sizes))
+        np.testing.assert_allclose(np.moveaxis(y, -1, 1), want, rtol=1e-4, atol=1e-5)
+
+
+@each_isa
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])

@@ -308,8 +308,46 @@ MCOMP_LIBRARY(lgamma)
 #undef MCOMP_LIBRARY
 inline float atan2(float y, float x) { return std::atan2(y, x); }
 inline double atan2(double y, double x) { return std::atan2(y, x); }
+inline float nextafter(float x, float y) { return std::nextafter(x, y); }
+inline double nextafter(double x, double y) { return std::nextafter(x, y); }
 inline float hypot(float x, float y) { return std::hypot(x, y); }
 inline double hypot(double x, double y) { return std::hypot(x, y); }
+
+// Inverse of erf: an estimate (Winitzki 2008) and three Newton steps in double.
+inline double erfinv(double y) {
+  if (!(std::fabs(y) < 1.0)) return std::fabs(y) == 1.0 ? y * std::numeric_limits<double>::infinity() : kNan;
+  const double l = std::log1p(-y * y), b = 4.330746750799873 + 0.5 * l;
+  double x = std::copysign(std::sqrt(std::sqrt(b * b - l / 0.147) - b), y);
+  for (int i = 0; i < 3; ++i) {
+    const double miss = y > 0.5 ? (1.0 - y) - std::erfc(x) : y < -0.5 ? std::erfc(-x) - (1.0 + y) : std::erf(x) - y;
+    x -= miss * 0.88622692545275801365 * std::exp(x * x);
+  }
+  return x;
+}
+inline float erfinv(float y) { return float(erfinv(double(y))); }
+
+// Logarithmic derivative of gamma: recurrence up to 10, then the asymptotic series (Abramowitz and Stegun 6.3.18).
+inline double digamma(double x) {
+  if (x == 0.0) return std::copysign(std::numeric_limits<double>::infinity(), -x);
+  double result = 0.0;
+  if (x < 0.0) {
+    const double whole = std::trunc(x);
+    if (x == whole) return kNan;
+    result = -3.14159265358979323846 / std::tan(3.14159265358979323846 * (x - whole));
+    x = 1.0 - x;
+  }
+  for (; x < 10.0; x += 1.0) result -= 1.0 / x;
+  const double z = 1.0 / (x * x);
+  double series = 8.33333333333333333333e-2;
+  series = series * z - 2.10927960927960927961e-2;
+  series = series * z + 7.57575757575757575758e-3;
+  series = series * z - 4.16666666666666666667e-3;
+  series = series * z + 3.96825396825396825397e-3;
+  series = series * z - 8.33333333333333333333e-3;
+  series = series * z + 8.33333333333333333333e-2;
+  return result + std::log(x) - 0.5 / x - (x < 1.0e17 ? z * series : 0.0);
+}
+inline float digamma(float x) { return float(digamma(double(x))); }
 
 }  // namespace math
 }  // namespace mcomp

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "fault.hpp"
 #include "math.hpp"
 #include "threads.hpp"
 #include "types.hpp"
@@ -71,6 +72,39 @@ void bernoulli(const Worker& w, const P* p, T* y, int64_t n, uint64_t seed, uint
   const Range r = w.range(n, 64);
   for (int64_t i = r.begin; i < r.end; ++i)
     y[i] = convert<T>(detail::unit(seed, stream, uint64_t(i), 0) < to_f32(p[i]) ? 1.0f : 0.0f);
+}
+
+// out[rows, samples]: indices drawn with probabilities proportional to p[rows, n]; without replacement an index is
+// drawn once. Raises where a row has a negative or non-finite value, or fewer positive ones than it needs. An index is
+// the largest of log(p) + Gumbel noise, one draw of noise for all samples without replacement (Kool et al. 2019).
+template <class P>
+void multinomial(const Worker& w, const P* p, int64_t* out, int64_t rows, int64_t n, int64_t samples, bool replacement,
+                 uint64_t seed, uint64_t stream, const Fault& fault) {
+  const Range r = w.range(rows);
+  for (int64_t row = r.begin; row < r.end; ++row) {
+    const P* from = p + row * n;
+    int64_t positive = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = to_f32(from[i]);
+      if (!(v >= 0.0f && v < math::kInf)) fault.raise();
+      positive += v > 0.0f ? 1 : 0;
+    }
+    if (positive < (replacement ? (samples > 0 ? 1 : 0) : samples)) fault.raise();
+    for (int64_t s = 0; s < samples; ++s) {
+      int64_t best = 0;
+      float top = -math::kInf;
+      for (int64_t i = 0; i < n; ++i) {
+        bool free = to_f32(from[i]) > 0.0f;
+        for (int64_t k = 0; !replacement && free && k < s; ++k) free = out[row * samples + k] != i;
+        if (!free) continue;
+        const uint64_t draw = uint64_t((replacement ? row * samples + s : row) * n + i);
+        const float u = (detail::unit(seed, stream, draw, 0) + 2.98023224e-8f);
+        const float score = math::log(to_f32(from[i])) - math::log(-math::log(u));
+        if (score > top) top = score, best = i;
+      }
+      out[row * samples + s] = best;
+    }
+  }
 }
 
 }  // namespace mcomp

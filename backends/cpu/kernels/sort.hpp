@@ -100,6 +100,31 @@ void topk(const Worker& w, const T* x, T* values, int64_t* indices, int64_t oute
   detail::select_rows<false>(w, x, values, indices, outer, n, inner, k, sorted);
 }
 
+// The lower median of each row and its index, or NaN and its index where the row has one. x [outer, n, inner], n > 0.
+template <class T>
+void median(const Worker& w, const T* x, T* values, int64_t* indices, int64_t outer, int64_t n, int64_t inner) {
+  using C = order_t<T>;
+  const Range r = w.range(outer * inner);
+  if (r.empty() || n == 0) return;
+  detail::Keys<C> keys(n);
+  detail::Keyed<C>* a = keys.data();
+  const detail::KeyOrder<false, C> order{};
+  for (int64_t item = r.begin; item < r.end; ++item) {
+    const T* from = x + item / inner * n * inner + item % inner;
+    int64_t at = -1;
+    for (int64_t i = 0; i < n; ++i) {
+      a[i] = {convert<C>(from[i * inner]), i};
+      if (at < 0 && math::is_nan(a[i].key)) at = i;
+    }
+    if (at < 0) {
+      std::nth_element(a, a + (n - 1) / 2, a + n, order);
+      at = a[(n - 1) / 2].index;
+    }
+    values[item] = from[at * inner];
+    indices[item] = at;
+  }
+}
+
 // out[row, i] = number of sorted[row] below queries[row, i] (right: not above). edges [outer, n]; queries, out [outer,
 // m]. shared: one row of edges for all, which is bucketize.
 template <class T, class Q, class I>

@@ -3,6 +3,7 @@
 #include "pool.hpp"
 #include "random.hpp"
 #include "resize.hpp"
+#include "resize_antialias.hpp"
 
 using namespace mcomp;
 
@@ -45,4 +46,10 @@ API void random_f32(int kind, int threads, float* y, int64_t n, uint64_t seed, u
 }
 API void random_i64(int64_t* y, int64_t n, uint64_t seed, int64_t low, int64_t high) {
   random_integers(Worker{}, y, n, seed, 0, low, high);
+}
+API void antialias_f32(int mode, int align, int threads, const float* x, float* y, int64_t outer, int64_t inner,
+                       const int64_t* size) {
+  const ResizeAxis axis[] = {resize_axis(size[0], size[1], align != 0, 0.0),
+                             resize_axis(size[2], size[3], align != 0, 0.0)};
+  Pool::run(threads, [&](const Worker& w) { resize_antialias(w, x, y, outer, inner, axis, ResizeMode(mode)); });
 }
