@@ -1,0 +1,79 @@
+"""What is known about values without running."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mcomp.ir import Graph, parse_graph
+from mcomp.ir.dtypes import bf16, f16, f32, i64
+from mcomp.rewrite.facts import as_held, interval, never_negative_zero, number_of, ramp, shortest
+
+GRAPH = """
+graph @g[S in 1..](%x: f32[4], %p: bool[4], %n: i32[4]) -> (f32[4]) {
+  %two = full {value = 2.0, shape = [4], dtype = !f32} : f32[4]
+  %size = full {value = S, shape = [], dtype = !i64} : i64[]
+  %nan = full {value = nan, shape = [], dtype = !f32} : f32[]
+  %w = const @w#splat=0.5 : f32[2, 2]
+  %r = const @r#seed=1 : f32[2, 2]
+  %we = expand %w {shape = [3, 2, 2]} : f32[3, 2, 2]
+  %pf = cast %p {dtype = !f32} : f32[4]
+  %hidden = sub %two, %pf : f32[4]
+  %scaled = mul %hidden, %two : f32[4]
+  %nf = cast %n {dtype = !f32} : f32[4]
+  %e = exp %x : f32[4]
+  %low = full {value = -inf, shape = [], dtype = !f32} : f32[]
+  %m = where %p, %pf, %low : f32[4]
+  %i = arange {start = 3, step = 2, length = S, dtype = !i64} : i64[S]
+  %column = unsqueeze %i {axes = [0]} : i64[1, S]
+  %row = reshape %i {shape = [S, 1]} : i64[S, 1]
+  %one = full {value = 1, shape = [], dtype = !i64} : i64[]
+  %moved = add %row, %one : i64[S, 1]
+  %square = mul %row, %row : i64[S, 1]
+  return %m
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return parse_graph(GRAPH, generate=True)
+
+
+def test_numbers(graph: Graph) -> None:
+    found = {name: number_of(graph.value(name)) for name in ("two", "size", "w", "we", "r", "x")}
+    assert found == {"two": 2.0, "size": None, "w": 0.5, "we": 0.5, "r": None, "x": None}
+    known = number_of(graph.value("nan"))
+    assert isinstance(known, float) and math.isnan(known)
+
+
+def test_numbers_as_element_types_hold_them() -> None:
+    assert as_held(0.1, f32) == 0.10000000149011612
+    assert as_held(0.1, f16) == 0.0999755859375
+    assert as_held(0.1, bf16) == 0.10009765625
+    assert as_held(3, i64) == 3 and as_held(1e300, f32) == math.inf
+    assert shortest(as_held(1e-5, f32), f32) == 1e-5
+
+
+def test_intervals(graph: Graph) -> None:
+    assert interval(graph.value("pf")) == (0.0, 1.0)
+    assert interval(graph.value("hidden")) == (1.0, 2.0)
+    assert interval(graph.value("scaled")) == (2.0, 4.0)
+    assert interval(graph.value("m")) == (-math.inf, 1.0)
+    assert interval(graph.value("nan")) is None
+    assert interval(graph.value("x")) is None
+    assert interval(graph.value("e")) is None
+
+
+def test_signs_of_zero(graph: Graph) -> None:
+    found = [n for n in ("x", "e", "nf", "two", "n") if never_negative_zero(graph.value(n))]
+    assert found == ["e", "nf", "two", "n"]
+
+
+def test_ramps(graph: Graph) -> None:
+    assert ramp(graph.value("i")) == (-1, 3, 2)
+    assert ramp(graph.value("column")) == (-1, 3, 2)
+    assert ramp(graph.value("row")) == (-2, 3, 2)
+    assert ramp(graph.value("moved")) == (-2, 4, 2)
+    assert ramp(graph.value("square")) is None
