@@ -34,7 +34,7 @@ class Builder:
         self.context = context or Context(target=TARGET)
         self.steps: list[Step] = []
         self.packing: list[KernelStep] = []
-        self.outputs = [Buffer("output", _output_bytes(v), i) for i, v in enumerate(graph.outputs)]
+        self.outputs = [Buffer("output", _bytes_of(v), i) for i, v in enumerate(graph.outputs)]
         self._places: dict[Value, Access | EncodedAccess] = {}
         self._numbers: dict[Value, Number] = {}
         self._alias: dict[Value, Value] = {}
@@ -44,9 +44,8 @@ class Builder:
         self._taken: set[int] = set()
         self._node: Node | None = None
         for i, value in enumerate(graph.inputs):
-            if isinstance(value.type, TensorType):
-                buffer = Buffer("input", value.tensor.nbytes, i)
-                self._places[value] = dense(buffer, value.tensor.dtype, value.tensor.shape)
+            buffer = Buffer("input", _bytes_of(value), i)
+            self._places[value] = dense(buffer, value.type.dtype, _shape(value))
 
     # reading
 
@@ -115,8 +114,8 @@ class Builder:
 
     def write(self, value: Value, order: Sequence[int] | None = None) -> Access:
         """Memory for a result, dense with axes in this order: the caller's for an output in row-major order."""
-        type = value.tensor
-        access = dense(self._room(value, order), type.dtype, type.shape, order)
+        dtype, shape = value.type.dtype, _shape(value)
+        access = dense(self._room(value, order), dtype, shape, order)
         self._places[value] = access
         return access
 
@@ -275,11 +274,8 @@ class Builder:
         for value in node.results:
             if isinstance(value.type, TensorType) and value.tensor.encoding != DENSE:
                 outputs.append(self.write_encoded(value))
-            elif isinstance(value.type, TensorType):
-                outputs.append(self.write(value))
             else:
-                raise BackendError(f"{node.op.name} gives a {value.type}, which this backend cannot hold",
-                                   where=node.layer)
+                outputs.append(self.write(value))
         self.steps.append(TorchStep(node, inputs, outputs, work_of(node)))
 
     def _whole(self, value: Value) -> Access:
@@ -299,14 +295,14 @@ class Builder:
         return value
 
     def _room(self, value: Value, order: Sequence[int] | None) -> Buffer:
-        type = value.tensor
-        plain = order is None or row_major(type.shape, order) == row_major(type.shape)
+        shape = _shape(value)
+        plain = order is None or row_major(shape, order) == row_major(shape)
         if plain and self._node is not None:
             for index, output in enumerate(self.graph.outputs):
                 if index not in self._taken and self._same(output, value):
                     self._taken.add(index)
                     return self.outputs[index]
-        return Buffer("temp", bytes_of(type.dtype, type.numel))
+        return Buffer("temp", bytes_of(value.type.dtype, dims.product(shape)))
 
     def _same(self, output: Value, value: Value) -> bool:
         """Whether a graph output is this value or another shape of it, perhaps under the name of the fused node whose
@@ -382,8 +378,13 @@ def op_names(node: Node) -> tuple[str, ...]:
     return (node.op.name,)
 
 
-def _output_bytes(value: Value) -> Dim:
-    return value.tensor.nbytes
+def _shape(value: Value) -> tuple[Dim, ...]:
+    """The shape of a tensor; a scalar has no axes."""
+    return value.type.shape if isinstance(value.type, TensorType) else ()
+
+
+def _bytes_of(value: Value) -> Dim:
+    return bytes_of(value.type.dtype, dims.product(_shape(value)))
 
 
 def _split(steps: Sequence[Step]) -> list[Segment | TorchStep]:

@@ -30,10 +30,11 @@ _TAIL = 4000
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A C++ compiler: the command that starts it, and what it says of itself."""
+    """A C++ compiler: the command that starts it, what it says of itself, and flags for it alone."""
 
     command: tuple[str, ...]
     version: str
+    flags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{' '.join(self.command)}: {self.version}"
@@ -48,8 +49,16 @@ def find_compiler() -> Compiler | None:
     for command in candidates:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
         if done.returncode == 0 and done.stdout:
-            return Compiler(command, done.stdout.splitlines()[0])
+            return Compiler(command, done.stdout.splitlines()[0], _own_flags(command))
     return None
+
+
+def _own_flags(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Flags that this compiler needs. g++ 12 stores constant arrays wrongly with AVX-512 (`{2, 2, 2, 2, 2, 2, 0, 0}` as
+    eight twos) unless such stores are kept to 128 bits; other compilers do not know the flags."""
+    tried = ("-mmove-max=128", "-mstore-max=128")
+    done = subprocess.run([*command, *tried, "-x", "c++", "-fsyntax-only", os.devnull], capture_output=True, check=False)
+    return tried if done.returncode == 0 else ()
 
 
 def missing_compiler() -> str | None:
@@ -98,7 +107,7 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
 
 
 def _flags(isa: Isa, compiler: Compiler) -> list[str]:
-    flags = [*FLAGS, *isa.flags]
+    flags = [*FLAGS, *isa.flags, *(compiler.flags if "-mavx512f" in isa.flags else ())]
     if "clang" in compiler.version or "ziglang" in compiler.command:
         flags.remove("-fno-semantic-interposition")
         if "ziglang" in compiler.command:

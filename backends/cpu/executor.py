@@ -21,11 +21,12 @@ from mcomp.backends.cpu.emit import SegmentCode, interface_buffers, part_buffers
 from mcomp.backends.cpu.kernel import EncodedAccess, KernelStep, Program, Segment, TorchStep
 from mcomp.backends.cpu.library import Entry, Library
 from mcomp.backends.cpu.plan import SegmentPlan
+from mcomp.backends.cpu.schedule import size_of
 from mcomp.errors import CallError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
-from mcomp.ir.types import TensorType
+from mcomp.ir.types import TensorType, Type
 
 _PLANS_KEPT = 32
 
@@ -59,7 +60,7 @@ class CpuExecutable(Executable):
         self._interface = interface_buffers(program)
         segments = [p for p in program.parts if isinstance(p, Segment)]
         self._native = {id(s): _Native(s, c, e, self) for s, c, e in zip(segments, codes[1:], native)}
-        self._output_types = [v.tensor for v in self.graph.outputs]
+        self._output_types = [v.type for v in self.graph.outputs]
 
     # running
 
@@ -211,8 +212,10 @@ class _Call:
     def address(self, buffer: Buffer) -> int:
         return address(self.array(buffer))
 
-    def shape(self, type: TensorType) -> tuple[int, ...]:
-        return tuple(dims.evaluate(d, self.symbols) for d in type.shape)
+    def shape(self, type: Type) -> tuple[int, ...]:
+        if not isinstance(type, TensorType):
+            return ()
+        return tuple(size_of(d, self.symbols) for d in type.shape)
 
     def results(self) -> list[Array]:
         found = []
@@ -220,7 +223,10 @@ class _Call:
             if array is None:
                 array = empty(self.shape(type), type.dtype, numpy=self.numpy)
                 self.outputs[i] = array
-            found.append(as_numpy(array) if self.numpy else array)
+            if not isinstance(type, TensorType):
+                found.append(array if isinstance(array, (bool, int, float)) else array.item())
+            else:
+                found.append(as_numpy(array) if self.numpy else array)
         return found
 
     # torch
@@ -251,10 +257,14 @@ class _Call:
         return self._tensor(place)
 
     def _tensor(self, access: Access) -> Any:
-        shape = [dims.evaluate(d, self.symbols) for d in access.shape]
+        shape = [size_of(d, self.symbols) for d in access.shape]
         return as_tensor(self.array(access.buffer), access.dtype, shape)
 
     def _keep(self, buffer: Buffer, tensor: Any) -> None:
+        if isinstance(tensor, (bool, int, float)):
+            import torch
+
+            tensor = torch.tensor(tensor)
         held = contiguous(tensor)
         if buffer.kind == "output":
             self.outputs[buffer.index] = held.clone() if held is tensor or held._is_view() else held
@@ -298,7 +308,7 @@ def available_threads() -> int:
 
 def _bytes(buffer: Buffer, values: Mapping[str, int]) -> int:
     assert not isinstance(buffer.bytes, Computed)
-    return dims.evaluate(buffer.bytes, values)
+    return size_of(buffer.bytes, values)
 
 
 def _info(step: KernelStep | TorchStep, values: Mapping[str, int]) -> KernelInfo:
@@ -313,6 +323,6 @@ def _info(step: KernelStep | TorchStep, values: Mapping[str, int]) -> KernelInfo
 
 
 def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:
-    return dims.evaluate(dim, {**{s: 1 for s in dims.symbols(dim)}, **values})
+    return size_of(dim, {**{s: 1 for s in dims.symbols(dim)}, **values})
 
 

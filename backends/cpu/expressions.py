@@ -118,7 +118,10 @@ def _extreme(name: str, on_bool: str) -> Rule:
 
 
 def _heaviside(args: list[str], node: Node) -> str | None:
-    return None if node.type.dtype.kind == "bool" else f"math::heaviside({args[0]}, {args[1]})"
+    if node.type.dtype.kind == "bool":
+        return None
+    kind = register_type(node.type.dtype)
+    return f"({args[0]} == {kind}(0) ? {args[1]} : ({args[0]} > {kind}(0) ? {kind}(1) : {kind}(0)))"
 
 
 RULES: dict[str, Rule] = {

@@ -79,4 +79,13 @@ def is_small(work: Work, hints: Mapping[str, int]) -> bool:
 def _value(dim: Dim, values: Mapping[str, int]) -> int | None:
     if dims.symbols(dim) - values.keys():
         return None
-    return dims.evaluate(dim, values)
+    return size_of(dim, values)
+
+
+def size_of(dim: Dim, values: Mapping[str, int]) -> int:
+    """The value of a dim. What is divided by a size of zero belongs to an empty tensor, and counts as nothing (generated
+    code agrees)."""
+    try:
+        return dims.evaluate(dim, values)
+    except ZeroDivisionError:
+        return 0

@@ -41,15 +41,16 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
     numbers: dict[str, Size | Real] = {}
     if node.op.name == "norm":
         operation = _norm(node.attrs["p"], kind)
-        if node.attrs["p"] not in (float("inf"), float("-inf")):
+        if operation == "op":
             numbers["order"] = Real(node.attrs["p"])
     else:
         operation = f"{_OPERATIONS[node.op.name]}<{kind}>{{}}"
+    declared = f"NormP<{kind}> op;\nop.order = order;\n" if operation == "op" else ""
     axes = node.attrs["axes"]
     last = _spatial_mean(x, axes)
     if last is not None:
         out = b.write(node.result)
-        b.call(node.op.name, f"reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
+        b.call(node.op.name, f"{declared}reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
                numbers={**numbers, **last}, headers=HEADERS)
         return None
     if not x.is_contiguous() and not any(s == 0 for s in x.strides) and len(axes) == x.rank and x.dense_order() is not None:
@@ -58,7 +59,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
     sizes = middle(x, axes)
     out = b.write(node.result)
     if sizes is not None:
-        b.call(node.op.name, f"reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
+        b.call(node.op.name, f"{declared}reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
                numbers={**numbers, **sizes}, headers=HEADERS)
         return None
     kept = [a for a in range(x.rank) if a not in axes]
@@ -68,7 +69,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
         step, step_numbers = b.array(f"{name}_s", [x.strides[a] for a in chosen])
         numbers |= dict((*size_numbers, *step_numbers))
         groups.append(f"const DimGroup {name}{{{len(chosen)}, {size}, {step}}};")
-    text = "\n".join((*groups, f"reduce_strided(w, {operation}, x, y, kept, reduced);"))
+    text = declared + "\n".join((*groups, f"reduce_strided(w, {operation}, x, y, kept, reduced);"))
     b.call(node.op.name, text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=HEADERS)
     return None
 
@@ -82,11 +83,9 @@ def _spatial_mean(x: Access, axes: Sequence[int]) -> dict[str, Size] | None:
 
 
 def _norm(p: float, kind: str) -> str:
-    if p == float("inf"):
-        return f"MaxAbs<{kind}>{{}}"
-    if p == float("-inf"):
-        return f"MinAbs<{kind}>{{}}"
-    return f"Norm<{kind}>{{order}}"
+    """The operation of a norm; `op` for an order that is a parameter."""
+    named = {float("inf"): "MaxAbs", float("-inf"): "MinAbs", 1.0: "Norm1", 2.0: "Norm2"}
+    return f"{named[p]}<{kind}>{{}}" if p in named else "op"
 
 
 @lowers("var", "std", target=TARGET)
