@@ -27,14 +27,14 @@ def verify(graph: Graph) -> None:
         if spec.kind not in ("arg", "state"):
             raise VerifyError(f"input %{value.name} has the unknown kind {spec.kind}")
     for node in graph.nodes:
+        for body in node.bodies:
+            verify(body)
         _check_node(graph, node, defined)
         for value in node.results:
             if value.producer is not node:
                 raise _fault(graph, node, f"%{value.name} does not know that this node makes it")
             _check_value(graph, value, node, names)
             defined.add(value)
-        for body in node.bodies:
-            verify(body)
     _check_outputs(graph, defined)
 
 
