@@ -251,8 +251,26 @@ def _extreme(function: str, a: Dim, b: Dim) -> Dim:
     if isinstance(difference, int):
         larger, smaller = (a, b) if difference >= 0 else (b, a)
         return larger if function == "max" else smaller
+    if nonnegative(difference):
+        return a if function == "max" else b
+    if nonnegative(mul(difference, -1)):
+        return b if function == "max" else a
     first, second = sorted((a, b), key=str)
     return _call(function, first, second)
+
+
+def nonnegative(d: Dim) -> bool:
+    """Whether a dim is known to be at least 0: symbols are sizes, and so never negative."""
+    if isinstance(d, int):
+        return d >= 0
+    return all(c > 0 and all(_nonnegative_atom(atom) for atom, _ in monomial) for monomial, c in d.terms)
+
+
+def _nonnegative_atom(atom: Atom) -> bool:
+    if isinstance(atom, Symbol):
+        return True
+    a, b = map(nonnegative, atom.args)
+    return (a or b) if atom.function == "max" else b if atom.function == "mod" else a and b
 
 
 def _call(function: str, a: Dim, b: Dim) -> Dim:
