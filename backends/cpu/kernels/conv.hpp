@@ -1,12 +1,13 @@
-// Convolutions and transposed convolutions of float activations, one to three dimensions, any stride, padding, dilation and
-// groups, channels-last (see conv_plan.hpp). For depthwise ones (one channel per group) see depthwise.hpp.
+// Convolutions and transposed convolutions of float activations, one to three dimensions, any stride, padding, dilation
+// and groups, channels-last (see conv_plan.hpp). For depthwise ones (one channel per group) see depthwise.hpp.
 //
 //   ConvShape s{N, C, O, groups, {1, H, W}, {1, OH, OW}, {1, KH, KW}, {1, SH, SW}, {0, PH, PW}, {1, DH, DW}};
 //   using T0 = Tile<14, 2>;
-//   pack_conv<T0, float>(w, packed, weight_oihw, s);                      // once; packed_conv_elements<T0, float>(s) elements
+//   pack_conv<T0, float>(w, packed, weight_oihw, s);              // once; packed_conv_elements<T0, float>(s) elements
 //   conv_f32<T0>(w, x, packed, s, Ep0{bias, out, O}, scratch);            // out[n, oh, ow, o]: row * O + col
 //   // scratch: conv_f32_scratch_bytes(s, workers) bytes for all workers together, 64-byte aligned
-//   // transposed: pack_conv_transposed, packed_conv_transposed_elements, conv_transposed_f32, conv_transposed_f32_scratch_bytes
+//   // transposed: pack_conv_transposed, packed_conv_transposed_elements, conv_transposed_f32,
+//   // conv_transposed_f32_scratch_bytes
 //
 // x: float, bf16 or f16; packed: float or bf16. 2 * N * OD * OH * OW * O * (C / groups) * KD * KH * KW operations.
 #pragma once
@@ -44,8 +45,8 @@ void pack_walk(const Worker& w, W* dst, const S* src, const ConvShape& s, const 
 }
 
 template <class Tile, class A, class W>
-void conv_walk_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const TapWalk& t, const Emitter<float>& emit,
-                   char* scratch) {
+void conv_walk_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const TapWalk& t,
+                   const Emitter<float>& emit, char* scratch) {
   const FloatProduct<Tile, float, W> product{
       packed, t.taps() * t.group_channels * Tile::NR, {s.out_channels / s.groups, s.groups, Tile::NR}, emit};
   tap_convolution(w, product, t, x, scratch);
@@ -74,7 +75,8 @@ inline int64_t conv_f32_scratch_bytes(const ConvShape& s, int64_t workers) {
 namespace detail {
 
 template <class Tile, class A, class W>
-void conv_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Emitter<float>& emit, void* scratch) {
+void conv_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Emitter<float>& emit,
+                       void* scratch) {
   const TapWalk t = conv_walk(s);
   if (is_pointwise(t)) {
     const FloatProduct<Tile, float, W> product{packed, s.in_channels * Tile::NR, {s.out_channels, 1, Tile::NR}, emit};
@@ -116,8 +118,8 @@ inline int64_t conv_transposed_f32_scratch_bytes(const ConvShape& s, int64_t wor
 namespace detail {
 
 template <class Tile, class A, class W>
-void conv_transposed_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Emitter<float>& emit,
-                                  void* scratch) {
+void conv_transposed_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvShape& s,
+                                  const Emitter<float>& emit, void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * conv_transposed_f32_scratch_bytes(s, 1);
   each_phase(s, [&](const TapWalk& t) {
     conv_walk_f32<Tile>(w, x, packed, s, t, emit, own);
@@ -127,10 +129,12 @@ void conv_transposed_f32_emitting(const Worker& w, const A* x, const W* packed, 
 
 }  // namespace detail
 
-// out[o] = sum over inputs i and kernel positions k with o = i * stride - pad + k * dilation of x[i] * weight[k]. Each of the
-// prod(stride) phases of the output is a stride-1 convolution over part of the kernel: no multiplication by inserted zeros.
+// out[o] = sum over inputs i and kernel positions k with o = i * stride - pad + k * dilation of x[i] * weight[k]. Each
+// of the prod(stride) phases of the output is a stride-1 convolution over part of the kernel: no multiplication by
+// inserted zeros.
 template <class Tile, class A, class W, class Ep>
-void conv_transposed_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep, void* scratch) {
+void conv_transposed_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep,
+                         void* scratch) {
   detail::conv_transposed_f32_emitting<Tile>(w, x, packed, s, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 

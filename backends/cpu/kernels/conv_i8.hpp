@@ -1,10 +1,10 @@
-// Convolutions and transposed convolutions of byte activations (uint8_t fastest, int8_t) with int8 weights, exact int32 sums.
-// As conv.hpp; padding uses the byte that stands for zero.
+// Convolutions and transposed convolutions of byte activations (uint8_t fastest, int8_t) with int8 weights, exact int32
+// sums. As conv.hpp; padding uses the byte that stands for zero.
 //
 //   pack_conv_i8<T0>(w, packed, column_sums, weight_oihw, s);    // packed_conv_i8_bytes<T0>(s) bytes; column_sums[O]
 //   Scales8 q{&x_scale, &x_zero, /*row_step=*/0, column_scale, column_sums};
 //   conv_i8<T0>(w, x8, packed, s, q, Ep0{bias, out, O}, scratch);    // scratch: conv_i8_scratch_bytes(s, workers)
-//   // transposed: the same names with conv_transposed; its column_sums have prod(stride) * O entries, one set per phase
+//   // transposed: the same names with conv_transposed; column_sums: prod(stride) * O entries, a set per phase
 //
 // One scale and zero point for the activations (row_step == 0); weights are scaled per output channel.
 #pragma once
@@ -24,8 +24,8 @@ int64_t packed_walk_bytes(const ConvShape& s, const TapWalk& t) {
 }
 
 template <class Tile>
-void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s, const TapWalk& t,
-                  const WeightStrides& ws) {
+void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s,
+                  const TapWalk& t, const WeightStrides& ws) {
   constexpr int64_t NR = Tile::NR;
   const Panels panels{s.out_channels / s.groups, s.groups, NR};
   const int64_t padded = round_up(t.segment_length(), 4), bytes = t.segments() * padded * NR;
@@ -47,8 +47,8 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
 }
 
 template <class Tile, class A>
-void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t, const Scales8& q,
-                  const Emitter<float>& emit, char* scratch) {
+void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t,
+                  const Scales8& q, const Emitter<float>& emit, char* scratch) {
   const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
   const Int8Product<Tile, A> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
   tap_convolution(w, product, t, x, scratch);
@@ -92,7 +92,8 @@ void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const C
 }  // namespace detail
 
 template <class Tile, class A, class Ep>
-void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
+void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
+             void* scratch) {
   detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 
@@ -105,7 +106,8 @@ int64_t packed_conv_transposed_i8_bytes(const ConvShape& s) {
 
 // src: [C, O / groups, KD, KH, KW] contiguous.
 template <class Tile>
-void pack_conv_transposed_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s) {
+void pack_conv_transposed_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src,
+                             const ConvShape& s) {
   detail::each_phase(s, [&](const detail::TapWalk& t) {
     detail::pack_walk_i8<Tile>(w, dst, column_sums, src, s, t, detail::transposed_weight_strides(s));
     dst += detail::packed_walk_bytes<Tile>(s, t);
@@ -122,8 +124,8 @@ inline int64_t conv_transposed_i8_scratch_bytes(const ConvShape& s, int64_t work
 namespace detail {
 
 template <class Tile, class A>
-void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
-                                 const Emitter<float>& emit, void* scratch) {
+void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s,
+                                 const Scales8& q, const Emitter<float>& emit, void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * conv_transposed_i8_scratch_bytes(s, 1);
   Scales8 phase = q;
   each_phase(s, [&](const TapWalk& t) {
@@ -136,8 +138,8 @@ void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* pack
 }  // namespace detail
 
 template <class Tile, class A, class Ep>
-void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
-                        void* scratch) {
+void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
+                        const Ep& ep, void* scratch) {
   detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
 }
 

@@ -1,9 +1,9 @@
 // Shapes of convolutions, and the implicit matrix product that computes them: no im2col matrix is ever built.
 //
-// Activations are channels-last: [N, D, H, W, C] (D = 1 for images, D = H = 1 for sequences). A tile is a run of pixels of
-// one output row; for each kernel position its A rows lie a constant stride apart in the input, so the micro-kernels of
-// micro.hpp read them in place. Where the convolution pads (or converts the element type), the rows that a band of output
-// rows needs are first copied with their borders to the worker's scratch.
+// Activations are channels-last: [N, D, H, W, C] (D = 1 for images, D = H = 1 for sequences). A tile is a run of pixels
+// of one output row; for each kernel position its A rows lie a constant stride apart in the input, so the micro-kernels
+// of micro.hpp read them in place. Where the convolution pads (or converts the element type), the rows that a band of
+// output rows needs are first copied with their borders to the worker's scratch.
 //
 // Output pixel ((n * OD + od) * OH + oh) * OW + ow is the epilogue's row.
 #pragma once
@@ -18,8 +18,8 @@
 
 namespace mcomp {
 
-// A convolution or transposed convolution; [0] depth, [1] height, [2] width. Output sizes are the caller's: padding after
-// the last element follows from them. in_channels and out_channels count all groups.
+// A convolution or transposed convolution; [0] depth, [1] height, [2] width. Output sizes are the caller's: padding
+// after the last element follows from them. in_channels and out_channels count all groups.
 struct ConvShape {
   int64_t batch, in_channels, out_channels, groups;
   int64_t in[3], out[3], kernel[3], stride[3], pad[3], dilation[3];
@@ -44,9 +44,9 @@ inline Axis conv_axis(const ConvShape& s, int i) {
 constexpr int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 constexpr int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
-// Phase f of a transposed convolution's axis: the outputs o with (o + pad) % stride == f. Kernel position k reaches them
-// when k * dilation % stride == f, from input (o + pad - k * dilation) / stride; positions are taken in falling order, so
-// that inputs rise.
+// Phase f of a transposed convolution's axis: the outputs o with (o + pad) % stride == f. Kernel position k reaches
+// them when k * dilation % stride == f, from input (o + pad - k * dilation) / stride; positions are taken in falling
+// order, so that inputs rise.
 inline Axis transposed_axis(const ConvShape& s, int i, int64_t f) {
   const int64_t stride = s.stride[i], dilation = s.dilation[i], pad = s.pad[i];
   const int64_t j0 = f >= pad ? 0 : ceil_div(pad - f, stride), o0 = f - pad + stride * j0;
@@ -57,7 +57,8 @@ inline Axis transposed_axis(const ConvShape& s, int i, int64_t f) {
   const int64_t taps = k0 < period && k0 < s.kernel[i] ? ceil_div(s.kernel[i] - k0, period) : 0;
   const int64_t last = k0 + (taps - 1) * period;
   const int64_t first = taps == 0 ? 0 : j0 + floor_div(f - last * dilation, stride);
-  return {s.in[i], s.out[i], count, 1, first, taps, period * dilation / stride, o0, stride, taps == 0 ? 0 : last, -period};
+  return {s.in[i], s.out[i], count, 1, first, taps, period * dilation / stride, o0, stride, taps == 0 ? 0 : last,
+          -period};
 }
 
 // A walk over all output pixels of a convolution, or of one phase of a transposed one.
@@ -111,9 +112,11 @@ inline bool is_pointwise(const TapWalk& t) {
   return t.channels == t.group_channels;
 }
 
-// Copies the input that output rows [h0, h1) of depth d of image n read into `band`, [depth taps][rows][padded width][C].
+// Copies the input that output rows [h0, h1) of depth d of image n read into `band`, [depth taps][rows][padded
+// width][C].
 template <class Element, class A>
-void copy_band(const TapWalk& t, const A* x, int64_t n, int64_t d, int64_t h0, int64_t h1, Element fill, Element* band) {
+void copy_band(const TapWalk& t, const A* x, int64_t n, int64_t d, int64_t h0, int64_t h1, Element fill,
+               Element* band) {
   const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
   const int64_t rows = ah.span(h1 - h0), width = t.padded_width(), c = t.channels;
   const int64_t left = min_i64(width, max_i64(0, -aw.first)), begin = max_i64(0, aw.first);
@@ -165,10 +168,12 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
     }
     const Element* origin = band;
     if constexpr (std::is_same<A, Element>::value) {
-      if (!copy) origin = x + (((n * ad.in + d * ad.step + ad.first) * ah.in + h0 * ah.step + ah.first) * width + aw.first) * c;
+      if (!copy)
+        origin = x + (((n * ad.in + d * ad.step + ad.first) * ah.in + h0 * ah.step + ah.first) * width + aw.first) * c;
     }
     const int64_t tiles = ceil_div(pixels, MR), segments = t.segments(), length = t.segment_length();
-    const int64_t out_plane = ((n * ad.out + ad.out_first + d * ad.out_step) * ah.out + ah.out_first) * aw.out + aw.out_first;
+    const int64_t out_plane =
+        ((n * ad.out + ad.out_first + d * ad.out_step) * ah.out + ah.out_first) * aw.out + aw.out_first;
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
       const Element* group = origin + product.panels.group(p) * t.group_channels;
       for (int64_t h = h0; h < h1; ++h) {
@@ -176,8 +181,8 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
         const int64_t out_row = out_plane + h * ah.out_step * aw.out;
         for (int64_t i = 0; i < tiles; ++i) {
           const int64_t p0 = pixels * i / tiles, p1 = pixels * (i + 1) / tiles;
-          product.tile(line + p0 * aw.step * c, aw.step * c, taps, segments, length, p1 - p0, p, out_row + p0 * aw.out_step,
-                       aw.out_step);
+          product.tile(line + p0 * aw.step * c, aw.step * c, taps, segments, length, p1 - p0, p,
+                       out_row + p0 * aw.out_step, aw.out_step);
         }
       }
     }
@@ -185,20 +190,22 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
   }
 }
 
-// Where a walk's weights start: element (out channel o of group g, input channel i, kernel position) of the source tensor is
-// src[g * group + o * out + i * in + kd * kernel[0] + kh * kernel[1] + kw * kernel[2]].
+// Where a walk's weights start: element (out channel o of group g, input channel i, kernel position) of the source
+// tensor is src[g * group + o * out + i * in + kd * kernel[0] + kh * kernel[1] + kw * kernel[2]].
 struct WeightStrides {
   int64_t group, out, in, kernel[3];
 };
 
 // Contiguous [O, I / groups, KD, KH, KW] of a convolution.
 inline WeightStrides conv_weight_strides(const ConvShape& s) {
-  const int64_t k2 = 1, k1 = s.kernel[2], k0 = k1 * s.kernel[1], in = k0 * s.kernel[0], out = in * (s.in_channels / s.groups);
+  const int64_t k2 = 1, k1 = s.kernel[2], k0 = k1 * s.kernel[1], in = k0 * s.kernel[0],
+                out = in * (s.in_channels / s.groups);
   return {out * (s.out_channels / s.groups), out, in, {k0, k1, k2}};
 }
 // Contiguous [I, O / groups, KD, KH, KW] of a transposed convolution.
 inline WeightStrides transposed_weight_strides(const ConvShape& s) {
-  const int64_t k2 = 1, k1 = s.kernel[2], k0 = k1 * s.kernel[1], out = k0 * s.kernel[0], in = out * (s.out_channels / s.groups);
+  const int64_t k2 = 1, k1 = s.kernel[2], k0 = k1 * s.kernel[1], out = k0 * s.kernel[0],
+                in = out * (s.out_channels / s.groups);
   return {in * (s.in_channels / s.groups), out, in, {k0, k1, k2}};
 }
 

@@ -1,10 +1,10 @@
-// Depthwise convolutions (in_channels == out_channels == groups), one to three dimensions, channels-last, vectorized over
-// channels; borders take only the kernel positions that lie inside, so nothing is padded or copied.
+// Depthwise convolutions (in_channels == out_channels == groups), one to three dimensions, channels-last, vectorized
+// over channels; borders take only the kernel positions that lie inside, so nothing is padded or copied.
 //
 //   pack_depthwise(w, packed, weight_oihw, s);                       // float[KD * KH * KW * C]; s as in conv.hpp
 //   depthwise_f32(w, x, packed, s, Ep0{bias, out, C}, scratch);      // x: float, bf16 or f16
 //   pack_depthwise(w, packed8, weight8_oihw, s);                     // int8_t to float as well: values are exact
-//   depthwise_i8(w, x8, packed8, s, q, Ep0{bias, out, C}, scratch);  // x8: uint8_t or int8_t; q.column_sums is not read
+//   depthwise_i8(w, x8, packed8, s, q, Ep0{bias, out, C}, scratch);  // x8: uint8_t or int8_t; no q.column_sums
 //   // scratch: depthwise_scratch_bytes(s, workers) bytes for all workers together
 //
 // The int8 form sums integers in float, exact for up to 510 kernel positions. 2 * pixels * C * KD * KH * KW operations.
@@ -33,12 +33,12 @@ struct DepthwiseTap {
   int64_t input, weight;
 };
 
-// out[p * NV * lanes + c] = sum over taps of (x[p * pixel_stride + tap.input + c] - zero) * weight[tap.weight + c] for PX
-// pixels and NV vectors of channels; Masked: only the first `count` channels of one vector exist. Bytes are multiplied as
-// they are and zero * (sum of the taps' weights) is taken away at the end: all of it integers below 2^24.
+// out[p * NV * lanes + c] = sum over taps of (x[p * pixel_stride + tap.input + c] - zero) * weight[tap.weight + c] for
+// PX pixels and NV vectors of channels; Masked: only the first `count` channels of one vector exist. Bytes are
+// multiplied as they are and zero * (sum of the taps' weights) is taken away at the end: all of it integers below 2^24.
 template <class X, int PX, int NV, bool Masked>
-MCOMP_NOINLINE void depthwise_tile(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count, const float* weight,
-                                   float zero, int64_t count, float* out) {
+MCOMP_NOINLINE void depthwise_tile(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count,
+                                   const float* weight, float zero, int64_t count, float* out) {
   constexpr bool bytes = sizeof(X) == 1;
   vf32 acc[PX][NV];
   vf32 total[NV];
@@ -77,8 +77,9 @@ struct DepthwiseScales {
 
 // All channels of `pixels` neighbouring pixels of one row that share their taps.
 template <class X, int PX>
-void depthwise_pixels(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count, const float* weight,
-                      const DepthwiseScales& scales, int64_t channels, int64_t row0, const Emitter<float>& emit) {
+void depthwise_pixels(const X* x, int64_t pixel_stride, const DepthwiseTap* taps, int64_t tap_count,
+                      const float* weight, const DepthwiseScales& scales, int64_t channels, int64_t row0,
+                      const Emitter<float>& emit) {
   constexpr int NV = kDepthwiseVectors;
   alignas(64) float out[PX * NV * kLanes];
   const float zero = scales.zero;
@@ -137,8 +138,9 @@ void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape
       for (int64_t i = kd.begin; i < kd.end; ++i)
         for (int64_t j = kh.begin; j < kh.end; ++j)
           for (int64_t k = kw.begin; k < kw.end; ++k)
-            taps[count++] = {(((z + i * s.dilation[0]) * s.in[1] + y + j * s.dilation[1]) * width + k * s.dilation[2]) * c,
-                             ((i * s.kernel[1] + j) * s.kernel[2] + k) * c};
+            taps[count++] = {
+                (((z + i * s.dilation[0]) * s.in[1] + y + j * s.dilation[1]) * width + k * s.dilation[2]) * c,
+                ((i * s.kernel[1] + j) * s.kernel[2] + k) * c};
       return count;
     };
     const X* image = x + n * s.in[0] * s.in[1] * width * c;
@@ -153,9 +155,11 @@ void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape
     const int64_t count = collect({0, s.kernel[2]});
     int64_t p = inner0;
     for (; p + PX <= inner1; p += PX)
-      depthwise_pixels<X, PX>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c, row * s.out[2] + p, emit);
+      depthwise_pixels<X, PX>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c,
+                              row * s.out[2] + p, emit);
     for (; p < inner1; ++p)
-      depthwise_pixels<X, 1>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c, row * s.out[2] + p, emit);
+      depthwise_pixels<X, 1>(image + (p * step - s.pad[2]) * c, step * c, taps, count, weight, scales, c,
+                             row * s.out[2] + p, emit);
     border(inner1, s.out[2]);
   }
 }
@@ -163,7 +167,8 @@ void depthwise(const Worker& w, const X* x, const float* weight, const ConvShape
 }  // namespace detail
 
 inline int64_t depthwise_scratch_bytes(const ConvShape& s, int64_t workers) {
-  return workers * round_up(s.kernel[0] * s.kernel[1] * s.kernel[2] * static_cast<int64_t>(sizeof(detail::DepthwiseTap)), 64);
+  return workers *
+         round_up(s.kernel[0] * s.kernel[1] * s.kernel[2] * static_cast<int64_t>(sizeof(detail::DepthwiseTap)), 64);
 }
 
 // dst[k * C + c] = src[c * kernel positions + k], converted to float.
@@ -183,10 +188,12 @@ void depthwise_f32(const Worker& w, const X* x, const float* packed, const ConvS
 }
 
 template <class X, class Ep>
-void depthwise_i8(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Scales8& q, const Ep& ep, void* scratch) {
+void depthwise_i8(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
+                  void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * depthwise_scratch_bytes(s, 1);
   const float zero = q.row_zero == nullptr ? 0.0f : static_cast<float>(q.row_zero[0]);
-  detail::depthwise(w, x, packed, s, {q.column_scale, q.row_scale[0], zero}, detail::emitter<detail::kDepthwiseChannels, float>(ep),
+  detail::depthwise(w, x, packed, s, {q.column_scale, q.row_scale[0], zero},
+                    detail::emitter<detail::kDepthwiseChannels, float>(ep),
                     reinterpret_cast<detail::DepthwiseTap*>(own));
 }
 

@@ -4,8 +4,9 @@
 //
 //   ep(const float* acc, int64_t row, int64_t col, int64_t count)
 //
-// concurrently from all workers, each element once. acc is 64-byte aligned scratch that stays valid during the call only.
-// Full tiles pass a compile-time constant as `count`, so an operator() marked MCOMP_INLINE turns into straight vector code:
+// concurrently from all workers, each element once. acc is 64-byte aligned scratch that stays valid during the call
+// only. Full tiles pass a compile-time constant as `count`, so an operator() marked MCOMP_INLINE turns into straight
+// vector code:
 //
 //   struct Ep0 {
 //     const float* bias; float* out; int64_t ld;

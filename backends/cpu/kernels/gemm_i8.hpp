@@ -6,8 +6,8 @@
 //   gemm_i8<T0>(w, a8, lda, packed, M, N, K, s, Ep0{bias, out, N}, nullptr);
 //   // scratch: gemm_i8_scratch_bytes(M, K, workers) bytes, 64-byte aligned
 //
-// acc[n] = row_scale[m] * column_scale[n] * (sum_k a8[m, k] * w8[n, k] - row_zero[m] * column_sums[n]). A: uint8_t (fastest)
-// or int8_t. Sums wrap modulo 2^32: exact for K < 2^31 / (255 * 127). 2 M N K operations.
+// acc[n] = row_scale[m] * column_scale[n] * (sum_k a8[m, k] * w8[n, k] - row_zero[m] * column_sums[n]). A: uint8_t
+// (fastest) or int8_t. Sums wrap modulo 2^32: exact for K < 2^31 / (255 * 127). 2 M N K operations.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@
 
 namespace mcomp {
 
-// How bytes stand for numbers. Row m has scale row_scale[m * row_step] and zero point row_zero[m * row_step] (null: zero);
-// row_step is 1 for values per row (per token), 0 for one value. Column arrays have one entry per output column.
+// How bytes stand for numbers. Row m has scale row_scale[m * row_step] and zero point row_zero[m * row_step] (null:
+// zero); row_step is 1 for values per row (per token), 0 for one value. Column arrays have one entry per output column.
 struct Scales8 {
   const float* row_scale;
   const int32_t* row_zero;
@@ -47,10 +47,11 @@ struct Int8Product {
   A fill() const { return static_cast<A>(scales.row_zero == nullptr ? 0 : scales.row_zero[0]); }
 
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
-                         int64_t panel, int64_t row0, int64_t row_step) const {
+            int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) int32_t sums[MR * NR];
     alignas(64) float out[MR * NR];
-    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, 4 * NR, sums);
+    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
+                                                    packed + panel * panel_stride, 4 * NR, sums);
     const int64_t first = panels.first(panel), count = panels.size(panel);
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes));
@@ -84,8 +85,8 @@ inline int64_t gemm_i8_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
 }
 
 template <class Tile, class A, class Ep>
-void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k, const Scales8& scales,
-             const Ep& ep, void* scratch) {
+void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
+             const Scales8& scales, const Ep& ep, void* scratch) {
   const detail::Int8Product<Tile, A> product{
       packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::emitter<Tile::NR, float>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);

@@ -1,9 +1,10 @@
 // C[M, N] = A[M, K] x W with float activations and int8 or int4 weights that are scaled per column and group of k.
 //
-//   pack_weight_only<T0, 4>(w, packed, q, N, K, /*stride_n=*/K, /*stride_k=*/1, group);   // once; one int8_t per value in q
+//   pack_weight_only<T0, 4>(w, packed, q, N, K, /*stride_n=*/K, /*stride_k=*/1, group);   // once; q: int8_t per value
 //   GroupScales s{scale, offset, group};                  // scale and offset: [ceil(K / group)][N]; offset may be null
 //   gemm_weight_only<T0, 4>(w, a, lda, packed, M, N, K, s, Ep0{bias, out, N}, scratch);
-//   // packed: packed_weight_only_bytes<T0, 4>(N, K, group), 64-byte aligned; scratch: gemm_f32_scratch_bytes(M, K, workers)
+//   // packed: packed_weight_only_bytes<T0, 4>(N, K, group), 64-byte aligned
+//   // scratch: gemm_f32_scratch_bytes(M, K, workers)
 //
 // W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Values are
 // decoded in registers as panels stream by: weights cost K * N * Bits / 8 bytes of memory traffic, 2 M N K operations.
@@ -57,7 +58,9 @@ struct Int4WeightDot {
 #endif
     return {vto_f32((bytes << 28) >> 28), vto_f32(bytes >> 4)};
   }
-  static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) { return vfma(a.second, b.second, vfma(a.first, b.first, acc)); }
+  static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) {
+    return vfma(a.second, b.second, vfma(a.first, b.first, acc));
+  }
 };
 
 template <int Bits>
@@ -96,7 +99,7 @@ struct WeightOnlyProduct {
 
   // Adds a group's sums, scaled, to the tile.
   void add_group(float* out, const float* sums, int64_t mr, const float* scale, const float* offset, const float* a,
-                              int64_t row_stride, int64_t length, int64_t count) const {
+                 int64_t row_stride, int64_t length, int64_t count) const {
     vf32 s[Tile::NV], o[Tile::NV];
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes));
@@ -113,12 +116,13 @@ struct WeightOnlyProduct {
       const float* x = a + r * row_stride;
       for (int64_t i = 0; i < length; i += kLanes) total = total + vload_n(x + i, min_i64(kLanes, length - i));
       const vf32 all = vset(vsum(total));
-      for (int v = 0; v < Tile::NV; ++v) vstore(out + r * NR + v * kLanes, vfma(all, o[v], vload(out + r * NR + v * kLanes)));
+      for (int v = 0; v < Tile::NV; ++v)
+        vstore(out + r * NR + v * kLanes, vfma(all, o[v], vload(out + r * NR + v * kLanes)));
     }
   }
 
   void tile(const float* a, int64_t row_stride, const int64_t* taps, int64_t, int64_t length, int64_t mr, int64_t panel,
-                         int64_t row0, int64_t row_step) const {
+            int64_t row0, int64_t row_step) const {
     alignas(64) float out[MR * NR] = {};
     alignas(64) float sums[MR * NR];
     const int64_t first = panels.first(panel), count = panels.size(panel);
@@ -126,7 +130,8 @@ struct WeightOnlyProduct {
     for (int64_t k = 0, g = 0; k < length; k += scales.group, ++g) {
       const int64_t part = min_i64(scales.group, length - k), at = g * panels.columns + first;
       micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums);
-      add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k, row_stride, part, count);
+      add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k,
+                row_stride, part, count);
       b += group_bytes<Tile, Bits>(part);
     }
     emit(out, NR, mr, row0, row_step, first, count);
@@ -142,8 +147,8 @@ int64_t packed_weight_only_bytes(int64_t n, int64_t k, int64_t group) {
 
 // q: one value per int8_t, element (n, k) at q[n * stride_n + k * stride_k].
 template <class Tile, int Bits>
-void pack_weight_only(const Worker& w, int8_t* dst, const int8_t* q, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k,
-                      int64_t group) {
+void pack_weight_only(const Worker& w, int8_t* dst, const int8_t* q, int64_t n, int64_t k, int64_t stride_n,
+                      int64_t stride_k, int64_t group) {
   constexpr int64_t NR = Tile::NR;
   const int64_t bytes = detail::weight_only_panel_bytes<Tile, Bits>(k, group);
   const Range mine = w.range(ceil_div(n, NR));

@@ -65,8 +65,8 @@ MCOMP_INLINE void unroll_sequence(F&& f, std::integer_sequence<int, I...>) {
 }
 }  // namespace detail
 
-// Calls f(integral_constant<int, 0>) ... f(integral_constant<int, N - 1>) in order, without a loop: arrays that f indexes
-// with its argument can live in registers. f's body should carry MCOMP_LAMBDA.
+// Calls f(integral_constant<int, 0>) ... f(integral_constant<int, N - 1>) in order, without a loop: arrays that f
+// indexes with its argument can live in registers. f's body should carry MCOMP_LAMBDA.
 template <int N, class F>
 MCOMP_INLINE void unroll(F&& f) {
   detail::unroll_sequence(static_cast<F&&>(f), std::make_integer_sequence<int, N>{});

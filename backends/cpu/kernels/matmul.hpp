@@ -6,9 +6,10 @@
 //   matmul_f64<DefaultTile>(w, a, b, s, StoreF64{c, N}, scratch);        // matmul_f64_scratch_bytes
 //   matmul_int(w, a, b, s, StoreAs<int64_t, int64_t>{c, N});             // int64_t or int32_t, wraps; no scratch
 //
-// Strides are in elements and may be zero or negative. Batches are numbered row-major over batch[0 .. rank); a_batch and
-// b_batch are the strides of those dimensions (0 where an operand is broadcast). A and B: float, bf16 or f16, each its own.
-// 2 * batches * M * N * K operations. B is packed panel by panel, except where few rows make reading it in place cheaper.
+// Strides are in elements and may be zero or negative. Batches are numbered row-major over batch[0 .. rank); a_batch
+// and b_batch are the strides of those dimensions (0 where an operand is broadcast). A and B: float, bf16 or f16, each
+// its own. 2 * batches * M * N * K operations. B is packed panel by panel, except where few rows make reading it in
+// place cheaper.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +77,8 @@ void copy_matrix(To* dst, int64_t stride, const From* src, int64_t row, int64_t 
 }
 
 // Rows m0 .. m1 times columns n0 .. n1 of a B whose columns are contiguous in k: one dot product per result.
-inline void dot_product_rows(const float* a, int64_t a_row, const float* b, int64_t b_col, int64_t k, int64_t rows, int64_t n0, int64_t n1,
-                             int64_t row0, const Emitter<float>& emit) {
+inline void dot_product_rows(const float* a, int64_t a_row, const float* b, int64_t b_col, int64_t k, int64_t rows,
+                             int64_t n0, int64_t n1, int64_t row0, const Emitter<float>& emit) {
   constexpr int64_t kColumns = 64;
   alignas(64) float out[kColumns];
   for (int64_t r = 0; r < rows; ++r) {
@@ -113,7 +114,8 @@ inline void dot_product_rows(const float* a, int64_t a_row, const float* b, int6
 
 // One batch: the worker's rows and panels.
 template <class Tile, class T, class A, class B>
-void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split, int64_t row0, const Emitter<T>& emit, char* scratch) {
+void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split, int64_t row0, const Emitter<T>& emit,
+                char* scratch) {
   constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
   constexpr int64_t MR = Tile::MR;
   constexpr bool a_same = std::is_same<A, T>::value, b_same = std::is_same<B, T>::value;
@@ -122,8 +124,8 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
   if constexpr (a_same && b_same && std::is_same<T, float>::value) {
     if (split.rows.size() <= kDotRows && s.b_row == 1 && s.a_col == 1) {
       const int64_t n1 = min_i64(s.n, split.panels.end * NR);
-      dot_product_rows(a + split.rows.begin * s.a_row, s.a_row, b, s.b_col, s.k, split.rows.size(), split.panels.begin * NR, n1,
-                       row0 + split.rows.begin, emit);
+      dot_product_rows(a + split.rows.begin * s.a_row, s.a_row, b, s.b_col, s.k, split.rows.size(),
+                       split.panels.begin * NR, n1, row0 + split.rows.begin, emit);
       return;
     }
   }
@@ -155,8 +157,8 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
         const T* panel = direct ? reinterpret_cast<const T*>(b + p * NR) : packed + (p - g) * s.k * NR;
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
-          micro_tiles<FloatDot<T, T>, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap, 1, s.k, panel,
-                                                                         direct ? s.b_row : NR, out);
+          micro_tiles<FloatDot<T, T>, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap,
+                                                                         1, s.k, panel, direct ? s.b_row : NR, out);
           emit(out, NR, r1 - r0, row0 + r + r0, 1, p * NR, panels.size(p));
         }
       }
@@ -165,12 +167,14 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
 }
 
 template <class Tile, class T, class A, class B>
-void matmul_float(const Worker& w, const A* a, const B* b, const MatmulShape& s, const Emitter<T>& emit, void* scratch) {
+void matmul_float(const Worker& w, const A* a, const B* b, const MatmulShape& s, const Emitter<T>& emit,
+                  void* scratch) {
   constexpr int64_t NR = Tile::NV * kVectorBytes / static_cast<int64_t>(sizeof(T));
   const int64_t panels = ceil_div(s.n, NR), batches = s.batches();
   char* own = static_cast<char*>(scratch) + w.id * matmul_worker_bytes(s, NR, sizeof(T));
   auto one = [&](int64_t index, const Split& split) {
-    matmul_one<Tile, T>(a + s.offset(index, s.a_batch), b + s.offset(index, s.b_batch), s, split, index * s.m, emit, own);
+    matmul_one<Tile, T>(a + s.offset(index, s.a_batch), b + s.offset(index, s.b_batch), s, split, index * s.m, emit,
+                        own);
   };
   if (batches % w.count == 0 || batches * panels >= 4 * w.count) {
     // Contiguous runs of panels, across batches.

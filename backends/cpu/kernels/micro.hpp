@@ -1,13 +1,13 @@
 // Register-tiled inner kernels of all matrix products and convolutions.
 //
 // A tile is MR rows by NV vectors of result columns. Its A rows lie at a + r * row_stride; the reduction runs over
-// `tap_count` segments of `length` contiguous elements, segment t starting at offset taps[t] in every row. A plain matrix
-// product has one segment at offset 0; a convolution has one per kernel position. B has the elements of one reduction step
-// together, `b_step` elements after those of the step before: the panel's width in a packed panel, the row stride of a
-// matrix read in place. The tile is written (not added) row-major, one row after the other.
+// `tap_count` segments of `length` contiguous elements, segment t starting at offset taps[t] in every row. A plain
+// matrix product has one segment at offset 0; a convolution has one per kernel position. B has the elements of one
+// reduction step together, `b_step` elements after those of the step before: the panel's width in a packed panel, the
+// row stride of a matrix read in place. The tile is written (not added) row-major, one row after the other.
 //
-// A Dot type says what is multiplied: FloatDot here, ByteDot in micro_i8.hpp. Generated code uses gemm_f32.hpp, gemm_i8.hpp,
-// conv.hpp, conv_i8.hpp and matmul.hpp, and names a Tile.
+// A Dot type says what is multiplied: FloatDot here, ByteDot in micro_i8.hpp. Generated code uses gemm_f32.hpp,
+// gemm_i8.hpp, conv.hpp, conv_i8.hpp and matmul.hpp, and names a Tile.
 #pragma once
 
 #include <cstdint>
@@ -54,7 +54,7 @@ struct FloatDot {
   using Row = Acc;
   using Columns = Acc;
   using Out = T;
-  static constexpr int kLength = 1;  // reduction elements of a step
+  static constexpr int kLength = 1;                                          // reduction elements of a step
   static constexpr int kPanel = kVectorBytes / static_cast<int>(sizeof(T));  // panel elements of a step and vector
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
 
@@ -63,7 +63,8 @@ struct FloatDot {
   static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) { return vfma(a, b, acc); }
 };
 
-// Addresses of a tile's rows: base + {0, 1, 2, 3, 4} * stride from a base every five rows, which x86 encodes in one operand.
+// Addresses of a tile's rows: base + {0, 1, 2, 3, 4} * stride from a base every five rows, which x86 encodes in one
+// operand.
 struct RowPointers {
   uintptr_t base[4];  // integers, because those past a tile's last row point nowhere
   int64_t stride, stride3;
@@ -124,7 +125,9 @@ struct TileSums {
     last.add(Dot::row(a.row(MR - 1) + offset), b);
   }
   MCOMP_INLINE void merge(const TileSums& other) { above.merge(other.above), last.merge(other.last); }
-  MCOMP_INLINE void store(typename Dot::Out* out) const { above.store(out), last.store(out + (MR - 1) * NV * Dot::kWidth); }
+  MCOMP_INLINE void store(typename Dot::Out* out) const {
+    above.store(out), last.store(out + (MR - 1) * NV * Dot::kWidth);
+  }
 };
 template <class Dot, int NV>
 struct TileSums<Dot, NV, 0> {
@@ -134,11 +137,13 @@ struct TileSums<Dot, NV, 0> {
   MCOMP_INLINE void store(typename Dot::Out*) const {}
 };
 
-// tile[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step(t, i)][c]; steps count through
-// all segments, each of which takes a whole number of steps.
+// tile[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step(t, i)][c]; steps count
+// through all segments, each of which takes a whole number of steps.
 template <class Dot, int MR, int NV>
-MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length,
-                               const typename Dot::Panel* b, int64_t b_step, typename Dot::Out* tile) {
+MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps,
+                               int64_t tap_count, int64_t length, const typename Dot::Panel* b, int64_t b_step,
+                               typename Dot::Out* tile) {
+  static_assert(MR <= 20, "RowPointers reach twenty rows");
   // Few accumulators would wait for each other: split the reduction over KU independent sets.
   constexpr int KU = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
   constexpr int64_t bytes = Dot::kLength * static_cast<int64_t>(sizeof(typename Dot::Element));
@@ -189,8 +194,8 @@ MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_strid
 // micro_tile for every height up to MAX: table[mr].
 template <class Dot, int MAX, int NV>
 struct MicroTable {
-  using Function = void (*)(const typename Dot::Element*, int64_t, const int64_t*, int64_t, int64_t, const typename Dot::Panel*, int64_t,
-                            typename Dot::Out*);
+  using Function = void (*)(const typename Dot::Element*, int64_t, const int64_t*, int64_t, int64_t,
+                            const typename Dot::Panel*, int64_t, typename Dot::Out*);
   Function table[MAX + 1];
   template <int... R>
   static constexpr MicroTable make(std::integer_sequence<int, R...>) {

@@ -1,8 +1,9 @@
 // Products of bytes for micro.hpp: unsigned or signed bytes times signed bytes, summed exactly in int32.
 //
-// A panel holds four reduction steps of a column together (see pack_linear_i8); a segment that is no multiple of four is
-// padded in the panel only. AVX-512 VNNI multiplies unsigned by signed bytes, so signed rows are offset by 128 and the caller
-// subtracts 128 * column sum. Without VNNI bytes are widened to pairs of int16, whose products cannot saturate.
+// A panel holds four reduction steps of a column together (see pack_linear_i8); a segment that is no multiple of four
+// is padded in the panel only. AVX-512 VNNI multiplies unsigned by signed bytes, so signed rows are offset by 128 and
+// the caller subtracts 128 * column sum. Without VNNI bytes are widened to pairs of int16, whose products cannot
+// saturate.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +72,9 @@ struct ByteProducts {
     return ((products << 16) >> 16) + (products >> 16);
 #endif
   }
-  static MCOMP_INLINE vi32 add(vi32 acc, const Row& a, const Columns& b) { return acc + (pairs(a.even, b.even) + pairs(a.odd, b.odd)); }
+  static MCOMP_INLINE vi32 add(vi32 acc, const Row& a, const Columns& b) {
+    return acc + (pairs(a.even, b.even) + pairs(a.odd, b.odd));
+  }
 };
 
 #endif

@@ -4,7 +4,7 @@
 //   pack_linear<DefaultTile, float>(w, dst, weight, n, k, /*stride_n=*/k, /*stride_k=*/1);      // nn.Linear's [N, K]
 //   pack_linear<DefaultTile, float>(w, dst, weight, n, k, /*stride_n=*/1, /*stride_k=*/n);      // a [K, N] matrix
 //   pack_linear<DefaultTile, bf16>(w, dst, weight, n, k, k, 1);                                 // stored as bf16
-//   pack_linear_i8<DefaultTileI8>(w, dst8, column_sums, weight8, n, k, k, 1);                   // int8, see gemm_i8.hpp
+//   pack_linear_i8<DefaultTileI8>(w, dst8, column_sums, weight8, n, k, k, 1);              // int8, see gemm_i8.hpp
 //
 // The tile must be the one the product is called with. Convolution weights: pack_conv in conv.hpp and conv_i8.hpp.
 #pragma once
@@ -29,8 +29,8 @@ constexpr int64_t packed_elements(int64_t n, int64_t k) {
   return round_up(n, panel_width<Tile, W>()) * k;
 }
 
-// Panel p holds, for each k, the elements (n, k) of its panel_width columns; columns past n are zero. Element (n, k) of the
-// source is src[n * stride_n + k * stride_k]. W: float, bf16 or double storage.
+// Panel p holds, for each k, the elements (n, k) of its panel_width columns; columns past n are zero. Element (n, k) of
+// the source is src[n * stride_n + k * stride_k]. W: float, bf16 or double storage.
 template <class Tile, class W, class S>
 void pack_linear(const Worker& w, W* dst, const S* src, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k) {
   constexpr int64_t NR = panel_width<Tile, W>();
@@ -46,17 +46,18 @@ void pack_linear(const Worker& w, W* dst, const S* src, int64_t n, int64_t k, in
   }
 }
 
-// Bytes of the packed form of an int8 matrix: four reduction steps of a column lie together, k is padded with zeros to 4.
+// Bytes of the packed form of an int8 matrix: four reduction steps of a column lie together, k is padded with zeros to
+// 4.
 template <class Tile>
 constexpr int64_t packed_bytes_i8(int64_t n, int64_t k) {
   return round_up(n, Tile::NR) * round_up(k, 4);
 }
 
-// Panel p holds, for each group of four k, four bytes per column. column_sums[n] (padded to packed columns, may be null) is
-// the sum of a column, which zero points are corrected with.
+// Panel p holds, for each group of four k, four bytes per column. column_sums[n] (padded to packed columns, may be
+// null) is the sum of a column, which zero points are corrected with.
 template <class Tile>
-void pack_linear_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, int64_t n, int64_t k, int64_t stride_n,
-                    int64_t stride_k) {
+void pack_linear_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, int64_t n, int64_t k,
+                    int64_t stride_n, int64_t stride_k) {
   constexpr int64_t NR = Tile::NR;
   const int64_t steps = ceil_div(k, 4);
   const Range mine = w.range(ceil_div(n, NR));

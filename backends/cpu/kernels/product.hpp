@@ -1,8 +1,8 @@
 // What gemm, convolution and matmul share: panels of packed weights, the share of a worker, and the loop over tiles.
 //
-// A product object (FloatProduct here, Int8Product in gemm_i8.hpp) computes one tile and hands its rows to the epilogue;
-// gemm_rows and tap_convolution (conv.hpp) walk over tiles. Weights are packed in panels of NR output columns; panels of
-// group g come before those of group g + 1.
+// A product object (FloatProduct here, Int8Product in gemm_i8.hpp) computes one tile and hands its rows to the
+// epilogue; gemm_rows and tap_convolution (conv.hpp) walk over tiles. Weights are packed in panels of NR output
+// columns; panels of group g come before those of group g + 1.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ namespace detail {
 
 // Which output columns a panel holds.
 struct Panels {
-  int64_t columns;   // output columns of one group
-  int64_t groups;    // 1 for plain products
-  int64_t width;     // NR
+  int64_t columns;  // output columns of one group
+  int64_t groups;   // 1 for plain products
+  int64_t width;    // NR
   int64_t per_group() const { return ceil_div(columns, width); }
   int64_t count() const { return per_group() * groups; }
   int64_t group(int64_t panel) const { return panel / per_group(); }
@@ -32,8 +32,8 @@ struct Split {
   Range rows, panels;
 };
 
-// Divides `units` row units of `unit_rows` rows each, and `panels` panels, over the workers so that the slowest has least
-// to do; among equals splits panels when `prefer_panels`, else rows.
+// Divides `units` row units of `unit_rows` rows each, and `panels` panels, over the workers so that the slowest has
+// least to do; among equals splits panels when `prefer_panels`, else rows.
 inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, int64_t panels, bool prefer_panels) {
   int64_t best_parts = 1;
   double best_cost = 0;
@@ -52,17 +52,19 @@ inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, in
 template <class T>
 struct Emitter {
   const void* epilogue;
-  void (*emit)(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count);
+  void (*emit)(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step,
+               int64_t col, int64_t count);
 
   // Hands the mr rows of a finished tile over; row r is output row row0 + r * row_step.
-  void operator()(const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col, int64_t count) const {
+  void operator()(const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col,
+                  int64_t count) const {
     emit(epilogue, tile, stride, mr, row0, row_step, col, count);
   }
 };
 
 template <int NR, class T, class Ep>
-void emit_tile(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col,
-               int64_t count) {
+void emit_tile(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step,
+               int64_t col, int64_t count) {
   const Ep& ep = *static_cast<const Ep*>(epilogue);
   if (count == NR) {
     for (int64_t r = 0; r < mr; ++r) ep(tile + r * stride, row0 + r * row_step, col, int64_t{NR});
@@ -92,9 +94,10 @@ struct FloatProduct {
   T fill() const { return T(0); }
 
   void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
-                         int64_t panel, int64_t row0, int64_t row_step) const {
+            int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) T out[MR * NR];
-    micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, packed + panel * panel_stride, NR, out);
+    micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
+                                                        packed + panel * panel_stride, NR, out);
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 };
@@ -108,7 +111,9 @@ inline int64_t row_block(int64_t m, int64_t row_bytes) {
   return m <= fit ? m : ceil_div(m, ceil_div(m, fit));
 }
 // Stride, in elements, of rows copied to scratch: no two rows of a tile share a cache set.
-inline int64_t copied_stride(int64_t k, int64_t element_bytes) { return (round_up(k * element_bytes, 64) + 64) / element_bytes; }
+inline int64_t copied_stride(int64_t k, int64_t element_bytes) {
+  return (round_up(k * element_bytes, 64) + 64) / element_bytes;
+}
 
 // Scratch of gemm_rows for all workers together.
 inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_bytes, int64_t workers) {
@@ -116,8 +121,8 @@ inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_byt
   return workers * row_block(m, stride) * stride;
 }
 
-// All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose stride
-// would make them evict each other, are copied to scratch block by block.
+// All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose
+// stride would make them evict each other, are copied to scratch block by block.
 template <class Product, class A>
 void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch) {
   using Element = typename Product::Element;

@@ -3,10 +3,10 @@
 //   quantize_rows_dynamic(w, x, ldx, M, K, q8, ldq, row_scale, row_zero, /*symmetric=*/false);   // one scale per row
 //   quantize_rows_static(w, x, ldx, M, K, q8, ldq, scale, zero);                                   // one for all
 //
-// X: float, bf16 or f16; Q: uint8_t or int8_t. x is close to scale * (q - zero). Symmetric: zero is 128 (uint8_t) or 0 and
-// q - zero in [-127, 127]; otherwise the range [min(x, 0), max(x, 0)] takes all 256 values. Rounds to nearest, ties to even.
-// A row of zeros gets scale 1. NaN or infinity in a row makes its dynamic scale NaN or infinite, so results are not finite.
-// Reads each element twice (dynamic) or once; writes one byte each.
+// X: float, bf16 or f16; Q: uint8_t or int8_t. x is close to scale * (q - zero). Symmetric: zero is 128 (uint8_t) or 0
+// and q - zero in [-127, 127]; otherwise the range [min(x, 0), max(x, 0)] takes all 256 values. Rounds to nearest, ties
+// to even. A row of zeros gets scale 1. NaN or infinity in a row makes its dynamic scale NaN or infinite, so results
+// are not finite. Reads each element twice (dynamic) or once; writes one byte each.
 #pragma once
 
 #include <cstdint>
@@ -53,16 +53,18 @@ void quantize_row(const X* x, int64_t n, Q* q, float inverse, int32_t zero, int3
 }  // namespace detail
 
 template <class X, class Q>
-void quantize_rows_static(const Worker& w, const X* x, int64_t ldx, int64_t m, int64_t k, Q* q, int64_t ldq, float scale, int32_t zero) {
+void quantize_rows_static(const Worker& w, const X* x, int64_t ldx, int64_t m, int64_t k, Q* q, int64_t ldq,
+                          float scale, int32_t zero) {
   constexpr int32_t low = detail::byte_low<Q>();
   const float inverse = 1.0f / scale;
   const Range mine = w.range(m);
-  for (int64_t r = mine.begin; r < mine.end; ++r) detail::quantize_row(x + r * ldx, k, q + r * ldq, inverse, zero, low, low + 255);
+  for (int64_t r = mine.begin; r < mine.end; ++r)
+    detail::quantize_row(x + r * ldx, k, q + r * ldq, inverse, zero, low, low + 255);
 }
 
 template <class X, class Q>
-void quantize_rows_dynamic(const Worker& w, const X* x, int64_t ldx, int64_t m, int64_t k, Q* q, int64_t ldq, float* row_scale,
-                           int32_t* row_zero, bool symmetric) {
+void quantize_rows_dynamic(const Worker& w, const X* x, int64_t ldx, int64_t m, int64_t k, Q* q, int64_t ldq,
+                           float* row_scale, int32_t* row_zero, bool symmetric) {
   constexpr int32_t low = detail::byte_low<Q>();
   const Range mine = w.range(m);
   for (int64_t r = mine.begin; r < mine.end; ++r) {

@@ -2,7 +2,12 @@
 //
 // One region per model call; the generated function runs in every worker and puts a barrier between dependent kernels:
 //
-//   static void body(void* p, const Worker& w) { auto* c = static_cast<Call*>(p); kernel_a(w, ...); w.barrier(); kernel_b(w, ...); }
+//   static void body(void* p, const Worker& w) {
+//     auto* c = static_cast<Call*>(p);
+//     kernel_a(w, ...);
+//     w.barrier();
+//     kernel_b(w, ...);
+//   }
 //   extern "C" void model_run(Call* c, int threads) { Pool::run(threads, body, c); }
 //
 // - Threads start at the first call that wants them, spin for about 50 microseconds after a region and then sleep.
@@ -117,7 +122,8 @@ class Pool {
   // As above for any callable f(const Worker&).
   template <class F>
   static void run(int threads, F&& f) {
-    run(threads, [](void* p, const Worker& w) { (*static_cast<std::remove_reference_t<F>*>(p))(w); },
+    run(
+        threads, [](void* p, const Worker& w) { (*static_cast<std::remove_reference_t<F>*>(p))(w); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 

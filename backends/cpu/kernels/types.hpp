@@ -4,8 +4,8 @@
 //   h[i] = from_f32<bf16>(x);                     // round to nearest, ties to even
 //   convert_row<float, bf16>(dst, src, n);        // vectorized; dst and src must not overlap
 //
-// Conversions follow torch (2.13): fp8_e4m3 has no infinity and saturates at 448, fp8_e5m2 and f16 overflow to infinity,
-// float to integer truncates, anything to bool is x != 0.
+// Conversions follow torch (2.13): fp8_e4m3 has no infinity and saturates at 448, fp8_e5m2 and f16 overflow to
+// infinity, float to integer truncates, anything to bool is x != 0.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,8 @@ MCOMP_INLINE uint32_t narrow_magnitude(uint32_t magnitude) {
   constexpr uint32_t aligner = static_cast<uint32_t>(127 - Bias + 1 + drop) << 23;
   const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + bit_cast<float>(aligner)) - aligner;
   const uint32_t odd = (magnitude >> drop) & 1u;
-  const uint32_t normal = (magnitude - (static_cast<uint32_t>(127 - Bias) << 23) + ((1u << (drop - 1)) - 1u) + odd) >> drop;
+  const uint32_t normal =
+      (magnitude - (static_cast<uint32_t>(127 - Bias) << 23) + ((1u << (drop - 1)) - 1u) + odd) >> drop;
   return magnitude < smallest_normal ? subnormal : normal;
 }
 
@@ -267,8 +268,10 @@ MCOMP_INLINE std::enable_if_t<is_small_float<T>::value> vstore_n(T* p, vf32 v, i
 // dst[i] = convert<To>(src[i]) for i in [0, n). Reads n * sizeof(From) bytes, writes n * sizeof(To).
 template <class To, class From>
 inline void convert_row(To* __restrict dst, const From* __restrict src, int64_t n) {
-  constexpr bool vector_in = std::is_same<From, float>::value || std::is_same<From, bf16>::value || std::is_same<From, f16>::value;
-  constexpr bool vector_out = std::is_same<To, float>::value || std::is_same<To, bf16>::value || std::is_same<To, f16>::value;
+  constexpr bool vector_in =
+      std::is_same<From, float>::value || std::is_same<From, bf16>::value || std::is_same<From, f16>::value;
+  constexpr bool vector_out =
+      std::is_same<To, float>::value || std::is_same<To, bf16>::value || std::is_same<To, f16>::value;
   int64_t i = 0;
   if constexpr (std::is_same<To, From>::value) {
     if (n > 0) std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(To));

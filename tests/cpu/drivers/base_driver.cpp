@@ -17,7 +17,8 @@ EXPORT void e5m2_to_f32(float* d, const fp8_e5m2* s, int64_t n) { convert_row(d,
 EXPORT void u8_from_f32(uint8_t* d, const float* s, int64_t n) { convert_row(d, s, n); }
 EXPORT void bool_from_f32(bool* d, const float* s, int64_t n) { convert_row(d, s, n); }
 EXPORT void round_f32(float* d, const float* s, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) vstore_n(d + i, vround(vload_n(s + i, min_i64(kLanes, n - i))), min_i64(kLanes, n - i));
+  for (int64_t i = 0; i < n; i += kLanes)
+    vstore_n(d + i, vround(vload_n(s + i, min_i64(kLanes, n - i))), min_i64(kLanes, n - i));
 }
 EXPORT float sum_f32(const float* s, int64_t n) {
   vf32 total = vset(0.0f);
@@ -26,8 +27,8 @@ EXPORT float sum_f32(const float* s, int64_t n) {
 }
 EXPORT float max_f32(const float* s) { return vreduce_max(vload(s)); }
 
-// Each of `rounds` phases adds one to every counter of the worker's share, then, after a barrier, checks that all are equal.
-// Returns the number of mismatches seen; *workers gets the number of workers that took part.
+// Each of `rounds` phases adds one to every counter of the worker's share, then, after a barrier, checks that all are
+// equal. Returns the number of mismatches seen; *workers gets the number of workers that took part.
 EXPORT int64_t count_phases(int threads, int64_t n, int64_t rounds, int64_t* counters, int* workers) {
   std::atomic<int64_t> wrong{0};
   Pool::run(threads, [&](const Worker& w) {

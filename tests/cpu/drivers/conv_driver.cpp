@@ -16,15 +16,19 @@ static void run_conv(int threads, const A* x, const float* weight, const ConvSha
     conv_f32<T>(w, x, packed.as<float>(), *s, StoreF32{out, s->out_channels, bias}, scratch.as<void>());
   });
 }
-EXPORT void conv_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias, float* out) {
+EXPORT void conv_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias,
+                       float* out) {
   run_conv(threads, x, weight, s, bias, out);
 }
-EXPORT void conv_bf16(int threads, const bf16* x, const float* weight, const ConvShape* s, const float* bias, float* out) {
+EXPORT void conv_bf16(int threads, const bf16* x, const float* weight, const ConvShape* s, const float* bias,
+                      float* out) {
   run_conv(threads, x, weight, s, bias, out);
 }
-EXPORT void conv_transposed_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias, float* out) {
+EXPORT void conv_transposed_float(int threads, const float* x, const float* weight, const ConvShape* s,
+                                  const float* bias, float* out) {
   using T = DefaultTile;
-  Guarded packed(packed_conv_transposed_elements<T, float>(*s) * 4), scratch(conv_transposed_f32_scratch_bytes(*s, threads));
+  Guarded packed(packed_conv_transposed_elements<T, float>(*s) * 4),
+      scratch(conv_transposed_f32_scratch_bytes(*s, threads));
   Pool::run(threads, [&](const Worker& w) {
     pack_conv_transposed<T, float>(w, packed.as<float>(), weight, *s);
     w.barrier();
@@ -63,8 +67,10 @@ EXPORT void conv_s8(int threads, const int8_t* x, const int8_t* weight, const Co
   run_conv_i8(threads, x, weight, s, scale, zero, column_scale, out, transposed != 0);
 }
 
-EXPORT void depthwise_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias, float* out) {
-  Guarded packed(s->kernel[0] * s->kernel[1] * s->kernel[2] * s->in_channels * 4), scratch(depthwise_scratch_bytes(*s, threads));
+EXPORT void depthwise_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias,
+                            float* out) {
+  Guarded packed(s->kernel[0] * s->kernel[1] * s->kernel[2] * s->in_channels * 4),
+      scratch(depthwise_scratch_bytes(*s, threads));
   Pool::run(threads, [&](const Worker& w) {
     pack_depthwise(w, packed.as<float>(), weight, *s);
     w.barrier();
@@ -72,9 +78,10 @@ EXPORT void depthwise_float(int threads, const float* x, const float* weight, co
   });
 }
 template <class A>
-static void run_depthwise_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
-                             const float* column_scale, float* out) {
-  Guarded packed(s->kernel[0] * s->kernel[1] * s->kernel[2] * s->in_channels * 4), scratch(depthwise_scratch_bytes(*s, threads));
+static void run_depthwise_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale,
+                             int32_t zero, const float* column_scale, float* out) {
+  Guarded packed(s->kernel[0] * s->kernel[1] * s->kernel[2] * s->in_channels * 4),
+      scratch(depthwise_scratch_bytes(*s, threads));
   const Scales8 q{&scale, &zero, 0, column_scale, nullptr};
   Pool::run(threads, [&](const Worker& w) {
     pack_depthwise(w, packed.as<float>(), weight, *s);
@@ -82,11 +89,11 @@ static void run_depthwise_i8(int threads, const A* x, const int8_t* weight, cons
     depthwise_i8(w, x, packed.as<float>(), *s, q, StoreF32{out, s->out_channels}, scratch.as<void>());
   });
 }
-EXPORT void depthwise_u8(int threads, const uint8_t* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
-                         const float* column_scale, float* out) {
+EXPORT void depthwise_u8(int threads, const uint8_t* x, const int8_t* weight, const ConvShape* s, float scale,
+                         int32_t zero, const float* column_scale, float* out) {
   run_depthwise_i8(threads, x, weight, s, scale, zero, column_scale, out);
 }
-EXPORT void depthwise_s8(int threads, const int8_t* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
-                         const float* column_scale, float* out) {
+EXPORT void depthwise_s8(int threads, const int8_t* x, const int8_t* weight, const ConvShape* s, float scale,
+                         int32_t zero, const float* column_scale, float* out) {
   run_depthwise_i8(threads, x, weight, s, scale, zero, column_scale, out);
 }

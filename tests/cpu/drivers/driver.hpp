@@ -13,13 +13,15 @@
 // 64-byte aligned bytes, filled with NaN patterns; aborts when anything was written past the end.
 class Guarded {
  public:
-  explicit Guarded(int64_t bytes) : bytes_(bytes), data_(static_cast<char*>(std::aligned_alloc(64, mcomp::round_up(bytes + kGuard, 64)))) {
+  explicit Guarded(int64_t bytes)
+      : bytes_(bytes), data_(static_cast<char*>(std::aligned_alloc(64, mcomp::round_up(bytes + kGuard, 64)))) {
     std::memset(data_, 0xff, static_cast<size_t>(bytes + kGuard));
   }
   ~Guarded() {
     for (int64_t i = 0; i < kGuard; ++i)
       if (data_[bytes_ + i] != static_cast<char>(0xff)) {
-        std::fprintf(stderr, "buffer of %lld bytes overrun at %lld\n", static_cast<long long>(bytes_), static_cast<long long>(i));
+        std::fprintf(stderr, "buffer of %lld bytes overrun at %lld\n", static_cast<long long>(bytes_),
+                     static_cast<long long>(i));
         std::abort();
       }
     std::free(data_);

@@ -8,8 +8,8 @@
 using namespace mcomp;
 
 template <class T, class A, class W, class S>
-static void run_gemm_f32(int threads, const A* a, int64_t lda, const S* weight, int64_t stride_n, int64_t stride_k, int64_t m, int64_t n,
-                         int64_t k, const float* bias, float* c) {
+static void run_gemm_f32(int threads, const A* a, int64_t lda, const S* weight, int64_t stride_n, int64_t stride_k,
+                         int64_t m, int64_t n, int64_t k, const float* bias, float* c) {
   Guarded packed(packed_elements<T, W>(n, k) * static_cast<int64_t>(sizeof(W)));
   Guarded scratch(gemm_f32_scratch_bytes(m, k, threads));
   Pool::run(threads, [&](const Worker& w) {
@@ -19,18 +19,18 @@ static void run_gemm_f32(int threads, const A* a, int64_t lda, const S* weight, 
   });
 }
 
-#define GEMM(NAME, TILE, A, W, S)                                                                                                  \
-  EXPORT void NAME(int threads, const A* a, int64_t lda, const S* weight, int64_t stride_n, int64_t stride_k, int64_t m, int64_t n, \
-                   int64_t k, const float* bias, float* c) {                                                                      \
-    run_gemm_f32<TILE, A, W>(threads, a, lda, weight, stride_n, stride_k, m, n, k, bias, c);                                      \
+#define GEMM(NAME, TILE, A, W, S)                                                                             \
+  EXPORT void NAME(int threads, const A* a, int64_t lda, const S* weight, int64_t stride_n, int64_t stride_k, \
+                   int64_t m, int64_t n, int64_t k, const float* bias, float* c) {                            \
+    run_gemm_f32<TILE, A, W>(threads, a, lda, weight, stride_n, stride_k, m, n, k, bias, c);                  \
   }
 GEMM(gemm_float, DefaultTile, float, float, float)
 GEMM(gemm_bf16_weight, DefaultTile, float, bf16, bf16)
 GEMM(gemm_bf16_rows, DefaultTile, bf16, float, float)
 GEMM(gemm_f16_rows, DefaultTile, f16, float, float)
 
-EXPORT void gemm_double(int threads, const double* a, int64_t lda, const double* weight, int64_t stride_n, int64_t stride_k, int64_t m,
-                        int64_t n, int64_t k, const double* bias, double* c) {
+EXPORT void gemm_double(int threads, const double* a, int64_t lda, const double* weight, int64_t stride_n,
+                        int64_t stride_k, int64_t m, int64_t n, int64_t k, const double* bias, double* c) {
   using T = DefaultTile;
   Guarded packed(packed_elements<T, double>(n, k) * 8), scratch(gemm_f64_scratch_bytes(m, k, threads));
   Pool::run(threads, [&](const Worker& w) {
@@ -41,8 +41,9 @@ EXPORT void gemm_double(int threads, const double* a, int64_t lda, const double*
 }
 
 template <class A>
-static void run_gemm_i8(int threads, const A* a, int64_t lda, const int8_t* weight, int64_t stride_n, int64_t stride_k, int64_t m, int64_t n,
-                        int64_t k, const float* row_scale, const int32_t* row_zero, int64_t row_step, const float* column_scale, float* c) {
+static void run_gemm_i8(int threads, const A* a, int64_t lda, const int8_t* weight, int64_t stride_n, int64_t stride_k,
+                        int64_t m, int64_t n, int64_t k, const float* row_scale, const int32_t* row_zero,
+                        int64_t row_step, const float* column_scale, float* c) {
   using T = DefaultTileI8;
   Guarded packed(packed_bytes_i8<T>(n, k)), sums(round_up(n, T::NR) * 4), scratch(gemm_i8_scratch_bytes(m, k, threads));
   Pool::run(threads, [&](const Worker& w) {
@@ -52,10 +53,12 @@ static void run_gemm_i8(int threads, const A* a, int64_t lda, const int8_t* weig
     gemm_i8<T>(w, a, lda, packed.as<int8_t>(), m, n, k, s, StoreF32{c, n}, scratch.as<void>());
   });
 }
-#define GEMM_I8(NAME, A)                                                                                                              \
-  EXPORT void NAME(int threads, const A* a, int64_t lda, const int8_t* weight, int64_t stride_n, int64_t stride_k, int64_t m, int64_t n, \
-                   int64_t k, const float* row_scale, const int32_t* row_zero, int64_t row_step, const float* column_scale, float* c) { \
-    run_gemm_i8<A>(threads, a, lda, weight, stride_n, stride_k, m, n, k, row_scale, row_zero, row_step, column_scale, c);             \
+#define GEMM_I8(NAME, A)                                                                                               \
+  EXPORT void NAME(int threads, const A* a, int64_t lda, const int8_t* weight, int64_t stride_n, int64_t stride_k,     \
+                   int64_t m, int64_t n, int64_t k, const float* row_scale, const int32_t* row_zero, int64_t row_step, \
+                   const float* column_scale, float* c) {                                                              \
+    run_gemm_i8<A>(threads, a, lda, weight, stride_n, stride_k, m, n, k, row_scale, row_zero, row_step, column_scale,  \
+                   c);                                                                                                 \
   }
 GEMM_I8(gemm_u8, uint8_t)
 GEMM_I8(gemm_s8, int8_t)
@@ -63,13 +66,19 @@ GEMM_I8(gemm_s8, int8_t)
 template <class A, class B>
 static void run_matmul(int threads, const A* a, const B* b, const MatmulShape* s, float* c) {
   Guarded scratch(matmul_f32_scratch_bytes(*s, threads));
-  Pool::run(threads, [&](const Worker& w) { matmul_f32<DefaultTile>(w, a, b, *s, StoreF32{c, s->n}, scratch.as<void>()); });
+  Pool::run(threads,
+            [&](const Worker& w) { matmul_f32<DefaultTile>(w, a, b, *s, StoreF32{c, s->n}, scratch.as<void>()); });
 }
-EXPORT void matmul_float(int threads, const float* a, const float* b, const MatmulShape* s, float* c) { run_matmul(threads, a, b, s, c); }
-EXPORT void matmul_mixed(int threads, const bf16* a, const f16* b, const MatmulShape* s, float* c) { run_matmul(threads, a, b, s, c); }
+EXPORT void matmul_float(int threads, const float* a, const float* b, const MatmulShape* s, float* c) {
+  run_matmul(threads, a, b, s, c);
+}
+EXPORT void matmul_mixed(int threads, const bf16* a, const f16* b, const MatmulShape* s, float* c) {
+  run_matmul(threads, a, b, s, c);
+}
 EXPORT void matmul_double(int threads, const double* a, const double* b, const MatmulShape* s, double* c) {
   Guarded scratch(matmul_f64_scratch_bytes(*s, threads));
-  Pool::run(threads, [&](const Worker& w) { matmul_f64<DefaultTile>(w, a, b, *s, StoreF64{c, s->n}, scratch.as<void>()); });
+  Pool::run(threads,
+            [&](const Worker& w) { matmul_f64<DefaultTile>(w, a, b, *s, StoreF64{c, s->n}, scratch.as<void>()); });
 }
 EXPORT void matmul_long(int threads, const int64_t* a, const int64_t* b, const MatmulShape* s, int64_t* c) {
   Pool::run(threads, [&](const Worker& w) { matmul_int(w, a, b, *s, StoreAs<int64_t, int64_t>{c, s->n}); });
@@ -78,12 +87,14 @@ EXPORT void matmul_int32(int threads, const int32_t* a, const int32_t* b, const 
   Pool::run(threads, [&](const Worker& w) { matmul_int(w, a, b, *s, StoreAs<int32_t, int32_t>{c, s->n}); });
 }
 
-#define QUANTIZE(NAME, X, Q)                                                                                                       \
-  EXPORT void NAME##_dynamic(int threads, const X* x, int64_t m, int64_t k, Q* q, float* scale, int32_t* zero, int symmetric) {      \
-    Pool::run(threads, [&](const Worker& w) { quantize_rows_dynamic(w, x, k, m, k, q, k, scale, zero, symmetric != 0); });          \
-  }                                                                                                                                \
-  EXPORT void NAME##_static(int threads, const X* x, int64_t m, int64_t k, Q* q, float scale, int32_t zero) {                        \
-    Pool::run(threads, [&](const Worker& w) { quantize_rows_static(w, x, k, m, k, q, k, scale, zero); });                           \
+#define QUANTIZE(NAME, X, Q)                                                                                      \
+  EXPORT void NAME##_dynamic(int threads, const X* x, int64_t m, int64_t k, Q* q, float* scale, int32_t* zero,    \
+                             int symmetric) {                                                                     \
+    Pool::run(threads,                                                                                            \
+              [&](const Worker& w) { quantize_rows_dynamic(w, x, k, m, k, q, k, scale, zero, symmetric != 0); }); \
+  }                                                                                                               \
+  EXPORT void NAME##_static(int threads, const X* x, int64_t m, int64_t k, Q* q, float scale, int32_t zero) {     \
+    Pool::run(threads, [&](const Worker& w) { quantize_rows_static(w, x, k, m, k, q, k, scale, zero); });         \
   }
 QUANTIZE(quantize_u8, float, uint8_t)
 QUANTIZE(quantize_s8, float, int8_t)
