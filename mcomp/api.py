@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
-from mcomp.errors import CallError, CaptureError
+from mcomp.capture.signature import Signature
+from mcomp.errors import CaptureError, PassError
+from mcomp.manager.context import matches
 from mcomp.plan.settings import Settings
-from mcomp.runtime.compiled import Built, CompiledModel
+from mcomp.runtime.calibration import check_calls, collect_calls
+from mcomp.runtime.compiled import CompiledModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,8 +69,8 @@ def optimize(
     >>> print(fast.report())
     """
     settings = Settings(
-        dynamic=dynamic, target=target, objective=objective, calibration=calibration, evaluate=evaluate,
-        max_drop=max_drop, max_error=max_error, pipeline=pipeline, layers=dict(layers or {}),
+        dynamic=dynamic, target=target, objective=objective, evaluate=evaluate, max_drop=max_drop, max_error=max_error,
+        calibration=None if calibration is None else collect_calls(calibration), pipeline=pipeline, layers=layers or {},
         exclude=exclude if isinstance(exclude, str) else tuple(exclude or ()),  # type: ignore[arg-type]
         threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=tuple(instruments),
         seed=seed,
@@ -74,10 +78,11 @@ def optimize(
     settings.check()
     _check_model(model)
     _check_target(target)
-    if pipeline is not None:
-        from mcomp.manager.pipeline import parse_pipeline
-
-        parse_pipeline(pipeline)
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise CaptureError(f"kwargs is {type(kwargs).__name__}", code="MC0303", help="pass a dict of keyword arguments")
+    _check_patterns(model, (*settings.exclude, *settings.layers))
+    if settings.calibration is not None:
+        check_calls(settings.calibration, Signature.of(model.forward))
     if args is None and kwargs is None:
         return _captured_at_first_call(model, settings)
     from mcomp.plan.build import build
@@ -111,6 +116,18 @@ def _check_model(model: Any) -> None:
         )
 
 
+def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Raise PassError for a pattern of `exclude` or `layers` that matches no module: most likely it is misspelt."""
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    for pattern in patterns:
+        if not any(matches(pattern, path) for path in paths):
+            close = difflib.get_close_matches(pattern, paths, n=1)
+            raise PassError(
+                f"no module matches {pattern!r}, which exclude or layers names", code="MC0212",
+                help=f"did you mean {close[0]!r}?" if close else "model.named_modules() lists what there is",
+            )
+
+
 def _check_target(target: str) -> None:
     from mcomp.backend import backend_named
 
@@ -118,18 +135,9 @@ def _check_target(target: str) -> None:
 
 
 def _captured_at_first_call(model: nn.Module, settings: Settings) -> CompiledModel:
-    from mcomp.plan.build import build
+    from mcomp.plan.firstcall import FirstCall
 
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Built:
-        built = build(model, tuple(args), dict(kwargs), settings)
-        calls.append((tuple(args), dict(kwargs)))
-        return built
-
-    def again(args: Sequence[Any], kwargs: Mapping[str, Any], error: CallError) -> Built | None:
-        """Capture once more so that both the earlier calls and this one fit."""
-        calls.append((tuple(args), dict(kwargs)))
-        return build(model, *calls[-1], settings, others=calls[:-1])
-
-    return CompiledModel(None, target=settings.target, original=model, compile_call=first, recompile=again)
+    calls = FirstCall(model, settings)
+    return CompiledModel(
+        None, target=settings.target, original=model, compile_call=calls.first, recompile=calls.again
+    )

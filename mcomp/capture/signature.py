@@ -72,8 +72,9 @@ class Signature:
             else:
                 raise CallError(f"argument `{one.name}` is missing", help=f"the model takes {self}")
         if rest or named:
-            extra = f"argument `{next(iter(named))}`" if named else f"{len(rest)} positional arguments too many"
-            raise CallError(f"the model does not take {extra}", help=f"the model takes {self}")
+            unknown = f"the model does not take argument `{next(iter(named), '')}`"
+            too_many = f"{len(rest)} positional arguments too many"
+            raise CallError(unknown if named else too_many, help=f"the model takes {self}")
         return bound
 
     def unbind(self, bound: Mapping[str, Any], given: frozenset[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -102,7 +102,8 @@ def _apply(
         shape = shapes[tensor]
         for axis, asked in wanted.items():
             if not -len(shape) <= axis < len(shape):
-                raise CaptureError(f"dynamic names axis {axis} of `{path}`, whose shape is {list(shape)}")
+                raise CaptureError(f"dynamic names axis {axis} of `{path}`, whose shape is {list(shape)}",
+                                   help=f"axes of `{path}` go from 0 to {len(shape) - 1}")
             place = (tensor, axis % len(shape))
             if asked is None:
                 choice.pop(place, None)

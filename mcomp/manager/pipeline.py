@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,8 @@ def parse_pipeline(given: str | Pass | Fixpoint | Iterable[Any]) -> tuple[Step, 
         return _Reader(given).pipeline()
     if isinstance(given, (Pass, Fixpoint)):
         return (given,)
+    if not isinstance(given, Iterable):
+        raise _no_step(given)
     steps: list[Step] = []
     for item in given:
         if isinstance(item, type) and issubclass(item, Pass):
@@ -55,11 +57,24 @@ def parse_pipeline(given: str | Pass | Fixpoint | Iterable[Any]) -> tuple[Step, 
         elif isinstance(item, (str, Pass, Fixpoint)):
             steps.extend(parse_pipeline(item))
         else:
-            raise PassError(
-                f"{item!r} in a pipeline is neither a pass nor text", code="MC0202",
-                help="give text such as 'fold,dce', or instances of mcomp.manager.Pass",
-            )
+            raise _no_step(item)
     return tuple(steps)
+
+
+def passes_of(steps: Sequence[Step]) -> Iterator[Pass]:
+    """The passes of a pipeline, in order; those of groups once."""
+    for step in steps:
+        if isinstance(step, Fixpoint):
+            yield from passes_of(step.items)
+        else:
+            yield step
+
+
+def _no_step(item: Any) -> PassError:
+    return PassError(
+        f"{item!r} in a pipeline is neither a pass nor text", code="MC0202",
+        help="give text such as 'fold,dce', or instances of mcomp.manager.Pass",
+    )
 
 
 class _Reader:

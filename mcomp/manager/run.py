@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass
-from mcomp.manager.pipeline import Fixpoint, Step, parse_pipeline, pipeline_text
+from mcomp.manager.pipeline import Fixpoint, Step, parse_pipeline, passes_of, pipeline_text
 
 
 class PassManager:
@@ -27,7 +27,7 @@ class PassManager:
         graph as its last finished edit left it; instruments are told, then the error goes on.
         """
         context = context or Context()
-        for item in _passes(self.steps):
+        for item in passes_of(self.steps):
             item.check(graph, context)
         self._index = 0
         for instrument in self.instruments:
@@ -76,11 +76,3 @@ class PassManager:
 
     def __str__(self) -> str:
         return pipeline_text(self.steps)
-
-
-def _passes(steps: Sequence[Step]) -> Iterator[Pass]:
-    for step in steps:
-        if isinstance(step, Fixpoint):
-            yield from _passes(step.items)
-        else:
-            yield step

@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mcomp.errors import McompError
 from mcomp.plan.account import fill_report
+from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
 from mcomp.plan.search import search
 from mcomp.plan.settings import Settings
 from mcomp.plan.work import Version, Work, Workshop
 from mcomp.report.report import Eager, Report, Stage
-from mcomp.runtime.calibration import calibration_from, collect_calls
+from mcomp.runtime.calibration import calibration_from
 from mcomp.runtime.compiled import Built
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -21,34 +23,65 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def build(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Settings, *, others: Sequence[Call] = ()
 ) -> Built:
-    """Compile a model for example arguments. `others` are further calls whose sizes must fit too."""
+    """Compile a model for example arguments. `others` are further calls whose sizes must fit too.
+
+    Raises CaptureError or BudgetError, naming the module, when the model itself cannot run the example or a calibration
+    batch.
+    """
+    try:
+        return _build(model, args, kwargs, settings, others)
+    except McompError:
+        raise
+    except Exception as e:
+        refused = refusal(model, (args, kwargs), settings.calibration or ())
+        if refused is None:
+            raise
+        raise refused from e
+
+
+def _build(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], settings: Settings, others: Sequence[Call]
+) -> Built:
     from mcomp.capture import capture
 
-    seconds: dict[str, float] = {}
-    calls = collect_calls(settings.calibration) if settings.calibration is not None else []
+    watch = Stopwatch()
+    calls = list(settings.calibration or ())
     with Progress(settings.progress) as progress:
-        start = time.perf_counter()
         progress.step("capturing the model")
         captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *_distinct(calls)])
-        seconds["capture"] = time.perf_counter() - start
         works = _works(captured, calls, args, kwargs)
+        watch.lap("capture")
         workshop = Workshop(model, captured, works, (args, kwargs), settings, progress)
-        start = time.perf_counter()
+        if workshop.evaluator is not None:
+            workshop.judge_original()
+            watch.lap("evaluating the original")
         lossless = workshop.lossless()
-        seconds["lossless"] = time.perf_counter() - start
-        start = time.perf_counter()
+        watch.lap("lossless")
         chosen = _choose(workshop, lossless)
-        seconds["budget"] = time.perf_counter() - start
+        watch.lap("search")
         progress.step("measuring")
-        start = time.perf_counter()
         report = _report(workshop, captured, lossless, chosen, settings)
-        seconds["measuring"] = time.perf_counter() - start
-        report.seconds = seconds
+        watch.lap("measuring")
+        report.seconds = watch.seconds
         built = chosen.built
         built.report = report
         built.frontier = workshop.frontier()
         workshop.install(chosen)
         return built
+
+
+class Stopwatch:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """What went by since the last lap was spent on this."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._since
+        self._since = now
 
 
 def _distinct(calls: Sequence[Call]) -> list[Call]:
@@ -67,13 +100,17 @@ def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: 
     used = list(calls) or [(args, dict(kwargs))]
     if captured.program is not None:
         program = captured.program
-        calibration = calibration_from(used, program.signature, program.arguments, given=bool(calls))
+        calibration = calibration_from(
+            used, program.signature, program.arguments, program.graph, given=bool(calls)
+        )
         return [Work("", program, calibration)]
     inputs = captured.part_inputs(used) if captured.parts else {}
     return [
         Work(
             path, program,
-            calibration_from(inputs.get(path) or [], program.signature, program.arguments, given=bool(calls)),
+            calibration_from(
+                inputs.get(path) or [], program.signature, program.arguments, program.graph, given=bool(calls)
+            ),
         )
         for path, program in captured.parts.items()
     ]
@@ -82,10 +119,11 @@ def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: 
 def _choose(workshop: Workshop, lossless: Version) -> Version:
     settings = workshop.settings
     if settings.pipeline is not None:
-        return workshop.make("as asked", settings.pipeline)
-    if settings.lossy:
-        return search(workshop, lossless)
-    return lossless
+        asked = workshop.make("as asked", settings.pipeline)
+        if settings.lossy:
+            workshop.try_budget(asked)
+        return asked
+    return search(workshop, lossless) if settings.lossy else lossless
 
 
 def _report(
@@ -97,13 +135,13 @@ def _report(
     )
     report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
     workshop.measure([lossless, chosen] if chosen is not lossless else [lossless])
+    workshop.try_quality(chosen)
     report.stages = [Stage("original", quality=workshop.original_quality, error=None,
                            latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
-    for version in workshop.versions:
-        if version in (lossless, chosen) or version.quality is not None:
-            report.stages.append(Stage(
-                version.name, version.quality, version.error, version.latency_ms, version.weight_bytes
-            ))
+    report.stages += [
+        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, "kept" if v is chosen else v.verdict, v is chosen)
+        for v in workshop.versions
+    ]
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
     report.notes = workshop.notes(chosen)
     fill_report(report, workshop.works, lossless, chosen, settings.target, settings.threads)

@@ -59,9 +59,11 @@ class Evaluator:
 
 
 def _as_score(result: Any, label: str) -> Score:
-    if hasattr(result, "detach"):
-        result = result.detach().cpu().numpy()
     try:
+        if hasattr(result, "detach"):
+            result = result.detach().cpu().double().numpy()
+        if result is None or isinstance(result, (str, bytes)):
+            raise TypeError("not a number")
         array = np.asarray(result, dtype=np.float64)
     except (TypeError, ValueError) as e:
         raise BudgetError(
@@ -74,7 +76,7 @@ def _as_score(result: Any, label: str) -> Score:
             help="return a finite number, higher is better",
         )
     if array.ndim == 0 or array.size == 1:
-        return Score(float(array.reshape(())))
+        return Score(float(array.reshape(-1)[0]))
     return Score(float(array.mean()), array.reshape(-1))
 
 

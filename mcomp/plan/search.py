@@ -41,7 +41,7 @@ def search(workshop: Workshop, lossless: Version) -> Version:
     except KeyboardInterrupt:
         workshop.warnings.append("the search was interrupted; this is the best version so far")
     if best is lossless:
-        workshop.within_budget(lossless)
+        workshop.try_budget(lossless)
         workshop.warnings.append("no compressed version was within the budget and better than the lossless one")
     return best
 
@@ -54,14 +54,20 @@ def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
             break
         version = workshop.make(name, pipeline)
         if not version.ledger():
+            version.verdict = "it changes nothing"
             continue
         gain = _gain(workshop, version, lossless)
         if gain <= 1.0:
-            workshop.warnings.append(f"{name} was not kept: {gain:.2f}x of lossless in {workshop.settings.objective}")
+            version.verdict = _not_worth(workshop, gain)
             continue
         found.append((gain, version, pipeline))
     found.sort(key=lambda item: -item[0])
     return [(version, pipeline) for _, version, pipeline in found]
+
+
+def _not_worth(workshop: Workshop, gain: float) -> str:
+    measure = "the speed of" if workshop.settings.objective == "latency" else "as small as"
+    return f"not worth it: {gain:.2f}x {measure} lossless"
 
 
 def _gain(workshop: Workshop, version: Version, base: Version) -> float:
@@ -86,7 +92,9 @@ def _retreat(workshop: Workshop, candidate: Version, pipeline: str, lossless: Ve
             found, high = version, count - 1
         else:
             low = count + 1
-    if found is None or _gain(workshop, found, lossless) <= 1.0:
+    gain = 0.0 if found is None else _gain(workshop, found, lossless)
+    if found is not None and gain <= 1.0:
+        found.verdict = _not_worth(workshop, gain)
         return None
     return found
 

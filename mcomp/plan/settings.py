@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcomp.errors import BudgetError, PassError
+from mcomp.manager.passes import registered_passes
+from mcomp.manager.pipeline import Step, parse_pipeline, passes_of
 
 OBJECTIVES = ("latency", "size", "memory")
+_LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `mcomp.optimize`; see there."""
+    """The options of `mcomp.optimize`; see there. `calibration` holds calls: (args, kwargs)."""
 
     dynamic: Any = None
     target: str = "cpu"
     objective: str = "latency"
-    calibration: Iterable[Any] | None = None
+    calibration: Sequence[Call] | None = None
     evaluate: Callable[[Any], Any] | None = None
     max_drop: float | None = None
     max_error: float | None = None
@@ -52,8 +60,43 @@ class Settings:
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
                                       or not math.isfinite(value) or value < 0):
                 raise BudgetError(f"{name} is {value!r}; it must be a number, zero or more", code="MC0512")
-        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
-            raise PassError(f"threads is {self.threads!r}; it must be 1 or more", code="MC0211")
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
+            raise PassError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
+        limit = self.time_limit
+        if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit >= 0):
+            raise PassError(f"time_limit is {limit!r}; it must be a number of seconds", code="MC0211")
+        self._check_layers()
+        self.steps()
+
+    def _check_layers(self) -> None:
         if isinstance(self.exclude, str):
             raise PassError("exclude is a text; it must be a list of patterns", code="MC0212",
                             help=f"write exclude=[{self.exclude!r}]")
+        for pattern in self.exclude:
+            if not isinstance(pattern, str):
+                raise PassError(f"exclude holds {pattern!r}, which is no pattern", code="MC0212",
+                                help='name layers by module path, such as exclude=["encoder.*.fc1", "head"]')
+        if not isinstance(self.layers, Mapping):
+            raise PassError(f"layers is {type(self.layers).__name__}; it must be a dict", code="MC0212", help=_LAYERS_HELP)
+        known = self._layer_options()
+        for pattern, options in self.layers.items():
+            if not isinstance(pattern, str) or not isinstance(options, Mapping):
+                raise PassError(f"layers has {pattern!r}: {options!r}, not a pattern and a dict", code="MC0212",
+                                help=_LAYERS_HELP)
+            for name in options:
+                if name not in known:
+                    close = difflib.get_close_matches(str(name), known, n=1)
+                    raise PassError(
+                        f"no pass has an option {name!r}", code="MC0202", where=f"layers[{pattern!r}]",
+                        help=f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}",
+                    )
+
+    def _layer_options(self) -> set[str]:
+        """Names that `layers` may use: passes, to switch them off, and options of passes."""
+        classes = [*registered_passes().values(), *(type(p) for p in passes_of(self.steps()))]
+        fields = (f.name for cls in classes for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+        return {*fields, *(cls.name for cls in classes)}
+
+    def steps(self) -> tuple[Step, ...]:
+        """The pipeline asked for, parsed; empty without one. Raises ParseError and PassError."""
+        return () if self.pipeline is None else parse_pipeline(self.pipeline)

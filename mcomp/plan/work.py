@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mcomp.backend import CompileOptions, backend_named
+from mcomp.errors import BudgetError
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.manager.defaults import AFTER, CLEANUP
@@ -57,7 +58,8 @@ class Version:
     latency_ms: float | None = None
     within_budget: bool | None = None
     speedup: float | None = None
-    tried: list[str] = field(default_factory=list)
+    verdict: str = ""
+    """Why it was not kept."""
 
     @property
     def quality(self) -> float | None:
@@ -228,12 +230,35 @@ class Workshop:
         settings = self.settings
         fits = True
         if settings.max_error is not None:
-            fits = self.judge_error(version) <= settings.max_error
+            error = self.judge_error(version)
+            fits = error <= settings.max_error
+            if not fits:
+                version.verdict = f"over budget: output error {error:.3g}"
         if fits and settings.max_drop is not None:
-            _, upper = self.judge_quality(version).drop_from(self.judge_original())
+            drop, upper = self.judge_quality(version).drop_from(self.judge_original())
             fits = upper <= settings.max_drop + 1e-12
+            if not fits:
+                surely = f" (95 % sure: at most {upper:.3g})" if upper > drop else ""
+                version.verdict = f"over budget: evaluate drops by {drop:.3g}{surely}"
         version.within_budget = fits
         return fits
+
+    def try_budget(self, version: Version) -> bool:
+        """As `within_budget`, for the version that is kept in any case: an evaluate that fails is a warning."""
+        try:
+            return self.within_budget(version)
+        except BudgetError as e:
+            self.warnings.append(f"the budget was not judged on {version.name}: {e.message}")
+            return False
+
+    def try_quality(self, version: Version) -> None:
+        """Evaluate the version that is kept, where the user gave evaluate; one that fails is a warning."""
+        if self.evaluator is None or version.score is not None:
+            return
+        try:
+            self.judge_quality(version)
+        except BudgetError as e:
+            self.warnings.append(f"{version.name} has no quality: {e.message}")
 
     def measure(self, versions: Sequence[Version], budget: float = 2.0) -> None:
         """Time versions, and the original, in turns, on the example arguments."""

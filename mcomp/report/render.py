@@ -118,11 +118,13 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _stages(report: Report) -> Table:
-    table = _table("versions", ("version", "l"), ("quality", "r"), ("output error", "r"), ("ms", "r"), ("weights", "r"))
+    table = _table(
+        "versions", ("version", "l"), ("quality", "r"), ("output error", "r"), ("ms", "r"), ("weights", "r"), ("", "l")
+    )
     for s in report.stages:
         table.add_row(
             s.name, "-" if s.quality is None else f"{s.quality:.5g}", "-" if s.error is None else f"{s.error:.2e}",
-            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}", quantity(s.weight_bytes, "B"),
+            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}", quantity(s.weight_bytes, "B"), s.verdict,
         )
     return table
 
@@ -149,4 +151,5 @@ def _words(report: Report) -> Iterable[str]:
             yield f"{remark['kind']}: {remark['rule']}: {remark['layer'] or '-'}: {remark['reason']}{remedy}"
     yield from report.notes
     if report.seconds:
-        yield "time: " + ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())
+        spent = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items() if v >= 0.05)
+        yield f"time: {spent or 'less than 0.1 s'}"

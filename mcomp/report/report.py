@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row")
 
 
 @dataclass
@@ -38,13 +40,16 @@ class Eager:
 
 @dataclass
 class Stage:
-    """One version of the model that was measured: quality in the evaluate function's unit, seconds per call, bytes."""
+    """One version of the model that was made: quality in the evaluate function's unit, milliseconds per call, bytes of
+    weights; None where it was not measured. `verdict` says why it was kept or not."""
 
     name: str
     quality: float | None = None
     error: float | None = None
     latency_ms: float | None = None
     weight_bytes: int | None = None
+    verdict: str = ""
+    kept: bool = False
 
 
 @dataclass
@@ -74,6 +79,16 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def original(self) -> Stage:
+        """The model as it was given."""
+        return self.stages[0]
+
+    @property
+    def kept(self) -> Stage:
+        """The version that was kept."""
+        return next(s for s in self.stages if s.kept)
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON data."""
         return asdict(self)
@@ -82,10 +97,9 @@ class Report:
     def from_json(data: dict[str, Any]) -> Report:
         """Read what `to_json` wrote; fields that are unknown are left out."""
         known = {k: v for k, v in data.items() if k in Report.__dataclass_fields__}
-        known["rows"] = [Row(**{k: v for k, v in r.items() if k in Row.__dataclass_fields__})
-                         for r in known.get("rows", [])]
-        known["eager_modules"] = [Eager(**e) for e in known.get("eager_modules", [])]
-        known["stages"] = [Stage(**s) for s in known.get("stages", [])]
+        known["rows"] = [_fields(Row, r) for r in known.get("rows", [])]
+        known["eager_modules"] = [_fields(Eager, e) for e in known.get("eager_modules", [])]
+        known["stages"] = [_fields(Stage, s) for s in known.get("stages", [])]
         return Report(**known)
 
     def __str__(self) -> str:
@@ -98,3 +112,8 @@ class Report:
         from mcomp.report.render import print_report
 
         print_report(self)
+
+
+def _fields(cls: type[_Row], data: dict[str, Any]) -> _Row:
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{k: v for k, v in data.items() if k in known})

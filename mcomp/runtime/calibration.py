@@ -12,6 +12,7 @@ from mcomp.capture.structure import Spec
 from mcomp.errors import BudgetError, CallError
 from mcomp.ir.graph import Graph, Node
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 Observe = Callable[[Node, Sequence[Any]], None]
 
 
@@ -68,7 +69,7 @@ def initial_states(graph: Graph, arguments: Sequence[Any]) -> list[Any]:
     return states
 
 
-def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_call(item: Any) -> Call:
     """One calibration item as (args, kwargs): a tuple or list holds positional arguments, a dict keyword arguments, a
     pair of a tuple and a dict both, anything else is the only argument."""
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], tuple) and isinstance(item[1], dict):
@@ -80,15 +81,16 @@ def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (item,), {}
 
 
-def collect_calls(items: Iterable[Any]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def collect_calls(items: Iterable[Any]) -> list[Call]:
     """All calibration items as calls. Raises BudgetError when there are none."""
     try:
-        calls = [as_call(item) for item in items]
+        each = iter(items)
     except TypeError as e:
         raise BudgetError(
             f"calibration is {type(items).__name__}, not an iterable of argument tuples", code="MC0501",
             help="pass a list such as [(x,) for x in batches]",
         ) from e
+    calls = [as_call(item) for item in each]
     if not calls:
         raise BudgetError(
             "calibration is empty", code="MC0502",
@@ -97,32 +99,61 @@ def collect_calls(items: Iterable[Any]) -> list[tuple[tuple[Any, ...], dict[str,
     return calls
 
 
-def calibration_from(
-    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], signature: Signature, arguments: Spec, *, given: bool = True
-) -> Calibration:
-    """Check calls against how the model is called and make them a Calibration.
+def check_calls(calls: Sequence[Call], signature: Signature) -> None:
+    """Raise BudgetError, naming the batch and the argument, for a call that the model does not take, or that holds NaN or
+    infinity."""
+    for index, (args, kwargs) in enumerate(calls):
+        try:
+            bound = signature.bind(args, kwargs)
+        except CallError as e:
+            raise _misfit(index, e) from e
+        leaves: list[Any] = []
+        paths = structure.leaf_paths(structure.describe(bound, leaves))
+        for i, leaf in enumerate(leaves):
+            if not _is_finite(leaf):
+                raise BudgetError(
+                    f"calibration batch {index}: {structure.path_text(paths.get(i, ()))} holds NaN or infinity",
+                    code="MC0504", help="remove the batch, or clean the data",
+                )
 
-    Raises BudgetError, naming the batch and the argument, for a call that does not fit or holds NaN or infinity.
+
+def calibration_from(
+    calls: Sequence[Call], signature: Signature, arguments: Spec, graph: Graph, *, given: bool = True
+) -> Calibration:
+    """Check calls against how the model is called and make them a Calibration for its graph.
+
+    Raises BudgetError, naming the batch and the argument, for a call that does not fit.
     """
     import torch
 
+    from mcomp.ir import dtypes
+    from mcomp.ops.evaluate import bind_symbols
+
+    names = [structure.path_text(p) for _, p in sorted(structure.leaf_paths(arguments).items())]
     batches: list[list[Any]] = []
     for index, (args, kwargs) in enumerate(calls):
         leaves: list[Any] = []
         try:
             structure.collect(arguments, signature.bind(args, kwargs), leaves)
+            tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.from_numpy(leaf) for leaf in leaves]
+            bind_symbols(graph, [tuple(t.shape) for t in tensors], [dtypes.from_torch(t.dtype) for t in tensors], names=names)
         except CallError as e:
-            raise BudgetError(
-                f"calibration batch {index} does not fit the model: {e.message}", code="MC0503",
-                help="each item is a tuple of the model's arguments, shaped as in a call",
-            ) from e
-        tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.from_numpy(leaf) for leaf in leaves]
-        paths = structure.leaf_paths(arguments)
-        for i, tensor in enumerate(tensors):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise BudgetError(
-                    f"calibration batch {index}: {structure.path_text(paths.get(i, ()))} holds NaN or infinity",
-                    code="MC0504", help="remove the batch, or clean the data",
-                )
+            raise _misfit(index, e) from e
         batches.append([t.detach() for t in tensors])
     return Calibration(batches, given)
+
+
+def _misfit(index: int, error: CallError) -> BudgetError:
+    return BudgetError(
+        f"calibration batch {index} does not fit the model: {error.message}", code="MC0503",
+        help="each item is a tuple of the model's arguments, shaped as in a call; labels do not belong there",
+    )
+
+
+def _is_finite(leaf: Any) -> bool:
+    import torch
+
+    tensor = torch.as_tensor(leaf).detach()
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor).all())

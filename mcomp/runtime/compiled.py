@@ -65,12 +65,10 @@ class CompiledModel:
         try:
             return built.program.call(args, kwargs)
         except CallError as e:
-            again = self._again(args, kwargs, e)
+            again = self._again(built, args, kwargs, e)
             if again is None:
                 raise
-            if again.program is None:
-                return self(*args, **kwargs)
-            return again.program.call(args, kwargs)
+        return self(*args, **kwargs) if again.program is None else again.program.call(args, kwargs)
 
     def _compile(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Built:
         with self._lock:
@@ -80,11 +78,14 @@ class CompiledModel:
                 self._built = self._compile_call(args, kwargs)
             return self._built
 
-    def _again(self, args: Sequence[Any], kwargs: Mapping[str, Any], error: CallError) -> Built | None:
+    def _again(self, tried: Built, args: Sequence[Any], kwargs: Mapping[str, Any], error: CallError) -> Built | None:
         """For a model captured at its first call: capture again with the sizes that changed made symbolic."""
         if self._recompile is None:
             return None
         with self._lock:
+            now = self._built
+            if now is not tried and now is not None and now.program is not None and now.program.accepts(args, kwargs):
+                return now
             built = self._recompile(args, kwargs, error)
             if built is not None:
                 self._built = built

@@ -160,6 +160,25 @@ class CompiledProgram:
         leaves = self.leaves(bound)
         return BoundProgram(self, self.executable.bind(leaves, self.symbols(leaves)), bound)
 
+    def accepts(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call fits: structure, element types and sizes."""
+        try:
+            self.symbols(self.leaves(self.signature.bind(args, kwargs)))
+        except CallError:
+            return False
+        return True
+
+    def differs_in_sizes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call that does not fit has the right structure, element types and ranks all the same."""
+        try:
+            leaves = self.leaves(self.signature.bind(args, kwargs))
+        except CallError:
+            return False
+        expected = [v.tensor for v in self.input_values()]
+        return len(leaves) == len(expected) and all(
+            array_dtype(leaf) is type.dtype and len(leaf.shape) == type.rank for leaf, type in zip(leaves, expected)
+        )
+
     def input_values(self) -> list[Value]:
         """The graph inputs that the caller passes."""
         return self.graph.inputs[: self._arg_count]

@@ -1,0 +1,175 @@
+"""What users get wrong: each error names the place and the remedy, and nothing is lost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import mcomp
+from mcomp.errors import BackendError, BudgetError, CallError, CaptureError, McompError, ParseError, PassError
+from tests.api.models import Net, net
+
+X = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+
+
+def optimize(*args: Any, **options: Any) -> Any:
+    return mcomp.optimize(net(), *args, **{"target": "reference", **options})
+
+
+def test_training_mode_names_the_module() -> None:
+    with pytest.raises(CaptureError, match=r"the model itself.*\n.*model.eval\(\)"):
+        mcomp.optimize(Net(), (X,))
+    model = net()
+    model.head.train()
+    with pytest.raises(CaptureError, match=r"training mode \(head\)"):
+        mcomp.optimize(model, (X,))
+
+
+@pytest.mark.parametrize(("args", "kwargs", "error", "words"), [
+    ([X], None, CaptureError, ["args is a list", "(x,)"]),
+    ((), None, CallError, ["`x` is missing", "(x, scale=...)"]),
+    (None, {"scale": X}, CallError, ["`x` is missing"]),
+    ((X,), {"nope": X}, CallError, ["`nope`", "(x, scale=...)"]),
+    ((X, X, X), None, CallError, ["too many", "(x, scale=...)"]),
+    ((X,), [X], CaptureError, ["kwargs is list", "dict"]),
+    ((torch.randn(3, 7),), None, CaptureError, ["fc1", "3x7", "check shapes"]),
+    ((torch.zeros(3, 16, dtype=torch.int64),), None, CaptureError, ["fc1", "dtype", "check shapes"]),
+])
+def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        optimize(args, kwargs)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"target": "cpus"}, BackendError, ["cpus", "did you mean cpu?"]),
+    ({"objective": "speed"}, PassError, ["'speed'", "latency, size, memory"]),
+    ({"pipeline": "qantize"}, PassError, ["qantize", "did you mean quantize?", "^"]),
+    ({"pipeline": "quantize{bit=8}"}, PassError, ["has no option bit", "did you mean bits?", "^"]),
+    ({"pipeline": "quantize{bits=lots}"}, PassError, ["bits is 'lots'", "int", "^"]),
+    ({"pipeline": "fold,,dce"}, ParseError, ["expected a pass", "^"]),
+    ({"pipeline": 3}, PassError, ["3 in a pipeline", "'fold,dce'"]),
+    ({"layers": {"fc1": {"bitz": 4}}}, PassError, ["'bitz'", "layers['fc1']", "did you mean bits?"]),
+    ({"layers": {"fc1": 4}}, PassError, ["'fc1': 4", "write layers="]),
+    ({"layers": {"fc11": {"bits": 4}}}, PassError, ["'fc11'", "did you mean 'fc1'?"]),
+    ({"exclude": ["hed"]}, PassError, ["'hed'", "did you mean 'head'?"]),
+    ({"exclude": "head"}, PassError, ["exclude=['head']"]),
+    ({"exclude": [1]}, PassError, ["no pattern"]),
+    ({"threads": 0}, PassError, ["threads is 0"]),
+    ({"threads": "two"}, PassError, ["threads is 'two'"]),
+    ({"time_limit": "soon"}, PassError, ["time_limit is 'soon'"]),
+    ({"max_drop": 0.1}, BudgetError, ["max_drop needs evaluate", "max_error"]),
+    ({"max_error": -1}, BudgetError, ["max_error is -1"]),
+    ({"max_error": float("nan")}, BudgetError, ["max_error is nan"]),
+    ({"evaluate": 3, "max_drop": 0.1}, BudgetError, ["evaluate is int", "function"]),
+    ({"dynamic": {"y": {0: "S"}}}, CaptureError, ["`y`", "there are: x"]),
+    ({"dynamic": {"x": {5: "S"}}}, CaptureError, ["axis 5", "[3, 16]"]),
+])
+def test_options(options: dict[str, Any], error: type[McompError], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        optimize((X,), **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_options_are_checked_before_the_first_call() -> None:
+    with pytest.raises(PassError):
+        optimize(pipeline="qantize")
+    with pytest.raises(BudgetError, match="empty"):
+        optimize(calibration=[], max_error=0.1)
+
+
+def test_a_function_is_no_module() -> None:
+    with pytest.raises(CaptureError, match=r"takes an nn.Module, not function"):
+        mcomp.optimize(lambda x: x, (X,))  # type: ignore[arg-type]
+
+
+def broken_generator() -> Iterator[Any]:
+    yield (X,)
+    raise TypeError("from the user's own generator")
+
+
+@pytest.mark.parametrize(("calibration", "words"), [
+    ([], ["empty", "at least one batch"]),
+    (iter(()), ["empty", "used up"]),
+    (3, ["calibration is int", "[(x,) for x in batches]"]),
+    ([(X,), (X / 0,)], ["batch 1", "x holds NaN or infinity", "clean the data"]),
+    ([{"x": X, "scale": X * float("inf")}], ["batch 0", "scale holds NaN or infinity"]),
+    ([(X,), (torch.randn(3, 7),)], ["batch 1", "x", "dim 1 is 7, expected 16"]),
+    ([(X.double(),)], ["batch 0", "f64", "f32"]),
+    (X, ["batch 0", "rank 1"]),
+    ([[X, torch.zeros(3), 7]], ["batch 0", "too many", "labels"]),
+    ([(X, X)], ["batch 0", "scale", "labels"]),
+    (["text"], ["batch 0", "'text'"]),
+])
+def test_calibration(calibration: Any, words: list[str]) -> None:
+    with pytest.raises(BudgetError) as caught:
+        optimize((X,), calibration=calibration, max_error=0.1)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_error_in_the_users_generator_is_the_users() -> None:
+    with pytest.raises(TypeError, match="from the user's own generator"):
+        optimize((X,), calibration=broken_generator(), max_error=0.1)
+
+
+def test_infinity_in_example_arguments_is_no_calibration_data() -> None:
+    mask = torch.tensor([0.0, float("-inf")]).repeat(8)
+    fast = optimize((X + mask,))
+    assert fast(X).shape == (3, 4)
+
+
+@pytest.mark.parametrize(("result", "words"), [
+    (ZeroDivisionError("boom"), ["raised ZeroDivisionError on original", "boom"]),
+    (float("nan"), ["NaN or infinity on original"]),
+    (float("inf"), ["NaN or infinity on original"]),
+    (None, ["NoneType on original", "higher is better"]),
+    ("good", ["str on original"]),
+    ([], ["nothing on original"]),
+])
+def test_an_evaluate_that_fails_on_the_original(result: Any, words: list[str]) -> None:
+    def evaluate(model: Any) -> Any:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    with pytest.raises(BudgetError) as caught:
+        optimize((X,), evaluate=evaluate, max_drop=0.1)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", [ValueError("later"), float("nan"), None])
+def test_an_evaluate_that_fails_later_keeps_the_best_model(failure: Any) -> None:
+    calls: list[Any] = []
+
+    def evaluate(model: Any) -> Any:
+        calls.append(model)
+        if len(calls) == 1:
+            return 1.0
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
+
+    fast = optimize((X,), evaluate=evaluate, max_drop=0.1, objective="size")
+    torch.testing.assert_close(fast(X), net()(X))
+    report = fast.report()
+    assert report.kept.name == "lossless"
+    assert any("the search ended early" in note for note in report.notes)
+
+
+def test_an_interrupted_search_keeps_the_best_model() -> None:
+    calls: list[Any] = []
+
+    def evaluate(model: Any) -> float:
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return 1.0
+
+    fast = optimize((X,), evaluate=evaluate, max_drop=0.1, objective="size")
+    assert fast.report().kept.name == "lossless"
+    assert any("interrupted" in note for note in fast.report().notes)
