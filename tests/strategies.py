@@ -70,6 +70,8 @@ _STEPS = (
 )
 
 
+_SMOOTH_STEPS = tuple(s for s in _STEPS if s not in ("compare", "cast"))
+_ROUGH = ("floor", "trunc", "sign", "sqrt", "rsqrt", "exp", "square")
 _ALIGNED = frozenset({*_BINARY, *_COMPARISONS, "where", "cat"})
 
 
@@ -83,10 +85,11 @@ def _aligned(shapes: list[tuple[Dim, ...]]) -> bool:
 class _Growth:
     """A graph under construction: each step adds a node if it is well typed, else nothing."""
 
-    def __init__(self, draw: st.DrawFn, editor: Editor, values: list[Value]) -> None:
+    def __init__(self, draw: st.DrawFn, editor: Editor, values: list[Value], smooth: bool) -> None:
         self.draw = draw
         self.editor = editor
         self.values = values
+        self.smooth = smooth
 
     def pick(self, *dtypes: Any) -> Value | None:
         """One of the newest values of these element types."""
@@ -112,12 +115,14 @@ class _Growth:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
     def step(self) -> None:
-        getattr(self, f"step_{self.draw(st.sampled_from(_STEPS))}")()
+        getattr(self, f"step_{self.draw(st.sampled_from(_SMOOTH_STEPS if self.smooth else _STEPS))}")()
 
     def step_unary(self) -> None:
         x = self.pick(f32, i64)
         if x is not None:
             names = _EXACT_UNARY + (_FLOAT_UNARY if x.tensor.dtype is f32 else ())
+            if self.smooth:
+                names = tuple(n for n in names if n not in _ROUGH)
             self.add(self.draw(st.sampled_from(names)), [x])
 
     def step_binary(self) -> None:
@@ -242,9 +247,10 @@ class _Growth:
 
 
 @st.composite
-def graphs(draw: st.DrawFn, max_steps: int = 12) -> Graph:
+def graphs(draw: st.DrawFn, max_steps: int = 12, smooth: bool = False) -> Graph:
     """A well-typed graph over f32[B, 4] and f32[B, 3, 4] (and sometimes i64[B, 4]) of element-wise, shape, reduction
-    and linear operators, with constants and locations. Sizes of B of at least 1 run it."""
+    and linear operators, with constants and locations. Sizes of B of at least 1 run it. `smooth`: only operators that
+    turn small differences into small differences, to compare results that are not bit for bit the same."""
     graph = Graph(draw(st.sampled_from(("main", "net.1", "with space"))))
     graph.symbols["B"] = draw(st.sampled_from((Bounds(1), Bounds(1, 64))))
     batch = sym("B")
@@ -252,7 +258,7 @@ def graphs(draw: st.DrawFn, max_steps: int = 12) -> Graph:
     if draw(st.booleans()):
         values.append(graph.add_input("n", TensorType((batch, 4), i64)))
     with graph.edit("grow") as editor:
-        growth = _Growth(draw, editor, values)
+        growth = _Growth(draw, editor, values, smooth)
         for _ in range(draw(st.integers(1, max_steps))):
             growth.step()
     made = [v for v in growth.values if v.producer is not None] or values
