@@ -12,6 +12,7 @@
 
 #include "copy.hpp"
 #include "fault.hpp"
+#include "lanes.hpp"
 #include "math.hpp"
 #include "threads.hpp"
 #include "types.hpp"
@@ -174,7 +175,8 @@ void col2im(const Worker& w, const T* x, T* y, int64_t batch, int64_t channels, 
           const int64_t b = j * s.stride[1] - s.pad[1] + tap % s.kernel[1] * s.dilation[1];
           if (a < 0 || a >= s.in[0] || b < 0 || b >= s.in[1]) continue;
           T& cell = to[a * s.in[1] + b];
-          cell = convert<T>(to_f32(cell) + to_f32(x[(plane * taps + tap) * positions + i * s.out[1] + j]));
+          cell = convert<T>(convert<compute_t<T>>(cell) +
+                            convert<compute_t<T>>(x[(plane * taps + tap) * positions + i * s.out[1] + j]));
         }
   }
 }
