@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from mcomp.backend import Backend, CompileOptions, Executable, register_backend
 import mcomp.backends.cpu.lower
@@ -18,6 +19,7 @@ from mcomp.backends.cpu.legalize import legalize
 from mcomp.backends.cpu.library import Library
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
+from mcomp.plan.profile import DeviceProfile
 
 _GRAPHS_PER_SOURCE = 24
 
@@ -54,11 +56,11 @@ class CpuBackend(Backend):
 
     def compile_many(self, graphs: Sequence[Graph], options: CompileOptions) -> list[Executable]:
         """Lower several graphs into few sources: kernels that they have in common are compiled once."""
-        found: list[Executable] = []
-        for start in range(0, len(graphs), _GRAPHS_PER_SOURCE):
-            programs = [lower_graph(g, None) for g in graphs[start : start + _GRAPHS_PER_SOURCE]]
-            found += self._compile(programs, options)
-        return found
+        programs = [lower_graph(g, None) for g in graphs]
+        groups = [programs[i : i + _GRAPHS_PER_SOURCE] for i in range(0, len(programs), _GRAPHS_PER_SOURCE)]
+        with ThreadPoolExecutor(max_workers=max(1, available_threads())) as pool:
+            built = list(pool.map(lambda group: self._compile(group, options), groups))
+        return [executable for group in built for executable in group]
 
     def restore(
         self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions
@@ -75,6 +77,13 @@ class CpuBackend(Backend):
         if library.key() != source_key(source):
             return None
         return CpuExecutable(program, source.segments[0], Code(library, source.text, isa.name), options.threads)
+
+    def measure_profile(self, threads: int) -> DeviceProfile | None:
+        if self.available() is not None:
+            return None
+        from mcomp.backends.cpu.profile import measure
+
+        return measure(self, threads)
 
     @property
     def cache(self) -> CodeCache:
