@@ -319,7 +319,19 @@ def _info(step: KernelStep | TorchStep, values: Mapping[str, int]) -> KernelInfo
     numbers = [_evaluated(d, values) for d in (work.flops, work.read, work.write)]
     layers = () if node is None else node.loc.paths
     names = () if node is None else tuple(v.name for v in node.results)
-    return KernelInfo(name, ops, layers, native, numbers[0], numbers[1], numbers[2], names)
+    constants = 0 if node is None else sum(size_of(v.tensor.nbytes, {}) for v in node.operands if v and v.is_const)
+    return KernelInfo(name, ops, layers, native, numbers[0], numbers[1], numbers[2], names, _compute(step), constants)
+
+
+def _compute(step: KernelStep | TorchStep) -> str:
+    """The element type of a step's products."""
+    if isinstance(step, TorchStep):
+        result = step.node.results[0].type if step.node.results else None
+        return "f32" if result is None else result.dtype.name
+    if step.kernel.name.endswith("_i8"):
+        return "i8"
+    source = next((p for p in step.kernel.pointers if p.name in ("a", "x", "q", "p0")), None)
+    return "f32" if source is None else source.access.dtype.name
 
 
 def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:
