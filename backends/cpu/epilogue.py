@@ -6,7 +6,7 @@ It becomes the functor that the kernel headers call for every row segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mcomp.backend import Declined
@@ -19,7 +19,10 @@ from mcomp.backends.cpu.loops import collapse
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
-HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp")
+HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp", "quantize_rows.hpp")
+
+_HELD = 64
+"""Elements of a row that are held as floats before they are requantized together."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,14 @@ def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) ->
 
 @dataclass(frozen=True)
 class _Out:
+    """A result to store: where, the expression of an element, and, if it is requantized, the expression before that and
+    the arguments of the requantization."""
+
     access: Access
     text: str
     numbers: tuple[tuple[str, Size | Real], ...] = ()
+    exact: str = ""
+    requantize: str = ""
 
 
 def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int], index: int) -> _Out:
@@ -94,8 +102,8 @@ def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int
         (f"inverse{index}", Real(1.0 / encoding.scale)), (f"zero{index}", encoding.zero)
     )
     low, high = encoding.range
-    call = f"quantize_byte<{c_type(values.dtype)}>({text}, float(inverse{index}), int32_t(zero{index}), {low}, {high})"
-    return _Out(values, call, numbers)
+    arguments = f"float(inverse{index}), int32_t(zero{index}), {low}, {high}"
+    return _Out(values, f"quantize_byte<{c_type(values.dtype)}>({text}, {arguments})", numbers, text, arguments)
 
 
 def _assemble(
@@ -157,12 +165,31 @@ def _assemble(
         at = f"a{len(outs) + i}" + ("" if step == "0" else f" + {product('i', step)}")
         (hoisted if step == "0" else body).append(f"const auto v{i} = {load(f'p{i}[{at}]', access.dtype)};")
     body += lines
+    held = [i for i, out in enumerate(outs) if out.requantize and moves[i] == "1"]
     for i, out in enumerate(outs):
+        if i in held:
+            body.append(f"held{i}[i - start] = {out.exact};")
+            continue
         at = f"a{i}" + ("" if moves[i] == "0" else f" + {product('i', moves[i])}")
         body.append(f"o{i}[{at}] = {out.text};")
     text = "\n".join((
         f"const auto ep = [=](const {compute}* acc, int64_t row, int64_t col, int64_t count) MCOMP_LAMBDA {{",
         "  (void)row, (void)col;", *(f"  {line}" for line in (*head, *hoisted)),
-        "  MCOMP_INDEPENDENT", "  for (int64_t i = 0; i < count; ++i) {", *(f"    {line}" for line in body), "  }", "};",
+        *(f"  {line}" for line in _row_loop(body, {i: outs[i].requantize for i in held})), "};",
     ))
     return Functor(text, tuple(pointers), tuple(numbers))
+
+
+def _row_loop(body: Sequence[str], held: Mapping[int, str]) -> list[str]:
+    """The loop over a row. Outputs that are requantized are held as floats for a piece of the row, then converted together:
+    a loop that mixes floats and bytes would need long rows to be vectorized."""
+    if not held:
+        return ["MCOMP_INDEPENDENT", "for (int64_t i = 0; i < count; ++i) {", *(f"  {line}" for line in body), "}"]
+    return [
+        *(f"float held{i}[{_HELD}];" for i in held),
+        f"for (int64_t start = 0; start < count; start += {_HELD}) {{",
+        f"  const int64_t stop = count - start < {_HELD} ? count : start + {_HELD};",
+        "  MCOMP_INDEPENDENT", "  for (int64_t i = start; i < stop; ++i) {", *(f"    {line}" for line in body), "  }",
+        *(f"  detail::quantize_row(held{i}, stop - start, o{i} + a{i} + start, {a});" for i, a in held.items()),
+        "}",
+    ]
