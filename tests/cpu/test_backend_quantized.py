@@ -1,0 +1,87 @@
+"""Int8: quantized activations and weights on the byte kernels, and what has none on decoded numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.cpu.backend_harness import check, compiled, each_isa, kernel_names, needs_compiler
+
+pytestmark = needs_compiler
+
+DYNAMIC = """graph @dynamic [B in 1..] (%x: f32[B, 3, 37]) -> (f32[B, 3, 19], f32[B, 3, 19]) {
+  %w = const @w#int8 : f32[19, 37] affine<i8, axis=0>
+  %b = const @b#seed=2 : f32[19]
+  %q = quantize %x {dtype=!i8} : f32[B, 3, 37] affine<i8, axis=[0, 1]>
+  %y = linear %q, %w, %b : f32[B, 3, 19]
+  %u = quantize %x {dtype=!u8, zero_point=true} : f32[B, 3, 37] affine<u8, axis=[0, 1], zero_point=true>
+  %z = linear %u, %w, %b : f32[B, 3, 19]
+  return %y, %z
+}"""
+
+STATIC = """graph @static [B in 1..] (%x: f32[B, 37]) -> (f32[B, 5]) {
+  %w = const @w#int8 : f32[19, 37] affine<i8, axis=0>
+  %v = const @v#int8 : f32[5, 19] affine<i8>
+  %q = quantize %x {dtype=!i8, scale=0.02} : f32[B, 37] affine<i8, scale=0.02>
+  %h = fused %q, %w {kind="epilogue", body=graph @body [B in 1..]
+      (%q: f32[B, 37] affine<i8, scale=0.02>, %w: f32[19, 37] affine<i8, axis=0>)
+      -> (f32[B, 19] affine<u8, scale=0.1, zero=3>) {
+    %h = linear %q, %w : f32[B, 19]
+    %r = relu %h : f32[B, 19]
+    %o = quantize %r {dtype=!u8, scale=0.1, zero=3} : f32[B, 19] affine<u8, scale=0.1, zero=3>
+    return %o
+  }} : f32[B, 19] affine<u8, scale=0.1, zero=3>
+  %y = linear %h, %v : f32[B, 5]
+  return %y
+}"""
+
+CONVOLUTIONS = """graph @convolutions [B in 1..] (%x: f32[B, 8, 9, 10])
+    -> (f32[B, 16, 9, 10], f32[B, 8, 5, 5], f32[B, 8, 9, 10]) {
+  %w = const @w#int8 : f32[16, 8, 3, 3] affine<i8, axis=0>
+  %d = const @d#int8 : f32[8, 1, 3, 3] affine<i8, axis=0>
+  %g = const @g#int8 : f32[8, 4, 3, 3] affine<i8, axis=0>
+  %b = const @b#seed=2 : f32[16]
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, 8, 9, 10] affine<u8, scale=0.03, zero=120>
+  %t = quantize %x {dtype=!i8, axis=[]} : f32[B, 8, 9, 10] affine<i8>
+  %y = conv %q, %w, %b {stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 16, 9, 10]
+  %z = conv %t, %g {stride=[2,2], padding=[[1,1],[1,1]], dilation=[1,1], groups=2} : f32[B, 8, 5, 5]
+  %e = conv %q, %d {stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups=8} : f32[B, 8, 9, 10]
+  return %y, %z, %e
+}"""
+
+WEIGHT_ONLY = """graph @weight_only [B in 1..] (%x: f32[B, 64]) -> (f32[B, 16], f32[B, 16]) {
+  %w = const @w#int8 : f32[16, 64] affine<i4, group=32, axis=0>
+  %v = const @v#int8 : f32[16, 64] affine<i8, axis=0>
+  %y = linear %x, %w : f32[B, 16]
+  %z = linear %x, %v : f32[B, 16]
+  return %y, %z
+}"""
+
+ALL = (DYNAMIC, STATIC, CONVOLUTIONS, WEIGHT_ONLY)
+# One activation in a thousand may round to the neighbouring integer.
+LOOSE = 5e-3
+
+
+@each_isa
+def test_int8_graphs_agree_with_the_reference(isa: str) -> None:
+    torch.manual_seed(3)
+    for batch in (1, 6):
+        check(compiled(DYNAMIC, isa=isa, among=ALL), [torch.randn(batch, 3, 37)], tolerance=LOOSE)
+        check(compiled(STATIC, isa=isa, among=ALL), [torch.randn(batch, 37)], tolerance=LOOSE)
+        check(compiled(CONVOLUTIONS, isa=isa, among=ALL), [torch.randn(batch, 8, 9, 10)], tolerance=LOOSE)
+        check(compiled(WEIGHT_ONLY, isa=isa, among=ALL), [torch.randn(batch, 64)])
+
+
+def test_bytes_are_multiplied_not_decoded() -> None:
+    assert kernel_names(compiled(DYNAMIC, among=ALL), B=1) == ["quantize_rows", "linear_i8", "quantize_rows", "linear_i8"]
+    assert kernel_names(compiled(STATIC, among=ALL), B=1) == ["quantize", "linear_i8", "linear_i8"]
+    assert kernel_names(compiled(CONVOLUTIONS, among=ALL), B=1).count("conv_i8") == 3
+    assert not any("decode" in n for t in ALL[:3] for n in kernel_names(compiled(t, among=ALL), B=1))
+
+
+def test_infinities_do_not_pass_for_numbers() -> None:
+    executable = compiled(DYNAMIC, among=ALL)
+    x = torch.randn(1, 3, 37)
+    x[0, 1, 5] = float("inf")
+    found = executable.run([x], {"B": 1})[0]
+    assert not torch.isfinite(found[0, 1]).any()
+    assert torch.isfinite(found[0, 0]).all() and torch.isfinite(found[0, 2]).all()
