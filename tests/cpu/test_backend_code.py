@@ -1,0 +1,135 @@
+"""Generated source and its compiled form: what may stand in it, how it is cached, restored and found damaged."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcomp.backend import CompileOptions
+from mcomp.backends.cpu.backend import CpuBackend, emit, lower_graph
+from mcomp.backends.cpu.cache import CodeCache
+from mcomp.backends.cpu.compiler import build
+from mcomp.backends.cpu.isa import choose
+from mcomp.errors import BackendError
+from mcomp.ir import Graph, Loc, TensorType, dtypes, parse_graph
+from tests.cpu.backend_harness import needs_compiler
+
+pytestmark = needs_compiler
+
+TINY = """graph @tiny [B in 1..] (%x: f32[B, 3]) -> (f32[B, 3]) {
+  %y = exp %x : f32[B, 3]
+  return %y
+}"""
+X = np.array([[0.0, 1.0, 2.0]], np.float32)
+
+
+def _run(backend: CpuBackend, text: str = TINY) -> np.ndarray:
+    executable = backend.compile(parse_graph(text), CompileOptions())
+    return executable.run([X], {"B": 1}, numpy=True)[0]
+
+
+def test_names_cannot_break_out_of_the_source() -> None:
+    evil = '*/ } int x = system("touch /tmp/owned"); /* \\\n #include "x" \n'
+    graph = Graph(evil)
+    x = graph.add_input(evil, TensorType((4,), dtypes.f32))
+    with graph.edit("test") as e:
+        node = e.add("relu", [x], name=evil, loc=Loc(evil, evil, 3))
+    graph.set_outputs([node.result])
+    source = emit([lower_graph(graph, None)], CompileOptions()).text
+    assert "system(" not in source and "touch /tmp" not in source
+    assert all(line.startswith('#include "') or line.startswith("#include <") for line in source.splitlines()
+               if line.lstrip().startswith("#"))
+    executable = CpuBackend().compile(graph, CompileOptions())
+    found, = executable.run([np.array([-1, 0, 1, 2], np.float32)], {}, numpy=True)
+    assert found.tolist() == [0, 0, 1, 2]
+
+
+def test_layers_alike_share_one_function() -> None:
+    lines = [f"  %h{i + 1} = linear %h{i}, %w{i} : f32[B, 8]" for i in range(6)]
+    weights = [f"  %w{i} = const @w{i}#seed={i} : f32[8, 8]" for i in range(6)]
+    text = "\n".join(("graph @deep [B in 1..] (%h0: f32[B, 8]) -> (f32[B, 8]) {", *weights, *lines, "  return %h6", "}"))
+    source = emit([lower_graph(parse_graph(text, generate=True), None)], CompileOptions())
+    assert sum("_linear" in name and "pack" not in name for name in source.functions) == 1
+
+
+def test_the_same_graph_gives_the_same_source() -> None:
+    first, second = (emit([lower_graph(parse_graph(TINY), None)], CompileOptions()).text for _ in range(2))
+    assert first == second
+
+
+def test_compiled_code_is_kept_and_found(tmp_path: Path) -> None:
+    cache = CodeCache(tmp_path / "cache")
+    _run(CpuBackend(cache))
+    entry, = cache.entries()
+    before = entry.stat().st_mtime_ns
+    assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+    assert entry.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "foreign", "no hash", "empty"])
+def test_a_damaged_entry_is_built_again(tmp_path: Path, harm: str) -> None:
+    cache = CodeCache(tmp_path / "cache")
+    _run(CpuBackend(cache))
+    entry, = cache.entries()
+    content = entry.read_bytes()
+    entry.unlink()  # it is mapped into this process: replace it, do not write into it
+    if harm == "cut":
+        entry.write_bytes(content[: len(content) // 2])
+    elif harm == "foreign":
+        entry.write_bytes(b"\x7fELF" + b"\0" * 100)
+    elif harm == "empty":
+        entry.write_bytes(b"")
+    else:
+        entry.write_bytes(content)
+        entry.with_suffix(".sha256").unlink()
+    assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+    assert cache.find(entry.stem) is not None
+
+
+def _build_and_run(folder: str) -> bool:
+    return bool(np.allclose(_run(CpuBackend(CodeCache(Path(folder)))), np.exp(X)))
+
+
+def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(_build_and_run, [str(tmp_path / "cache")] * 2) == [True, True]
+    cache = CodeCache(tmp_path / "cache")
+    assert len(cache.entries()) == 1 and not list((tmp_path / "cache").glob(".building-*"))
+
+
+def test_without_a_cache_nothing_is_kept(tmp_path: Path) -> None:
+    cache = CodeCache(tmp_path / "cache")
+    executable = CpuBackend(cache).compile(parse_graph(TINY), CompileOptions(cache=False))
+    assert np.allclose(executable.run([X], {"B": 1}, numpy=True)[0], np.exp(X))
+    assert cache.entries() == []
+
+
+def test_a_compiler_error_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="did not compile") as caught:
+        build("this is no C++;", choose(None), CodeCache(tmp_path / "cache"))
+    assert "error" in str(caught.value)
+
+
+def test_compiled_code_is_restored_for_the_same_graph_only() -> None:
+    backend = CpuBackend()
+    executable = backend.compile(parse_graph(TINY), CompileOptions())
+    binaries = executable.binaries()
+    again = backend.restore(parse_graph(str(executable.graph)), binaries, CompileOptions())
+    assert again is not None
+    assert np.allclose(again.run([X], {"B": 1}, numpy=True)[0], np.exp(X))
+    other = parse_graph(TINY.replace("exp", "tanh"))
+    assert backend.restore(other, binaries, CompileOptions()) is None
+    assert backend.restore(parse_graph(TINY), {}, CompileOptions()) is None
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(BackendError, match="no instruction set"):
+        CpuBackend().compile(parse_graph(TINY), CompileOptions(isa="mmx"))
+
+
+def test_describe_tells_what_there_is() -> None:
+    facts = CpuBackend().describe()
+    assert facts["compiler"] != "none" and "portable" in facts["instruction sets"]
