@@ -99,7 +99,7 @@ def _symbols(exported: Exported, graph: Graph) -> SymbolTable:
     table = SymbolTable(names)
     for symbol, ranges in exported.program.range_constraints.items():
         if symbol.is_Symbol:
-            table.bounds[table.name(symbol)] = bounds_of(ranges)
+            table.bounds[table.name(symbol)] = bounds_of(ranges, exported.attempt.oblivious)
     for size in exported.choice.values():
         if size.bounds is not None and size.name in table.bounds:
             table.bounds[size.name] = size.bounds

@@ -12,28 +12,33 @@ from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
 
 from mcomp.capture.importing import IMPORTERS
 from mcomp.capture.shim import Seen, Shim
 from mcomp.capture.sizes import Choice
 from mcomp.errors import CaptureError
 
+tracing: Any = _config
+
 
 @dataclass(frozen=True)
 class Exported:
     """An exported program, functional, with linear, attention and norms whole; the structures seen while tracing; the
-    dimensions that stayed symbolic as asked; remarks on what did not go as asked."""
+    dimensions that stayed symbolic as asked; how it was exported; remarks on what did not go as asked."""
 
     program: ExportedProgram
     seen: Seen
     choice: Choice
+    attempt: Attempt
     remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One way to export. `sizes`: named (symbols as chosen, equal names are equal sizes), free (each dimension on its
-    own; torch finds relations and may specialize) or static. `doubled`: dimensions of size one are traced at two."""
+    own; torch finds relations and may specialize) or static. `oblivious`: nothing is assumed of symbolic sizes;
+    otherwise torch takes them to be two or more. `doubled`: dimensions of size one are traced at two."""
 
     sizes: str
     strict: bool = False
@@ -47,14 +52,11 @@ class Attempt:
 
 
 def attempts(choice: Choice, tensors: Sequence[torch.Tensor]) -> list[Attempt]:
-    """The ways to try, best first. Sizes of one are traced at two where the model allows that: at one, torch bakes
-    them in."""
+    """The ways to try, best first."""
     ones = any(tensors[tensor].shape[axis] == 1 for tensor, axis in choice)
     ways: list[Attempt] = []
-    if choice and not ones:
-        ways += [Attempt("named"), Attempt("free"), Attempt("free", oblivious=True)]
-    if choice and ones:
-        ways += [Attempt("named", oblivious=True), Attempt("named", doubled=True), Attempt("free", doubled=True)]
+    if choice:
+        ways = [Attempt("named", oblivious=True), Attempt("named", doubled=ones), Attempt("free", doubled=ones)]
     ways.append(Attempt("static"))
     if choice:
         ways.append(Attempt("free", strict=True, doubled=ones))
@@ -68,18 +70,16 @@ def export(shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice) -> Itera
     Raises CaptureError with every reason when no way works.
     """
     failures: list[str] = []
-    hopeless: set[bool] = set()
+    errors: dict[bool, Exception] = {}
     for attempt in attempts(choice, tensors):
-        if attempt.strict in hopeless:
+        if attempt.strict in errors and not _may_help(attempt, errors[attempt.strict]):
             continue
         try:
             exported = _export(shim, tensors, choice, attempt, failures)
         except Exception as error:
-            if isinstance(error, KeyboardInterrupt | MemoryError):
-                raise
+            if not attempt.oblivious:  # oblivious tracing takes sizes for values, and stops where others do not
+                errors[attempt.strict] = error
             failures.append(f"{attempt}: {type(error).__name__}: {_first_lines(error)}")
-            if _needs_values(error):
-                hopeless.add(attempt.strict)
             continue
         yield exported
         failures.append(f"{attempt}: the exported program could not be converted")
@@ -93,7 +93,7 @@ def _export(
     example = tuple(_doubled(t, i, choice) if attempt.doubled else t for i, t in enumerate(tensors))
     calls = shim.calls
     calls.clear()
-    with _quiet(), torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=attempt.oblivious):
+    with _quiet(), torch.no_grad(), tracing.patch(backed_size_oblivious=attempt.oblivious):
         program = torch.export.export(shim, example, dynamic_shapes={"tensors": shapes}, strict=attempt.strict)
         program = program.run_decompositions(decompositions())
     if not calls:
@@ -104,7 +104,7 @@ def _export(
     if attempt.strict:
         remarks.append(f"captured in strict mode: {_summary(failures)}")
     kept = {} if attempt.sizes == "static" else choice
-    return Exported(program, calls[0], kept, tuple(remarks))
+    return Exported(program, calls[0], kept, attempt, tuple(remarks))
 
 
 def decompositions() -> Any:
@@ -137,9 +137,13 @@ def _doubled(tensor: torch.Tensor, index: int, choice: Choice) -> torch.Tensor:
     return tensor.repeat(repeats) if 2 in repeats else tensor
 
 
-def _needs_values(error: Exception) -> bool:
-    """Whether tracing stopped at Python code that looks at the values of tensors: other sizes will not help."""
-    return "DataDependent" in type(error).__name__ and "size" not in str(error)[:60].lower()
+def _may_help(attempt: Attempt, error: Exception) -> bool:
+    """Whether another way is worth trying after this error. Code that looks at the values of tensors stops every way;
+    other dynamic sizes help only where these were at fault."""
+    if "data-dependent" in str(error):
+        return False
+    about_sizes = any(word in str(error).lower() for word in ("constraint", "dynamic", "specializ", "guard", "symbolic"))
+    return attempt.sizes == "static" or about_sizes
 
 
 def _first_lines(error: Exception) -> str:

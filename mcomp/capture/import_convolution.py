@@ -8,11 +8,18 @@ from mcomp.capture.importing import Call, Decline, imports, pair
 from mcomp.ir.graph import Value
 
 
-@imports("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.convolution.default",
-         "aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding")
+@imports("aten.convolution.default")
+def convolution(call: Call) -> Value:
+    return _transposed(call) if call["transposed"] else _conv(call)
+
+
+@imports("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default", "aten.conv1d.padding",
+         "aten.conv2d.padding", "aten.conv3d.padding")
 def conv(call: Call) -> Value:
-    if call.get("transposed", False):
-        return conv_transpose(call)
+    return _conv(call)
+
+
+def _conv(call: Call) -> Value:
     x, weight = call.value("input"), call.value("weight")
     spatial = weight.tensor.rank - 2
     dilation = pair(call["dilation"], spatial)
@@ -39,6 +46,10 @@ def _named_padding(word: str, weight: Value, dilation: Sequence[int]) -> list[tu
 
 @imports("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 def conv_transpose(call: Call) -> Value:
+    return _transposed(call)
+
+
+def _transposed(call: Call) -> Value:
     x, weight = call.value("input"), call.value("weight")
     spatial = weight.tensor.rank - 2
     return batched(

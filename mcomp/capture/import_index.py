@@ -74,7 +74,7 @@ def new_size(call: Call) -> str:
     known: frozenset[str] = frozenset()
     for argument in call.node.all_input_nodes:
         fake = argument.meta.get("val")
-        if hasattr(fake, "shape"):
+        if fake is not None and hasattr(fake, "shape"):
             known = known.union(*(dims.symbols(call.symbols.dim(size)) for size in fake.shape))
     new = frozenset[str]().union(*(dims.symbols(d) for d in call.result.shape)) - known
     if len(new) != 1:

@@ -361,11 +361,12 @@ def _gathered(
     """The elements of the last axis at strided positions."""
     if not all(isinstance(one, int) for one in (*shape, *stride, offset)):
         raise Unsupported("as_strided has symbolic sizes or strides")
-    positions = np.full(tuple(shape), offset, dtype=np.int64)
-    for axis, (size, step) in enumerate(zip(shape, stride, strict=True)):
-        along = [1] * len(shape)
-        along[axis] = int(str(size))
-        positions = positions + (np.arange(int(str(size)), dtype=np.int64) * int(str(step))).reshape(along)
+    sizes, steps = [dims.evaluate(d, {}) for d in shape], [dims.evaluate(d, {}) for d in stride]
+    positions = np.full(sizes, dims.evaluate(offset, {}), dtype=np.int64)
+    for axis, (size, step) in enumerate(zip(sizes, steps, strict=True)):
+        along = [1] * len(sizes)
+        along[axis] = size
+        positions = positions + (np.arange(size, dtype=np.int64) * step).reshape(along)
     index = call.editor.const(positions.reshape(-1), name=f"{call.node.name}.positions", loc=call.loc)
     return call.reshape(call.emit("take", [flat, index], axis=len(outer)), (*outer, *shape))
 

@@ -45,6 +45,10 @@ class Host:
 
         module.forward = forward  # type: ignore[method-assign]
 
+    def buffers(self) -> list[Any]:
+        """The buffers of the copied model."""
+        return list(self.model.buffers())
+
     def inputs(self, paths: Sequence[str], calls: Sequence[Call]) -> dict[str, list[Call]]:
         """The calls that these modules get while the original model runs `calls`."""
         return record(self.model, paths, calls, self.originals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,9 @@ class PartsHost(Protocol):
 
     def install(self, path: str, function: Callable[..., Any]) -> None:
         """Let `function` do what the module at `path` does."""
+
+    def buffers(self) -> Iterable[Any]:
+        """The buffers of the modules that run."""
 
     def inputs(self, paths: Sequence[str], calls: Sequence[Call]) -> dict[str, list[Call]]:
         """The calls that these modules get while the model runs `calls`."""

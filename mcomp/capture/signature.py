@@ -103,7 +103,8 @@ class Signature:
 
     def __str__(self) -> str:
         marks = {"args": "*", "kwargs": "**"}
-        return "(" + ", ".join(marks.get(p.kind, "") + p.name + ("=..." if p.optional else "") for p in self.parameters) + ")"
+        texts = [marks.get(p.kind, "") + p.name + ("=..." if p.optional else "") for p in self.parameters]
+        return f"({', '.join(texts)})"
 
     def to_json(self) -> Any:
         """JSON data; defaults that are not plain constants are described in words."""

@@ -166,11 +166,11 @@ class _Describer:
         if holds_state(value):
             attributes = attributes_of(value)
             made = self.record("object", kind, list(attributes), list(attributes.values()), depth)
-            items = [
+            loose: tuple[Spec, ...] = tuple(
                 Unchecked(item.value) if isinstance(item, Constant) and "batch_size" in name else item
                 for name, item in zip(made.fields, made.items, strict=True)
-            ]
-            return dataclasses.replace(made, items=tuple(items))
+            )
+            return dataclasses.replace(made, items=loose)
         return Opaque(_text_of(value), value)
 
     def record(self, kind: str, live: type, names: list[str], values: list[Any], depth: int) -> Record:
@@ -311,18 +311,20 @@ def build(spec: Spec, leaves: Sequence[Any], arguments: Mapping[str, Any] | None
         pairs = dict(zip(spec.keys, items, strict=True))
         if spec.live is None:
             return pairs
-        return defaultdict(None, pairs) if issubclass(spec.live, defaultdict) else spec.live(pairs)
+        make: Callable[..., Any] = spec.live
+        return defaultdict(None, pairs) if issubclass(spec.live, defaultdict) else make(pairs)
     return _build_record(spec, items)
 
 
 def _build_record(spec: Record, items: list[Any]) -> Any:
     if spec.live is None:
         return tuple(items) if spec.kind == "namedtuple" else Fields(zip(spec.fields, items, strict=True))
+    make: Callable[..., Any] = spec.live
     if spec.kind == "namedtuple":
-        return spec.live(*items)
+        return make(*items)
     if spec.kind == "output":
-        return spec.live(**dict(zip(spec.fields, items, strict=True)))
-    made = spec.live.__new__(spec.live)
+        return make(**dict(zip(spec.fields, items, strict=True)))
+    made: Any = object.__new__(spec.live)
     for name, item in zip(spec.fields, items, strict=True):
         object.__setattr__(made, name, item)
     return made

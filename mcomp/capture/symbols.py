@@ -95,9 +95,9 @@ class SymbolTable:
         return divide(self.expression(numerator), self.expression(denominator))
 
 
-def bounds_of(ranges: Any) -> Bounds:
-    """Bounds from torch's value range. A lower bound of two is an artefact of tracing sizes zero and one apart."""
+def bounds_of(ranges: Any, oblivious: bool) -> Bounds:
+    """Bounds from torch's value range. Unless tracing was oblivious, it took every symbolic size to be two or more."""
     low, high = ranges.lower, ranges.upper
     lowest = int(low) if getattr(low, "is_Integer", False) else 0
     highest = int(high) if getattr(high, "is_Integer", False) and int(high) < 2**62 else None
-    return Bounds(1 if lowest == 2 else lowest, highest)
+    return Bounds(lowest if oblivious else max(lowest, 2), highest)

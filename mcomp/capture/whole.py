@@ -12,6 +12,7 @@ from torch import nn
 from mcomp.capture import sizes, structure
 from mcomp.capture.convert import convert, load_importers
 from mcomp.capture.export import export
+from mcomp.capture.ones import holds_at_one
 from mcomp.capture.program import Call, CapturedProgram, Shape
 from mcomp.capture.shim import Shim
 from mcomp.capture.signature import Signature
@@ -45,6 +46,9 @@ def capture_whole(
             converted = convert(exported, "main", input_names(paths), store or WeightStore())
         except Unsupported as error:
             unsupported.append(error.message)
+            continue
+        if not holds_at_one(converted.graph, shim, tensors, exported):
+            unsupported.append("traced at two, it gives other results at one")
             continue
         remarks += [*exported.remarks, *dict.fromkeys(unsupported)]
         remarks += _fixed(converted.graph, choice, paths)

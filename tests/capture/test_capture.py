@@ -302,3 +302,16 @@ def test_numpy_arrays_are_tensors() -> None:
 def test_arguments_that_the_model_does_not_take() -> None:
     with pytest.raises(CallError, match="missing"):
         capture(nn.Linear(2, 2).eval())
+
+
+def test_a_batch_of_one_where_the_code_asks_for_it() -> None:
+    class Asks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 3 if x.shape[0] == 1 else x * 2
+
+    model = Asks()
+    program = captured(model, torch.randn(2, 3))
+    assert program.graph.inputs[0].tensor.shape[0] == dims.sym("B")
+    agrees(model, program, torch.randn(5, 3))
+    alone = captured(model, torch.randn(1, 3))
+    agrees(model, alone, torch.randn(1, 3))
