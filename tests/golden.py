@@ -8,6 +8,7 @@ Each case also runs both graphs on random inputs and compares the results by the
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -119,8 +120,9 @@ class MirCase(pytest.Item):
         if self.config.getoption("bless"):
             _bless(self.path, self.index, found)
             return
-        assert found.after == case.after
-        assert found.remarks == case.remarks
+        if (found.after, found.remarks) != (case.after, case.remarks):
+            difference = difflib.unified_diff(case.text.splitlines(), found.text.splitlines(), "expected", "found", "", "")
+            pytest.fail("\n".join(difference) + "\n(run with --bless to accept)", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         return self.path, None, f"{self.path.name}: {self.name}"

@@ -103,6 +103,11 @@ class _Driver:
 
     def _accepts(self, r: Rule, match: Match) -> bool:
         label = f"{self.owner}.{r.name}"
+        miss = r.check(match) if r.check is not None else None
+        if miss is not None:
+            if miss.reason:
+                self.context.missed(label, match.root, miss.reason, miss.remedy)
+            return False
         if r.private:
             outside = match.outside_user()
             if outside is not None:
@@ -112,11 +117,6 @@ class _Driver:
                     "return only the final result of the layer",
                 )
                 return False
-        miss = r.check(match) if r.check is not None else None
-        if miss is not None:
-            if miss.reason:
-                self.context.missed(label, match.root, miss.reason, miss.remedy)
-            return False
         if r.effect is PassEffect.EXACT:
             return True
         return not any(self.context.excluded(self.owner, n) for n in match.nodes)

@@ -54,12 +54,19 @@ class Match:
         """The location for what replaces the match."""
         return fused(label, *(n.loc for n in reversed(self.nodes)))
 
+    def include(self, *nodes: Node) -> None:
+        """Count further nodes as matched: a check found them by walking on from where the pattern ends."""
+        self.nodes = tuple(dict.fromkeys((*self.nodes, *nodes)))
+
     def add(
         self, editor: Editor, op: str, operands: Sequence[Value | None], attrs: Mapping[str, Any] | None = None, *,
         name: str | None = None, types: Sequence[Type] | None = None,
     ) -> Value:
-        """Insert a node of one result before the root."""
-        return editor.add(op, operands, attrs, name=name, before=self.root, types=types).result
+        """Insert a node of one result before the root. Absent operands at the end may be given as None."""
+        given = list(operands)
+        while given and given[-1] is None:
+            given.pop()
+        return editor.add(op, given, attrs, name=name, before=self.root, types=types).result
 
     def outside_user(self) -> tuple[Value, Node] | None:
         """A value of a matched node other than the root that a node outside of the match uses."""

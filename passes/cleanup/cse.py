@@ -56,7 +56,7 @@ def _merge(graph: Graph, context: Context) -> int:
         place = fused("cse", kept.loc, node.loc)
         with graph.edit("cse", place) as editor:
             editor.replace_node(node, kept.results)
-            if kept.op.name != "const" and node.loc and node.loc != kept.loc:
+            if kept.operands and node.loc and node.loc != kept.loc:
                 editor.set_loc(kept, place)
         merged += 1
     return merged

@@ -19,6 +19,8 @@ from mcomp.rewrite.driver import drop_dead
 from mcomp.rewrite.facts import Number, number_of
 
 _LABEL = "fold_constants"
+_SMALL = 1 << 16
+"""A view of a constant that repeats elements is folded up to so many bytes, where that lets more be folded."""
 _MOVES = frozenset({
     "reshape", "permute", "expand", "squeeze", "unsqueeze", "contiguous", "slice", "select", "flip", "repeat",
     "repeat_interleave", "roll",
@@ -61,10 +63,15 @@ def _is_scalar_constant(node: Node) -> bool:
 
 
 def _is_candidate(node: Node) -> bool:
+    return _is_pure(node) and all(v is None or _is_known(v) for v in node.operands)
+
+
+def _is_pure(node: Node) -> bool:
+    """Whether a node computes something that may be computed now."""
     name = node.op.name
-    if node.op.effect is not Effect.PURE or not node.results or "." in name or name in ("full", "fused", "cond"):
-        return False
-    return all(v is None or _is_known(v) for v in node.operands)
+    return node.op.effect is Effect.PURE and bool(node.results) and "." not in name and name not in (
+        "full", "fused", "cond"
+    )
 
 
 def _is_known(value: Value) -> bool:
@@ -124,7 +131,7 @@ def _fits(node: Node, context: Context, max_bytes: int) -> bool:
     result = sum(_bytes(v) for v in node.results)
     constants = {v for v in node.operands if v is not None and v.is_const}
     given = sum(_bytes(v) for v in constants)
-    if node.op.view and result > given:
+    if node.op.view and result > given and not (result <= _SMALL and _feeds_known(node)):
         return False
     if result <= max_bytes or (result <= given and all(len(v.uses) == 1 for v in constants)):
         return True
@@ -134,6 +141,14 @@ def _fits(node: Node, context: Context, max_bytes: int) -> bool:
             f"fold with max_bytes={result}",
         )
     return False
+
+
+def _feeds_known(node: Node) -> bool:
+    """Whether some user has nothing but known operands, once this one is known."""
+    return any(
+        _is_pure(user) and all(v is None or v.producer is node or _is_known(v) for v in user.operands)
+        for value in node.results for user in value.users
+    )
 
 
 def _leaves(value: Any) -> Iterator[Any]:

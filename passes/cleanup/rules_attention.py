@@ -15,139 +15,72 @@ from mcomp.ir.types import TensorType
 from mcomp.ir.verify import compatible
 from mcomp.manager import PassEffect
 from mcomp.ops.base import normalize, op_named
-from mcomp.passes.cleanup.masks import anticausal, causal, hides, may_hide_rows, rows_kept
+from mcomp.passes.cleanup.masks import causal
+from mcomp.passes.cleanup.scores import Scores, combined_mask, hidden_rows, read_scores, regrouped
 from mcomp.rewrite import NO, Match, Miss, Rule, either, maybe, number, op, rule, through, var
 from mcomp.rewrite.facts import number_of
 
 _ROUNDING = PassEffect.ROUNDING
 
-_product = op("matmul", var("query"), var("keys"), bind="product")
-_scaled = through("cast|reshape", either(
-    _product,
-    op("mul", _product, number("factor")),
-    op("div", _product, number("divisor"), attrs={"rounding": "none"}),
-))
-_masked = through("cast|reshape", either(
-    op("add", _scaled, var("mask")),
-    op("where", var("keep"), _scaled, number("fill")),
-    op("where", var("hide"), number("fill"), _scaled),
-    _scaled,
-))
-_weights = through("cast|reshape", op("softmax", _masked, bind="softmax"))
-
-
-def _scale(match: Match) -> float:
-    factor = match.bindings.get("factor", 1.0)
-    divisor = match.bindings.get("divisor", 1.0)
-    assert isinstance(factor, (int, float)) and isinstance(divisor, (int, float))
-    return float(factor) / float(divisor)
-
-
-def _leading(match: Match) -> tuple[Dim, ...] | None:
-    """The leading axes of the scores where the mask is added; None when reshapes do more than regroup leading axes."""
-    softmax, product = match.node("softmax"), match.node("product")
-    rows = product.type.shape[-2:]
-    for node in match.nodes:
-        if node.op.name == "reshape" and node.type.shape[-2:] != rows:
-            return None
-    return softmax.type.shape[:-2] if softmax.type.shape[-2:] == rows else None
+_weights = through("cast|reshape", op("softmax", var("scores"), bind="softmax"))
 
 
 def _check_attention(match: Match) -> Miss | None:
-    query, keys, value = (match[n].tensor for n in ("query", "keys", "value"))
     softmax = match.node("softmax")
+    scores = read_scores(match["scores"])
+    if scores is None or softmax.attrs["axis"] != softmax.type.rank - 1:
+        return NO
+    query, keys, value = (v.tensor for v in (*_factors(scores), match["value"]))
     if query.rank < 3 or keys.rank != query.rank or value.rank != query.rank:
         return NO
     if query.shape[:-2] != keys.shape[:-2] or query.shape[:-2] != value.shape[:-2]:
         return NO
-    leading = _leading(match)
-    if softmax.attrs["axis"] != softmax.type.rank - 1 or leading is None:
-        return NO
-    scale = _scale(match)
-    if not math.isfinite(scale) or scale == 0:
-        return NO
-    mask = match.get("mask")
     shape = softmax.type.shape
-    mask_value = mask or match.get("keep") or match.get("hide")
-    if mask_value is not None and not _broadcasts(mask_value.tensor, shape):
+    views = [n for n in match.nodes if n.op.name == "reshape"]
+    if shape[-2:] != scores.product.type.shape[-2:] or any(n.type.shape[-2:] != shape[-2:] for n in views):
         return NO
-    return _check_mask(match)
-
-
-def _broadcasts(mask: TensorType, shape: tuple[Dim, ...]) -> bool:
-    lead = len(shape) - mask.rank
-    return lead >= 0 and all(d in (1, shape[i + lead]) for i, d in enumerate(mask.shape))
-
-
-def _check_mask(match: Match) -> Miss | None:
-    remedy = "hide with a large finite number instead of -inf, or call scaled_dot_product_attention"
-    mask = match.get("mask")
-    if mask is not None:
-        if not mask.tensor.dtype.is_float:
+    for term in scores.terms:
+        wanted = regrouped(term.value.tensor, term, shape[:-2])
+        if wanted is None or not _broadcasts(wanted, shape):
             return NO
-        return Miss(f"%{mask.name} may hide a whole row, which gives NaN here and zeros in attention",
-                    remedy) if may_hide_rows(mask) else None
-    keep, hide = match.get("keep"), match.get("hide")
-    if keep is None and hide is None:
-        return None
-    fill = match.number("fill")
-    if not hides(fill, match.node("softmax").type.dtype.name):
-        return NO
-    if fill != -math.inf:
-        return None
-    if (keep is not None and rows_kept(keep)) or (hide is not None and causal_hidden(hide)):
-        return None
-    return Miss(f"%{(keep or hide or match['value']).name} may hide a whole row, which gives NaN here and zeros in "
-                "attention", remedy)
+    match.include(*scores.nodes)
+    return hidden_rows(scores)
 
 
-def causal_hidden(value: Value) -> bool:
-    """Whether what a bool tensor hides leaves a column in every row."""
-    node = value.producer
-    if number_of(value) is False:
-        return True
-    if node is not None and node.op.name in ("logical_not", "bitwise_not"):
-        return rows_kept(node.operand(0))
-    return anticausal(value)
+def _factors(scores: Scores) -> tuple[Value, Value]:
+    return scores.product.operand(0), scores.product.operand(1)
 
 
-def _mask(match: Match, editor: Editor, dtype: Any) -> Value | None:
-    """The mask operand of attention: bool, or a number to add."""
-    mask, keep, hide = match.get("mask"), match.get("keep"), match.get("hide")
-    if mask is not None:
-        return mask if mask.tensor.dtype == dtype else match.add(editor, "cast", [mask], {"dtype": dtype})
-    chosen = keep or hide
-    if chosen is None:
-        return None
-    fill = match.number("fill")
-    if fill == -math.inf:
-        return chosen if keep is not None else match.add(editor, "logical_not", [chosen])
-    zero = match.add(editor, "full", [], {"value": 0.0, "shape": (), "dtype": dtype})
-    low = match.add(editor, "full", [], {"value": fill, "shape": (), "dtype": dtype})
-    return match.add(editor, "where", [chosen, zero, low] if keep is not None else [chosen, low, zero])
+def _broadcasts(mask: tuple[Dim, ...], shape: tuple[Dim, ...]) -> bool:
+    lead = len(shape) - len(mask)
+    return lead >= 0 and all(d in (1, shape[i + lead]) for i, d in enumerate(mask))
 
 
 @rule("attention", op("matmul", _weights, var("value")), check=_check_attention, effect=_ROUNDING, private=True)
 def attention(match: Match, editor: Editor) -> Value:
-    """softmax(query @ keyᵀ * scale + mask) @ value -> attention(query, key, value, mask) {scale}."""
-    leading, rank = _leading(match), match["keys"].tensor.rank
-    assert leading is not None
-    order = (*range(rank - 2), rank - 1, rank - 2)
-    key = match.add(editor, "permute", [match["keys"]], {"order": order})
-    operands: list[Value | None] = [match["query"], key, match["value"]]
-    regrouped = leading != match["query"].tensor.shape[:-2]
-    if regrouped:
+    """softmax(query @ keyᵀ * scale + mask) @ value -> attention(query, key, value, mask) {scale}.
+
+    Conditions that put a number in place of scores become masks to add, so that what is hidden must be finite for the
+    results to be the same.
+    """
+    scores = read_scores(match["scores"])
+    assert scores is not None
+    leading = match.node("softmax").type.shape[:-2]
+    query, keys = _factors(scores)
+    rank = keys.tensor.rank
+    key = match.add(editor, "permute", [keys], {"order": (*range(rank - 2), rank - 1, rank - 2)})
+    operands: list[Value | None] = [query, key, match["value"]]
+    moved = leading != query.tensor.shape[:-2]
+    if moved:
         operands = [
             match.add(editor, "reshape", [v], {"shape": (*leading, *v.tensor.shape[-2:])})
             for v in operands if v is not None
         ]
-    dtype = match["query"].tensor.dtype
-    found = match.add(
-        editor, "attention", [*operands, _mask(match, editor, dtype)], {"scale": _scale(match)}
-    )
+    mask = combined_mask(match, editor, scores, leading, query.tensor.dtype)
+    found = match.add(editor, "attention", [*operands, mask], {"scale": scores.scale})
     if found.tensor.dtype != match.root.type.dtype:
         found = match.add(editor, "cast", [found], {"dtype": match.root.type.dtype})
-    if regrouped:
+    if moved:
         found = match.add(editor, "reshape", [found], {"shape": match.root.type.shape})
     return found
 
@@ -238,7 +171,9 @@ def _rescaled(match: Match, editor: Editor, index: int) -> Value:
         scale = 1 / math.sqrt(depth)
     operands = list(node.operands)
     operands[index] = match["x"]
-    return match.add(editor, "attention", operands, {**node.attrs, "scale": scale * _scale(match)})
+    factor = match.number("factor") if "factor" in match.bindings else 1 / match.number("divisor")
+    assert isinstance(factor, float)
+    return match.add(editor, "attention", operands, {**node.attrs, "scale": scale * factor})
 
 
 @rule("attention_query_scale", _attention(_scaled_x, var("key"), var("value"), maybe("mask")), check=_check_scaled,

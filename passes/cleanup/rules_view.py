@@ -11,6 +11,7 @@ from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.passes.cleanup.rules_identity import keeps_type
 from mcomp.rewrite import NO, Match, Miss, Rule, op, rule, var
+from mcomp.rewrite.facts import ramp
 
 x = var("x")
 _RESHAPES = "reshape|squeeze|unsqueeze"
@@ -239,7 +240,44 @@ def broadcast_expand(match: Match, editor: Editor) -> None:
     editor.set_loc(match.root, match.loc("broadcast_expand"))
 
 
+_UNARY = (
+    "cast|neg|abs|exp|log|sqrt|rsqrt|reciprocal|square|sin|cos|tanh|sigmoid|relu|gelu|silu|logical_not|bitwise_not|"
+    "floor|ceil|round|trunc|sign"
+)
+
+
+@rule("sink_expand", op(_UNARY, op("expand", x)))
+def sink_expand(match: Match, editor: Editor) -> Value:
+    """f(expand(x)) -> expand(f(x)) for f of one operand: fewer elements to compute."""
+    small = match.add(editor, match.root.op.name, [match["x"]], match.root.attrs)
+    return match.add(editor, "expand", [small], {"shape": match.root.type.shape})
+
+
+def _check_ramps(match: Match) -> Miss | None:
+    node = match.root
+    source, shape = match["x"].tensor, node.type.shape
+    indices = node.operands[1:]
+    if node.attrs["axes"] != tuple(range(source.rank)) or len(indices) != source.rank:
+        return NO
+    places = []
+    for size, value in zip(source.shape, indices):
+        found = None if value is None else ramp(value)
+        if value is None or found is None or found[1:] != (0, 1) or value.tensor.shape[found[0]] != size:
+            return NO
+        places.append(len(shape) + found[0])
+    others = [d for i, d in enumerate(shape) if i not in places]
+    in_order = places == sorted(set(places)) and all(d == 1 for d in others)
+    return None if in_order and [shape[i] for i in places] == list(source.shape) else NO
+
+
+@rule("index_everything", op("index", x, rest=True), check=_check_ramps)
+def index_everything(match: Match, editor: Editor) -> Value:
+    """x[0..n-1, 0..m-1] by index tensors -> reshape of x."""
+    return match.add(editor, "reshape", [match["x"]], {"shape": match.root.type.shape})
+
+
 VIEW_RULES: tuple[Rule, ...] = (
     same_view, drop_contiguous, merge_reshapes, merge_permutes, permute_nothing, merge_expands, merge_slices, cat_one,
     flatten_cat, rejoin_split, slice_of_cat, split_one, split_of_cat, broadcast_expand,
+    sink_expand, index_everything,
 )
