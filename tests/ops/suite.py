@@ -15,6 +15,7 @@ from mcomp.ir import dims as D
 from mcomp.ir.dtypes import to_torch
 from mcomp.ir.parser import parse_type
 from mcomp.ops import Tolerance, op_named
+from mcomp.ops.elementwise import ElementWise
 
 Sizes = Mapping[str, int]
 Fill = Callable[[np.random.Generator, tuple[int, ...], Sizes], np.ndarray]
@@ -199,11 +200,33 @@ _RTOL = {
 }
 
 
-def assert_close(found: Any, expected: torch.Tensor, tolerance: Tolerance, what: str = "result") -> None:
+def scale_of(case: Case, inputs: Sequence[torch.Tensor], expected: torch.Tensor) -> float:
+    """The magnitude that rounding errors of a case's result are measured by: the largest ordinary number among operands
+    and result, at most 1 for element-wise operators; for others it grows with the root of how many operand elements
+    there are to one of the result."""
+    largest = max((_largest(x) for x in (*inputs, expected)), default=0.0)
+    if isinstance(op_named(case.op), ElementWise):
+        return min(1.0, largest)
+    count = sum(x.numel() for x in inputs) / max(1, expected.numel())
+    return float(min(largest, 16.0) * np.sqrt(max(1.0, count)))
+
+
+def _largest(x: torch.Tensor) -> float:
+    """The largest magnitude of a float tensor's ordinary numbers; 0 where there are none."""
+    if not x.is_floating_point() and not x.is_complex():
+        return 0.0
+    magnitude = x.abs().double()
+    ordinary = magnitude[magnitude < 1e6]
+    return float(ordinary.max()) if ordinary.numel() else 0.0
+
+
+def assert_close(
+    found: Any, expected: torch.Tensor, tolerance: Tolerance, what: str = "result", *, scale: float | None = None
+) -> None:
     """Shapes and element types are the same; elements agree as the tolerance class says, NaN with NaN.
 
-    Rounding and approximate results may also differ by the relative tolerance of the largest finite magnitude around
-    them (sums cancel). Integers and truths are exact in every class.
+    Rounding and approximate results may also differ by the relative tolerance of `scale` (sums cancel); without it, of
+    the largest ordinary number expected, at most 1. Integers and truths are exact in every class.
     """
     found = torch.as_tensor(found)
     shape, wanted = tuple(found.shape), tuple(expected.shape)
@@ -215,9 +238,7 @@ def assert_close(found: Any, expected: torch.Tensor, tolerance: Tolerance, what:
         rtol, atol = 0.0, 0.0
     else:
         rtol = _RTOL[tolerance][expected.dtype]
-        finite = expected[expected.isfinite()].double().abs()
-        typical = finite[finite < 1e6]
-        atol = rtol * min(1.0, float(typical.max()) if typical.numel() else 0.0) + 1e-37
+        atol = rtol * (min(1.0, _largest(expected)) if scale is None else scale) + 1e-37
     torch.testing.assert_close(
         found.double(), expected.double(), rtol=rtol, atol=atol, equal_nan=True,
         msg=lambda text: f"{what}: {text}\nfound {found.flatten()[:12]}\nexpected {expected.flatten()[:12]}",

@@ -12,7 +12,7 @@ from mcomp.backend import CompileOptions, Executable, backend_named, backends
 from mcomp.errors import McompError
 from mcomp.ops.evaluate import run_graph
 from tests.ops.cases import ALL_CASES
-from tests.ops.suite import Case, assert_close, graph_of, inputs_of, tolerance_of
+from tests.ops.suite import Case, assert_close, graph_of, inputs_of, scale_of, tolerance_of
 
 _OPTIONS = CompileOptions(threads=2)
 
@@ -69,7 +69,7 @@ def test_agrees_with_the_reference(backend: str, case: Case) -> None:
                 if case.compare == "type":
                     assert (tuple(a.shape), a.dtype) == (tuple(b.shape), b.dtype), what
                 elif isinstance(b, torch.Tensor):
-                    assert_close(a, b, tolerance_of(case), what)
+                    assert_close(a, b, tolerance_of(case), what, scale=scale_of(case, inputs, b))
                 else:
                     assert a == b, what
             assert all(_same(a, b) for a, b in zip(inputs, before)), f"inputs were changed at {dict(sizes)}, {variant}"

@@ -12,7 +12,7 @@ from mcomp.ops import Tolerance, all_ops, op_named
 from mcomp.ops.elementwise import ElementWise
 from mcomp.ops.evaluate import evaluate_attrs, run_graph
 from tests.ops.cases import ALL_CASES
-from tests.ops.suite import Case, assert_close, graph_of, inputs_of, tolerance_of, with_absent
+from tests.ops.suite import Case, assert_close, graph_of, inputs_of, scale_of, tolerance_of, with_absent
 
 _PARAMETERS = [pytest.param(c, id=c.id) for c in ALL_CASES]
 _VARIANTS = ("plain", "special", "strided")
@@ -76,7 +76,7 @@ def test_reference_against_a_formula(case: Case) -> None:
                 wanted = torch.from_numpy(np.array(b)).to(a.dtype)
                 tolerance = tolerance_of(case)
                 assert_close(a, wanted, Tolerance.APPROXIMATE if tolerance is Tolerance.ROUNDING else tolerance,
-                             f"{sizes} {variant}")
+                             f"{sizes} {variant}", scale=scale_of(case, given, wanted))
 
 
 def _wide(x: torch.Tensor) -> np.ndarray:
