@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcomp.backend import KernelInfo
 from mcomp.errors import McompError
@@ -15,20 +15,21 @@ from mcomp.plan.profile import kernel_predictor
 from mcomp.report.report import Report, Row
 
 if TYPE_CHECKING:
-    from mcomp.plan.work import Version, Work
+    from mcomp.plan.work import Version, Workshop
 
 
 def fill_report(
-    report: Report, works: list[Work], lossless: Version, chosen: Version, target: str, threads: int | None
+    report: Report, workshop: Workshop, lossless: Version, chosen: Version
 ) -> None:
-    """Fill rows, shares of generated code, ledger and remarks."""
+    """Fill rows, shares of generated code, ledger and remarks. Times are for the example arguments."""
+    target, threads = workshop.settings.target, workshop.settings.threads
     native = total = native_flops = total_flops = 0
     opaque: Counter[str] = Counter()
     in_torch: Counter[str] = Counter()
-    for work in works:
+    for work in workshop.works:
         prefix = f"{work.path}." if work.path else ""
         program = chosen.built.programs()[work.path]
-        leaves = _example(work, program)
+        leaves = workshop.example_leaves(work)
         symbols = program.symbols(leaves)
         inputs = work.calibration.inputs(program.graph, leaves)
         kernels = program.executable.kernels(symbols)
@@ -61,10 +62,6 @@ def fill_report(
     report.native_flops = native_flops / total_flops if total_flops else 1.0
     report.opaque_nodes = dict(opaque)
     report.torch_nodes = {name: n for name, n in in_torch.items() if name not in opaque}
-
-
-def _example(work: Work, program: Any) -> list[Any]:
-    return work.calibration.batches[0]
 
 
 def _by_layer(kernels: list[KernelInfo], times: list[float]) -> dict[str, float]:

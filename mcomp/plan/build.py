@@ -60,12 +60,15 @@ def _build(
         chosen = _choose(workshop, lossless)
         watch.lap("search")
         progress.step("measuring")
+        workshop.measure([lossless, chosen] if chosen is not lossless else [lossless])
+        workshop.try_quality(chosen)
+        front = workshop.frontier(chosen)
         report = _report(workshop, captured, lossless, chosen, settings)
         watch.lap("measuring")
         report.seconds = watch.seconds
         built = chosen.built
         built.report = report
-        built.frontier = workshop.frontier()
+        built.frontier = front
         workshop.install(chosen)
         return built
 
@@ -134,17 +137,15 @@ def _report(
         pipeline=chosen.pipeline, budget=workshop.budget_text(), within_budget=chosen.within_budget,
     )
     report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
-    workshop.measure([lossless, chosen] if chosen is not lossless else [lossless])
-    workshop.try_quality(chosen)
     report.stages = [Stage("original", quality=workshop.original_quality, error=None,
                            latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
     report.stages += [
-        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, "kept" if v is chosen else v.verdict, v is chosen)
+        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, workshop.verdict(v, chosen), v is chosen)
         for v in workshop.versions
     ]
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
     report.notes = workshop.notes(chosen)
-    fill_report(report, workshop.works, lossless, chosen, settings.target, settings.threads)
+    fill_report(report, workshop, lossless, chosen)
     for layer, reason, remedy in captured.notes:
         report.remarks.append(
             {"kind": "note", "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}

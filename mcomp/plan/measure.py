@@ -24,28 +24,39 @@ class Timing:
 
 
 def interleave(
-    runners: Sequence[Callable[[], object]], *, budget: float = 1.0, rounds: int = 15, warmup: int = 2
+    runners: Sequence[Callable[..., object]], *, budget: float = 1.0, rounds: int = 15, warmup: int = 2,
+    prepare: Callable[[], object] | None = None,
 ) -> Timing:
     """Time runners in turns, `rounds` times, in at most about `budget` seconds.
 
-    Each round calls a runner often enough that the clock's resolution does not matter, and takes the mean.
+    Each round calls a runner often enough that the clock's resolution does not matter, and takes the mean. `prepare` makes
+    what a runner is called with, before every single call and outside of the clock.
     """
     repeats: list[int] = []
     total = 0.0
     for run in runners:
-        for _ in range(warmup):
-            run()
-        start = time.perf_counter()
-        run()
-        once = max(time.perf_counter() - start, 1e-7)
+        _seconds(run, warmup, prepare)
+        once = max(_seconds(run, 1, prepare), 1e-7)
         repeats.append(max(1, min(200, int(0.002 / once))))
         total += once * repeats[-1]
     count = max(3, min(rounds, int(budget / max(total, 1e-9))))
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(count):
         for i, run in enumerate(runners):
-            start = time.perf_counter()
-            for _ in range(repeats[i]):
-                run()
-            seconds[i].append((time.perf_counter() - start) / repeats[i])
+            seconds[i].append(_seconds(run, repeats[i], prepare) / repeats[i])
     return Timing(tuple(tuple(s) for s in seconds))
+
+
+def _seconds(run: Callable[..., object], count: int, prepare: Callable[[], object] | None) -> float:
+    if prepare is None:
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        return time.perf_counter() - start
+    total = 0.0
+    for _ in range(count):
+        given = prepare()
+        start = time.perf_counter()
+        run(given)
+        total += time.perf_counter() - start
+    return total

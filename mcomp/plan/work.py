@@ -14,7 +14,7 @@ from mcomp.manager.context import Context
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
-from mcomp.plan.measure import interleave
+from mcomp.plan.contest import race
 from mcomp.plan.progress import Progress
 from mcomp.plan.quality import Evaluator, Score, relative_error
 from mcomp.plan.settings import Settings
@@ -36,6 +36,15 @@ class Work:
     calibration: Calibration
     cleaned: Graph | None = None
     outputs: list[list[Any]] | None = None
+
+    @property
+    def program_is_plain(self) -> bool:
+        """Whether the program keeps no state and writes to none of its arguments."""
+        graph = self.program.graph
+        return (
+            not self.program.rebinds and all(s.kind == "arg" for s in graph.input_specs)
+            and all(s.kind == "result" for s in graph.output_specs)
+        )
 
     def expected(self) -> list[list[Any]]:
         """Outputs of the graph as captured, on the calibration data."""
@@ -214,7 +223,9 @@ class Workshop:
         assert self.evaluator is not None
         if version.score is None:
             self.progress.step(f"{version.name}: evaluating")
-            version.score = self.evaluator(self.compiled(version).module(), version.name)
+            compiled = self.compiled(version)
+            version.score = self.evaluator(compiled.module(), version.name)
+            compiled.reset_state()
         return version.score
 
     def judge_original(self) -> Score:
@@ -262,11 +273,7 @@ class Workshop:
 
     def measure(self, versions: Sequence[Version], budget: float = 2.0) -> None:
         """Time versions, and the original, in turns, on the example arguments."""
-        import torch
-
-        runners = [self._runner(version) for version in versions]
-        with torch.inference_mode():
-            timing = interleave([self._eager, *runners], budget=budget)
+        timing = race(self, versions, original=True, budget=budget)
         self.original_ms = timing.median(0) * 1e3
         for i, version in enumerate(versions, 1):
             version.latency_ms = timing.median(i) * 1e3
@@ -276,21 +283,9 @@ class Workshop:
 
     def faster(self, version: Version, than: Version) -> float:
         """How many times faster one version is than another; both are timed in turns."""
-        timing = interleave([self._runner(than), self._runner(version)], budget=1.0)
+        timing = race(self, [than, version], original=False, budget=1.0)
         version.latency_ms, than.latency_ms = timing.median(1) * 1e3, timing.median(0) * 1e3
         return timing.ratio(0, 1)
-
-    def _eager(self) -> Any:
-        args, kwargs = self.example
-        return self.model(*args, **kwargs)
-
-    def _runner(self, version: Version) -> Any:
-        args, kwargs = self.example
-        if version.built.program is not None:
-            program = version.built.program
-            return lambda: program.call(args, kwargs)
-        compiled = self.compiled(version)
-        return lambda: compiled(*args, **kwargs)
 
     # telling
 
@@ -317,6 +312,14 @@ class Workshop:
             parts.append(f"output error at most {self.settings.max_error:g}")
         return " and ".join(parts)
 
+    def verdict(self, version: Version, chosen: Version) -> str:
+        """Why a version was kept or not, in words."""
+        if version is chosen:
+            return "kept"
+        if version.verdict or version is self.versions[0]:
+            return version.verdict
+        return f"within budget, but {chosen.name} is better" if version.within_budget else f"not judged: {chosen.name} fits"
+
     def notes(self, chosen: Version) -> list[str]:
         """Sentences about the outcome."""
         out = list(self.warnings)
@@ -328,10 +331,12 @@ class Workshop:
             out.append("the budget could not be met; this is the nearest version found")
         return out
 
-    def frontier(self) -> list[Version]:
-        """Versions that no other beats in quality (or error), latency and bytes at once."""
+    def frontier(self, chosen: Version) -> list[Version]:
+        """The chosen version, and those that no other beats in quality (or error), latency and bytes at once."""
         measured = [v for v in self.versions if v.latency_ms is not None]
-        return [v for v in measured if not any(_dominates(o, v) for o in measured if o is not v)]
+        for version in measured:
+            self.judge_error(version)
+        return [v for v in measured if v is chosen or not any(_dominates(o, v) for o in measured if o is not v)]
 
 
 def _loss(version: Version) -> float:

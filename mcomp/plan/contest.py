@@ -1,0 +1,75 @@
+"""Timing the original and versions of it in turns, on the example arguments, without leaving a trace in any of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mcomp.plan.measure import Timing, interleave
+
+if TYPE_CHECKING:
+    from mcomp.plan.work import Version, Workshop
+
+
+def race(workshop: Workshop, versions: Sequence[Version], *, original: bool, budget: float) -> Timing:
+    """Time the versions in turns; with `original` the model itself too, as the first runner.
+
+    Where the model keeps state or writes to its arguments, every run gets fresh copies of both, made outside of the clock.
+    """
+    import torch
+
+    runners = [_eager(workshop)] if original else []
+    runners += [_runner(workshop, v) for v in versions]
+    with torch.inference_mode(not _writes(workshop)), torch.no_grad():
+        if not _writes(workshop):
+            args, kwargs = workshop.example
+            timing = interleave([_bound(r, args, kwargs) for r in runners], budget=budget)
+        else:
+            timing = _with_copies(workshop, versions, runners, budget)
+    return timing
+
+
+def _with_copies(
+    workshop: Workshop, versions: Sequence[Version], runners: Sequence[Callable[..., object]], budget: float
+) -> Timing:
+    buffers = [*workshop.model.buffers(), *(workshop.captured.fallback.buffers() if workshop.captured.fallback else ())]
+    before = [b.clone() for b in buffers]
+
+    def prepare() -> Any:
+        for buffer, value in zip(buffers, before):
+            if buffer.shape == value.shape:
+                buffer.copy_(value)
+        _reset(versions)
+        return copy.deepcopy(workshop.example)
+
+    try:
+        return interleave([lambda given, r=r: r(*given[0], **given[1]) for r in runners], budget=budget, prepare=prepare)
+    finally:
+        prepare()
+
+
+def _reset(versions: Sequence[Version]) -> None:
+    for version in versions:
+        for program in version.built.programs().values():
+            program.reset_state()
+
+
+def _writes(workshop: Workshop) -> bool:
+    """Whether a run may change the model or its arguments."""
+    return workshop.captured.program is None or any(not w.program_is_plain for w in workshop.works)
+
+
+def _bound(run: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[[], object]:
+    return lambda: run(*args, **kwargs)
+
+
+def _eager(workshop: Workshop) -> Callable[..., object]:
+    return workshop.model  # type: ignore[no-any-return]
+
+
+def _runner(workshop: Workshop, version: Version) -> Callable[..., object]:
+    program = version.built.program
+    if program is not None:
+        return lambda *args, **kwargs: program.call(args, kwargs)
+    return workshop.compiled(version)
