@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mcomp.backend import Backend, CompileOptions, Executable, register_backend
-import mcomp.backends.cpu.lower
 from mcomp.backends.cpu.builder import Builder
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import build, find_compiler, missing_compiler

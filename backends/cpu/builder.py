@@ -263,7 +263,7 @@ class Builder:
         return result
 
     def _torch(self, node: Node) -> None:
-        inputs: list[Access | None | EncodedAccess] = []
+        inputs: list[Access | EncodedAccess | None] = []
         for value in node.operands:
             if value is None:
                 inputs.append(None)

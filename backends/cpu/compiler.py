@@ -43,7 +43,9 @@ class Compiler:
 @functools.cache
 def find_compiler() -> Compiler | None:
     """The first compiler that works among g++, clang++, c++ and the PyPI package `ziglang`; None when there is none."""
-    candidates = [(path,) for name in ("g++", "clang++", "c++") if (path := shutil.which(name)) is not None]
+    candidates: list[tuple[str, ...]] = [
+        (path,) for name in ("g++", "clang++", "c++") if (path := shutil.which(name)) is not None
+    ]
     if importlib.util.find_spec("ziglang") is not None:
         candidates.append((sys.executable, "-m", "ziglang", "c++"))
     for command in candidates:

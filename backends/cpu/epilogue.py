@@ -159,7 +159,8 @@ def _assemble(
         access = b.contiguous(bias)
         pointers.append(pointer("bias", access))
         start += f" + {load('bias[col + i]', access.dtype)}"
-    hoisted, body = [], [f"const {compute} x = {start};"]
+    hoisted: list[str] = []
+    body = [f"const {compute} x = {start};"]
     for i, access in enumerate(sources):
         step = moves[len(outs) + i]
         at = f"a{len(outs) + i}" + ("" if step == "0" else f" + {product('i', step)}")

@@ -335,6 +335,6 @@ def _compute(step: KernelStep | TorchStep) -> str:
 
 
 def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:
-    return size_of(dim, {**{s: 1 for s in dims.symbols(dim)}, **values})
+    return size_of(dim, {**dict.fromkeys(dims.symbols(dim), 1), **values})
 
 

@@ -74,7 +74,7 @@ class TorchStep:
     an encoded operand."""
 
     node: Node
-    inputs: list[Access | None | EncodedAccess]
+    inputs: list[Access | EncodedAccess | None]
     outputs: list[Access | EncodedAccess]
     work: Work = field(default_factory=Work)
 

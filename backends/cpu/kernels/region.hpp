@@ -25,6 +25,13 @@ MCOMP_INLINE T* at(char* base, int64_t offset = 0) {
   return reinterpret_cast<T*>(base) + offset;
 }
 
+// A number that Python handed over as its bits.
+MCOMP_INLINE double real_number(int64_t bits) {
+  double x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 inline double now_us() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);

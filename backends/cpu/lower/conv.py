@@ -93,11 +93,13 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
     given, coded = b.place(x), b.place(weight)
     if isinstance(given, EncodedAccess) and isinstance(coded, EncodedAccess) and _bytes_fit(given, weight) \
             and not transposed:
-        return _conv_i8(_last(given, order, b), weight, coded, sizes, ep, depthwise, b)
+        _conv_i8(_last(given, order, b), weight, coded, sizes, ep, depthwise, b)
+        return None
     source = b.contiguous(x, order)
     if depthwise:
         packed, kind = _packed_depthwise(weight, b.contiguous(weight), sizes.weights, b, "depthwise")
-        call, scratch = "depthwise_f32(w, x, packed, s, ep, scratch);", sizes.computed("depthwise_scratch_bytes(SHAPE, workers)")
+        call = "depthwise_f32(w, x, packed, s, ep, scratch);"
+        scratch = sizes.computed("depthwise_scratch_bytes(SHAPE, workers)")
     else:
         stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
         name = "conv_transposed" if transposed else "conv"

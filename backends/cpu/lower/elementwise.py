@@ -12,7 +12,7 @@ from mcomp.backends.cpu.expressions import RULES, load, scalar_lines, store
 from mcomp.backends.cpu.kernel import Kernel, Pointer
 from mcomp.backends.cpu.loops import Space, collapse
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.graph import Node, Value
 
 HEADERS = ("math.hpp", "types.hpp", "fault.hpp", "lanes.hpp")
 
@@ -35,21 +35,6 @@ def lower_prelu(node: Node, b: Builder) -> Declined | None:
         "prelu", ["const auto t0 = v0 > 0 ? v0 : v0 * v1;"], [x, weight], [(out, "t0")], x.shape, order
     ))
     return None
-
-
-def lower_fused_elementwise(node: Node, b: Builder) -> Declined | None:
-    """A fused node of kind `elementwise`: its body computes all results in one loop nest."""
-    body: Graph = node.attrs["body"]
-    for inner, operand in zip(body.inputs, node.operands):
-        if operand is not None:
-            b.alias(inner, operand)
-    nodes = []
-    for inside in body.nodes:
-        if inside.op.name in ("full", "const"):
-            b.lower(inside)
-        else:
-            nodes.append(inside)
-    return lower_region(nodes, list(body.outputs), list(node.results), b)
 
 
 def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequence[Value], b: Builder) -> Declined | None:
@@ -100,7 +85,8 @@ def loop_kernel(
         return label
 
     inner = space.rank - 1
-    hoisted, body = [], []
+    hoisted: list[str] = []
+    body: list[str] = []
     steps = [stride(a, inner) if space.rank else "0" for a in range(len(accesses))]
     for i, access in enumerate(sources):
         step = steps[out_count + i]

@@ -23,12 +23,12 @@ def lower_fused(node: Node, b: Builder) -> Declined | None:
             b.alias(inside, operand)
     for value, result in zip(body.outputs, node.results):
         b.rename(result, value)
-    nodes = []
-    for inside in body.nodes:
-        if inside.op.name in ("const", "full"):
-            b.lower(inside)
+    nodes: list[Node] = []
+    for member in body.nodes:
+        if member.op.name in ("const", "full"):
+            b.lower(member)
         else:
-            nodes.append(inside)
+            nodes.append(member)
     at = 0
     while at < len(nodes):
         at += _piece(nodes, at, b)

@@ -204,7 +204,8 @@ def lower_pad(node: Node, b: Builder) -> Declined | None:
     x = b.contiguous(node.operand(0), order)
     out = b.write(node.result, order)
     axes = list(order or range(x.rank))
-    texts, numbers = [], {}
+    texts: list[str] = []
+    numbers: dict[str, Size | Real] = {}
     for name, values in (("size", x.shape), ("low", a["low"]), ("high", a["high"])):
         text, found = b.array(name + "_", [values[i] for i in axes])
         texts.append(f"const int64_t {name}[] = {text};")

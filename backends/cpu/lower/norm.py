@@ -8,8 +8,8 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size, c_type
-from mcomp.backends.cpu.lower.products import FLOATS
 from mcomp.backends.cpu.loops import channels_last
+from mcomp.backends.cpu.lower.products import FLOATS
 from mcomp.ir import dims
 from mcomp.ir.graph import Node, Value
 
@@ -64,10 +64,12 @@ def lower_group_norm(node: Node, b: Builder) -> Declined | None:
         f"{name}(w, x, y, {_or_null('weight', weight, x)}, {_or_null('bias', bias, x)}, batch, channels, inner, groups, "
         "float(eps));"
     )
-    b.call("group_norm", text, outs={"y": out}, ins={"x": x, "weight": weight, "bias": bias}, headers=("norm.hpp",), numbers={
+    numbers: dict[str, Size | Real] = {
         "batch": x.shape[0], "channels": x.shape[1], "inner": dims.product(x.shape[2:]), "groups": node.attrs["groups"],
         "eps": Real(node.attrs["eps"]),
-    })
+    }
+    b.call("group_norm", text, outs={"y": out}, ins={"x": x, "weight": weight, "bias": bias}, numbers=numbers,
+           headers=("norm.hpp",))
     return None
 
 

@@ -10,7 +10,7 @@ from mcomp.backends.cpu.access import Access, Buffer, dense, whole_buffer
 from mcomp.backends.cpu.builder import TARGET, Builder, computed, pointer
 from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
-from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer, arguments
+from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import collapse
 from mcomp.backends.cpu.lower.shape import copy_kernel
 from mcomp.ir import dims, dtypes
@@ -40,7 +40,7 @@ def rows_of(value: Value, b: Builder) -> Rows:
         return Rows(access, dims.product(access.shape[:-1]), access.shape[-1])
     count = dims.product(access.shape[:-1])
     step = lead.strides[0][0] if lead.rank else access.shape[-1]
-    if step == 0 or isinstance(step, int) and step < 0:
+    if step == 0 or (isinstance(step, int) and step < 0):
         access = b.contiguous(value)
         step = access.shape[-1]
     return Rows(access, count, step)
@@ -70,7 +70,8 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if isinstance(given, EncodedAccess) and dtype is not dtypes.f64:
         coded = b.place(weight)
         if isinstance(coded, EncodedAccess) and byte_weight(weight) is None and byte_rows(given) is None:
-            return _linear_i8(given, weight, coded, ep, columns, length, b)
+            _linear_i8(given, weight, coded, ep, columns, length, b)
+            return None
     rows = rows_of(x, b)
     _gemm("linear", rows, weight, ep, b)
     return None
@@ -78,7 +79,6 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
 
 def project(rows: Rows, weight: Value, bias: Value | None, out: Access, b: Builder) -> None:
     """Rows of floats times the transposed weight plus bias, stored as rows of `out`."""
-    columns = weight.tensor.shape[0]
     pointers = [pointer("out", out, write=True)]
     if bias is not None:
         pointers.append(pointer("bias", b.contiguous(bias)))
@@ -268,10 +268,10 @@ def matmul(node: Node, tail: Tail, b: Builder) -> Declined | None:
     else:
         name = "matmul_f64" if dtype is dtypes.f64 else "matmul_f32"
         call = f"{name}<DefaultTile>(w, a, b, s, ep, scratch);"
-        values = [m, n, k, a.strides[-2], a.strides[-1], c.strides[-2], c.strides[-1]]
-        listed = ", ".join(f"{{{i}}}" for i in range(7))
+        shape_text = "MatmulShape{{{0}, {1}, {2}, {3}, {4}, {5}, {6}, 0, {{1}}, {{0}}, {{0}}}}"
         pointers = (*pointers, b.scratch(computed(
-            f"{name}_scratch_bytes<DefaultTile>(MatmulShape{{{{{listed}, 0, {{{{1}}}}, {{{{0}}}}, {{{{0}}}}}}}}, workers)", *values
+            f"{name}_scratch_bytes<DefaultTile>({shape_text}, workers)",
+            m, n, k, a.strides[-2], a.strides[-1], c.strides[-2], c.strides[-1],
         )))
     b.emit(Kernel("matmul", f"{ep.text}\n{shape}\n{call}", pointers, (*ep.numbers, *sizes), (*HEADERS, "matmul.hpp")))
     return None

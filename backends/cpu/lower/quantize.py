@@ -24,11 +24,14 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
     if x.dtype is f64 or encoding.dtype.bits != 8:
         return Declined(f"{x.dtype} to {encoding.dtype} has no kernel")
     if encoding.scale is not None:
-        return _static(node, b, x, encoding)
+        _static(node, b, x, encoding)
+        return None
     if encoding.axis == tuple(range(x.rank - 1)) and x.rank > 0:
-        return _per_row(node, b, encoding)
+        _per_row(node, b, encoding)
+        return None
     if not encoding.axis:
-        return _per_tensor(node, b, encoding)
+        _per_tensor(node, b, encoding)
+        return None
     return Declined(f"scales along axes {list(encoding.axis)} have no kernel")
 
 
