@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mcomp.ir.graph import Graph
 from mcomp.manager import ALL, Context, Pass, PassEffect, PassResult, register_pass
-from mcomp.passes.cleanup.fold_affine import AFFINE_RULES
+from mcomp.passes.cleanup.fold_affine import AFFINE_RULES, index_constants
 from mcomp.passes.cleanup.fold_constants import fold_constants
 from mcomp.passes.cleanup.fold_numbers import NUMBER_RULES
 from mcomp.passes.cleanup.nested import in_branches
@@ -57,6 +57,7 @@ class Fold(Pass):
         outcome = Outcome()
         rules = [*(AFFINE_RULES if self.affine else ()), *(NUMBER_RULES if self.numbers else ())]
         for _ in range(_ROUNDS):
+            index_constants(graph)
             found = apply_rules(rules, graph, context, self.name)
             if self.constants:
                 found.merge(fold_constants(graph, context, self.max_bytes))

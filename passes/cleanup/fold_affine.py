@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from mcomp.ir import dtypes
 from mcomp.ir.edit import Editor
 from mcomp.ir.encoding import DENSE
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager import PassEffect
 from mcomp.rewrite import Match, Miss, Pattern, const, either, maybe, number, op, rule, var
@@ -59,15 +61,25 @@ def layer_miss(match: Match, *, result_folded: bool = True) -> Miss | None:
     return None
 
 
+_constants: WeakKeyDictionary[Graph, dict[str, list[Node]]] = WeakKeyDictionary()
+
+
+def index_constants(graph: Graph) -> None:
+    """Note which constants of a graph have equal content, for the rules that ask whether a weight is shared."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op.name == "const":
+            found.setdefault(node.attrs["digest"], []).append(node)
+    _constants[graph] = found
+
+
 def _is_shared(weight: Value) -> bool:
-    if len(weight.uses) > 1:
-        return True
-    assert weight.producer is not None
-    digest = weight.producer.attrs["digest"]
-    return any(
-        n.op.name == "const" and n.attrs["digest"] == digest and n is not weight.producer and n.results[0].uses
-        for n in weight.graph.nodes
-    )
+    node = weight.producer
+    assert node is not None
+    if weight.graph not in _constants:
+        index_constants(weight.graph)
+    equal = _constants[weight.graph].get(node.attrs["digest"], [])
+    return len(weight.uses) > 1 or any(n is not node and n.alive and n.results[0].uses for n in equal)
 
 
 def per_output(layer: Node, factor: Value) -> Array | None:

@@ -57,6 +57,8 @@ def _check_add_zero(match: Match) -> Miss | None:
         return NO if value.tensor.dtype.is_complex else None
     if added < 0 or never_negative_zero(value) or not zero_sign_matters(match.root.results[0]):
         return None
+    if any(v is not None and v.is_const for v in match.root.operands):
+        return NO
     return Miss(f"%{value.name} may hold -0.0, which + 0.0 makes 0.0", "leave the addition out of the model")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mcomp.ir import dims
+from mcomp.ir.dims import Dim
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.passes.cleanup.rules_attention import fits_op
@@ -11,24 +12,32 @@ from mcomp.rewrite import NO, Match, Miss, Pattern, Rule, either, op, rule, var
 x = var("x")
 
 
-def _halves(index: int, name: str) -> Pattern:
-    return either(op("slice", x, bind=name), op("split", x, bind=name, index=index))
+def _half(index: int, name: str) -> Pattern:
+    return either(op("slice", var("y"), bind=name), op("split", var("y"), bind=name, index=index))
 
 
-_rotated = op("cat", op("neg", _halves(1, "second")), _halves(0, "first"), bind="cat")
+_rotated = op("cat", op("neg", _half(1, "second")), _half(0, "first"), bind="cat")
 
 
-def _is_half(node: Node, which: int) -> bool:
-    """Whether a slice, or a split, takes half of the last axis of its operand."""
-    shape = node.operand(0).tensor.shape
-    size, axis = shape[-1], len(shape) - 1
-    if not isinstance(size, int) or size % 2 or node.attrs["axis"] != axis:
+def _offset(match: Match) -> Dim | None:
+    """Where x starts along the last axis of y, which it is or is a slice of; None when it is neither."""
+    x, y = match["x"], match["y"]
+    if x is y:
+        return 0
+    node = x.producer
+    if node is None or node.op.name != "slice" or node.operand(0) is not y or node.attrs["step"] != 1:
+        return None
+    return node.attrs["start"] if node.attrs["axis"] == x.tensor.rank - 1 else None  # type: ignore[no-any-return]
+
+
+def _takes(node: Node, start: Dim, stop: Dim, which: int) -> bool:
+    """Whether a slice takes [start, stop) of the last axis, or a split into halves gives that half."""
+    if node.attrs["axis"] != node.operand(0).tensor.rank - 1:
         return False
-    half = size // 2
+    half = dims.add(stop, dims.mul(start, -1))
     if node.op.name == "split":
-        return node.attrs["sizes"] == (half, half)
-    start, stop = (0, half) if which == 0 else (half, size)
-    return (node.attrs["start"], node.attrs["stop"], node.attrs["step"]) == (start, stop, 1)
+        return bool(node.attrs["sizes"] == (half, half)) and start == dims.mul(half, which)
+    return bool((node.attrs["start"], node.attrs["stop"], node.attrs["step"]) == (start, stop, 1))
 
 
 def _broadcasts(match: Match) -> bool:
@@ -40,7 +49,12 @@ def _check_halves(match: Match) -> Miss | None:
     cat = match.node("cat")
     if cat.attrs["axis"] != cat.type.rank - 1 or not _broadcasts(match):
         return NO
-    return None if _is_half(match.node("first"), 0) and _is_half(match.node("second"), 1) else NO
+    offset, size = _offset(match), match["x"].tensor.shape[-1]
+    if offset is None or not isinstance(size, int) or size % 2:
+        return NO
+    middle, end = dims.add(offset, size // 2), dims.add(offset, size)
+    first = _takes(match.node("first"), offset, middle, 0)
+    return None if first and _takes(match.node("second"), middle, end, 1) else NO
 
 
 @rule("rope", op("add", op("mul", x, var("cos")), op("mul", _rotated, var("sin"))), check=_check_halves)

@@ -12,7 +12,7 @@ from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.passes.cleanup.masks import anticausal, hides, may_hide_rows, rows_kept
 from mcomp.rewrite import Match, Miss
-from mcomp.rewrite.facts import interval, number_of
+from mcomp.rewrite.facts import as_held, interval, number_of
 
 Shape = tuple[Dim, ...]
 _DEPTH = 16
@@ -23,13 +23,21 @@ _LARGE_DEFAULT = 1.7e38
 
 @dataclass(frozen=True)
 class Term:
-    """What is done to the scores. kind `add`: `value` is added; `keep` and `hide`: `fill` stands where the bool `value`
-    is false, or true. `leading`: the leading axes of the scores there."""
+    """What is done to the scores. kind `add`: `value` times `factor` is added. `keep` and `hide`: `fill` stands where
+    the bool `value` is false, or true. `leading`: the leading axes of the scores there."""
 
     kind: str
     value: Value
     fill: float
     leading: Shape
+    factor: float = 1.0
+
+    def scaled(self, by: float, dtype: DType) -> Term | None:
+        """The term after a product with a positive number behind it; None when what it hides would not stay hidden."""
+        if self.kind == "add":
+            return replace(self, factor=self.factor * by)
+        fill = as_held(self.fill * by, dtype)
+        return replace(self, fill=fill) if isinstance(fill, float) and hides(fill, dtype.name) else None
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,14 @@ def _read_scaled(node: Node, depth: int) -> Scores | None:
         if node.operand(i).type != node.results[0].type or node.attrs.get("rounding", "none") != "none":
             continue
         inner = read_scores(node.operand(i), depth - 1)
-        if inner is None or inner.terms:
+        by = known if node.op.name == "mul" else 1 / known
+        if inner is None or (inner.terms and by < 0):
             return None
-        scale = inner.scale * (known if node.op.name == "mul" else 1 / known)
-        return _with_node(replace(inner, scale=scale), node)
+        terms = [t.scaled(by, node.type.dtype) for t in inner.terms]
+        kept = tuple(t for t in terms if t is not None)
+        if len(kept) < len(terms):
+            return None
+        return _with_node(replace(inner, scale=inner.scale * by, terms=kept), node)
     return None
 
 
@@ -133,7 +145,7 @@ def _may_overflow(term: Term) -> bool:
         return True
     known = interval(term.value)
     limit = _LARGE.get(term.value.tensor.dtype.name, _LARGE_DEFAULT)
-    return known is not None and known[0] < -limit
+    return known is not None and known[0] * term.factor < -limit
 
 
 def _keeps_rows(term: Term) -> bool:
@@ -184,8 +196,13 @@ def combined_mask(match: Match, editor: Editor, scores: Scores, leading: Shape, 
 
 def _as_number(match: Match, editor: Editor, term: Term, dtype: DType) -> Value:
     if term.kind == "add":
-        same = term.value.tensor.dtype == dtype
-        return term.value if same else match.add(editor, "cast", [term.value], {"dtype": dtype})
+        value = term.value
+        if value.tensor.dtype != dtype:
+            value = match.add(editor, "cast", [value], {"dtype": dtype})
+        if term.factor == 1:
+            return value
+        factor = match.add(editor, "full", [], {"value": term.factor, "shape": (), "dtype": dtype})
+        return match.add(editor, "mul", [value, factor])
     zero, low = (
         match.add(editor, "full", [], {"value": v, "shape": (), "dtype": dtype}) for v in (0.0, term.fill)
     )
