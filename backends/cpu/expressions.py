@@ -177,7 +177,7 @@ def scalar_lines(
         unsupported = unsupported_reason(node)
         if unsupported is not None:
             return unsupported
-        text = RULES[node.op.name](args, node)
+        text = _complex_text(node, args) if _is_complex(node) else RULES[node.op.name](args, node)
         if text is None:
             return f"{node.op.name} has no scalar form with these attributes"
         name = f"t{len(lines)}"
@@ -186,12 +186,39 @@ def scalar_lines(
     return lines, known
 
 
+_COMPLEX: dict[str, str] = {
+    **{name: f"math::{name}({{0}}, {{1}})" for name in ("add", "sub", "mul", "div")},
+    **{name: f"math::{name}({{0}})" for name in (
+        "neg", "conj", "square", "reciprocal", "abs", "angle", "exp", "log",
+    )},
+    "eq": "math::equal({0}, {1})", "ne": "!math::equal({0}, {1})", "isnan": "math::is_nan({0})",
+    "where": "({0} ? {1} : {2})",
+}
+"""Operators on complex64 as expressions over kernels/complex.hpp."""
+
+
+def _complex_text(node: Node, args: list[str]) -> str | None:
+    """The expression of a node that has a complex operand or result, where there is one."""
+    if node.op.name == "cast":
+        return _cast(args, node)
+    if node.op.name == "div" and node.attrs["rounding"] != "none":
+        return None
+    form = _COMPLEX.get(node.op.name)
+    return None if form is None else form.format(*args)
+
+
+def _is_complex(node: Node) -> bool:
+    return any(v is not None and v.tensor.dtype.is_complex for v in (*node.operands, *node.results))
+
+
 def unsupported_reason(node: Node) -> str | None:
     """Why a node has no scalar expression; None when it has one."""
     if node.op.name not in RULES:
         return f"{node.op.name} has no scalar form"
+    if _is_complex(node) and node.op.name not in (*_COMPLEX, "cast"):
+        return f"{node.op.name} of complex numbers has no scalar form"
     for value in (*node.operands, *node.results):
-        if value is not None and (value.tensor.dtype.is_complex or value.tensor.dtype.bits < 8):
+        if value is not None and value.tensor.dtype.bits < 8:
             return f"{value.tensor.dtype} has no scalar form"
     return None
 

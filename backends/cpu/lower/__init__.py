@@ -6,6 +6,7 @@ from mcomp.backends.cpu.lower import (
     creation,
     elementwise,
     fused,
+    grouped,
     index,
     norm,
     pool,
@@ -14,10 +15,11 @@ from mcomp.backends.cpu.lower import (
     recurrent,
     reduce,
     shape,
+    signal,
     sort,
 )
 
 __all__ = [
-    "attention", "conv", "creation", "elementwise", "fused", "index", "norm", "pool", "products", "quantize", "recurrent",
-    "reduce", "shape", "sort",
+    "attention", "conv", "creation", "elementwise", "fused", "grouped", "index", "norm", "pool", "products", "quantize",
+    "recurrent", "reduce", "shape", "signal", "sort",
 ]

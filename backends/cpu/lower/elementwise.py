@@ -14,7 +14,7 @@ from mcomp.backends.cpu.loops import Space, collapse
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
 
-HEADERS = ("math.hpp", "types.hpp", "fault.hpp", "lanes.hpp")
+HEADERS = ("math.hpp", "complex.hpp", "types.hpp", "fault.hpp", "lanes.hpp")
 
 
 @lowers(*RULES, target=TARGET)

@@ -70,10 +70,12 @@ def lower_scatter(node: Node, b: Builder) -> Declined | None:
     x, index, src = b.read(node.operand(0)), b.contiguous(node.operand(1)), b.read(node.operand(2))
     if x.rank == 0 or x.dtype.is_complex or (a["reduce"] != "none" and x.dtype is dtypes.bool_):
         return Declined(f"{x.dtype} of rank {x.rank} has no kernel")
-    if a["reduce"] == "mean" or (a["reduce"] != "none" and not a["include_self"]):
-        return Declined(f"{a['reduce']} with include_self={a['include_self']} has no kernel")
+    if a["reduce"] == "mean":
+        return Declined("the mean has no kernel")
     out = b.write(node.result)
     b.copy(x, out)
+    if a["reduce"] != "none" and not a["include_self"]:
+        _scatter_neutral(index, out, a["axis"], a["reduce"], b)
     out_strides, first = b.array("os", out.strides)
     src_strides, second = b.array("ss", src.strides)
     sizes, third = b.array("size", index.shape)
@@ -85,6 +87,25 @@ def lower_scatter(node: Node, b: Builder) -> Declined | None:
     b.call("scatter", text, outs={"out": out}, ins={"index": index, "src": src},
            numbers={**dict((*first, *second, *third)), "n": x.shape[a["axis"]]}, headers=HEADERS)
     return None
+
+
+def _scatter_neutral(index: Access, out: Access, axis: int, reduce: str, b: Builder) -> None:
+    """What is written to starts from the number that changes nothing."""
+    kind, dtype = c_type(out.dtype), out.dtype
+    if dtype.is_float:
+        value: float = {"add": 0.0, "multiply": 1.0, "amax": float("-inf"), "amin": float("inf")}[reduce]
+    else:
+        low = -(2 ** (dtype.bits - 1)) if dtype.kind == "int" else 0
+        value = {"add": 0, "multiply": 1, "amax": low, "amin": low + 2**dtype.bits - 1}[reduce]
+    out_strides, first = b.array("os", out.strides)
+    sizes, second = b.array("size", index.shape)
+    text = (
+        f"const int64_t out_stride[] = {out_strides}, src_stride[{max(1, out.rank)}] = {{}}, sizes[] = {sizes};\n"
+        f"const {kind} neutral = {store(literal(value, dtype), dtype)};\n"
+        f"scatter<Scatter::replace>(w, out, out_stride, n, index, &neutral, src_stride, {out.rank}, sizes, {axis}, fault);"
+    )
+    b.call("scatter_neutral", text, outs={"out": out}, ins={"index": index},
+           numbers={**dict((*first, *second)), "n": out.shape[axis]}, headers=(*HEADERS, "math.hpp"))
 
 
 def _index_args(

@@ -71,8 +71,9 @@ def lower_resize(node: Node, b: Builder) -> Declined | None:
     """Nearest, linear or cubic over one to three axes."""
     modes = {"nearest": "nearest", "nearest-exact": "nearest_exact", "linear": "linear", "cubic": "cubic"}
     a = node.attrs
-    if node.attrs.get("antialias"):
-        return Declined("antialiasing has no kernel")
+    smooth = bool(a["antialias"])
+    if smooth and (node.type.rank != 4 or a["mode"] not in ("linear", "cubic")):
+        return Declined("antialiasing over other than two axes has no kernel")
     dtype = node.type.dtype
     if not dtype.is_float and dtype is not dtypes.u8:
         return Declined(f"{dtype} has no kernel")
@@ -82,16 +83,16 @@ def lower_resize(node: Node, b: Builder) -> Declined | None:
     numbers: dict[str, Size | Real] = {"outer": x.shape[0] if order else dims.mul(x.shape[0], x.shape[1]),
                                        "inner": x.shape[1] if order else 1}
     align = "true" if a["align_corners"] else "false"
-    axes = ["resize_axis(1, 1, false, 0.0)"] * (5 - x.rank)
+    axes = [] if smooth else ["resize_axis(1, 1, false, 0.0)"] * (5 - x.rank)
     scales = a["scales"] or (None,) * (x.rank - 2)
     for i, (size, target, scale) in enumerate(zip(x.shape[2:], out.shape[2:], scales)):
         numbers |= {f"in{i}": size, f"out{i}": target, f"scale{i}": Real(float(scale or 0.0))}
         axes.append(f"resize_axis(in{i}, out{i}, {align}, scale{i})")
     text = (
         f"const ResizeAxis axis[] = {{{', '.join(axes)}}};\n"
-        f"resize(w, x, y, outer, inner, axis, ResizeMode::{modes[a['mode']]});"
+        f"{'resize_antialias' if smooth else 'resize'}(w, x, y, outer, inner, axis, ResizeMode::{modes[a['mode']]});"
     )
-    b.call("resize", text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=("resize.hpp",))
+    b.call("resize", text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=("resize.hpp", "resize_antialias.hpp"))
     return None
 
 

@@ -13,37 +13,14 @@ from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import collapse
 from mcomp.backends.cpu.lower.shape import copy_kernel
+from mcomp.backends.cpu.lower.weight_only import fits, weight_only
+from mcomp.backends.cpu.rows import Rows, rows_of
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
 
 FLOATS = (dtypes.f32, dtypes.f64, dtypes.bf16, dtypes.f16)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A matrix of rows in memory: its access, the number of rows, and the elements from one row to the next."""
-
-    access: Access
-    count: Dim
-    step: Dim
-
-
-def rows_of(value: Value, b: Builder) -> Rows:
-    """A tensor as rows along its last axis, copied when its strides cannot say so."""
-    access = b.read(value)
-    lead = collapse(access.shape[:-1], [access.without((access.rank - 1,))]) if access.rank else None
-    last_ok = access.rank > 0 and (access.strides[-1] == 1 or access.shape[-1] == 1)
-    if lead is None or lead.rank > 1 or not last_ok:
-        access = b.contiguous(value)
-        return Rows(access, dims.product(access.shape[:-1]), access.shape[-1])
-    count = dims.product(access.shape[:-1])
-    step = lead.strides[0][0] if lead.rank else access.shape[-1]
-    if step == 0 or (isinstance(step, int) and step < 0):
-        access = b.contiguous(value)
-        step = access.shape[-1]
-    return Rows(access, count, step)
 
 
 @lowers("linear", target=TARGET)
@@ -68,11 +45,15 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     columns, length = weight.tensor.shape
     given = b.place(x)
     if isinstance(given, EncodedAccess) and dtype is not dtypes.f64:
-        coded = b.place(weight)
-        if isinstance(coded, EncodedAccess) and byte_weight(weight) is None and byte_rows(given) is None:
-            _linear_i8(given, weight, coded, ep, columns, length, b)
+        bytes_ = b.place(weight)
+        if isinstance(bytes_, EncodedAccess) and byte_weight(weight) is None and byte_rows(given) is None:
+            _linear_i8(given, weight, bytes_, ep, columns, length, b)
             return None
     rows = rows_of(x, b)
+    coded = b.place(weight) if b.number(weight) is None else None
+    if isinstance(coded, EncodedAccess) and dtype is not dtypes.f64 and fits(weight, b):
+        weight_only(rows, weight, coded, ep, b)
+        return None
     _gemm("linear", rows, weight, ep, b)
     return None
 

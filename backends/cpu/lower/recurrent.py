@@ -6,7 +6,8 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access, Buffer, whole_buffer
 from mcomp.backends.cpu.builder import TARGET, Builder, computed, pointer
 from mcomp.backends.cpu.kernel import Kernel, Pointer, Work
-from mcomp.backends.cpu.lower.products import Rows, project
+from mcomp.backends.cpu.lower.products import project
+from mcomp.backends.cpu.rows import Rows
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
