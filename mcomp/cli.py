@@ -7,7 +7,9 @@ Exit codes: 0 done; 1 the answer is no (outputs differ, a budget was not met, so
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -54,8 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mcomp: {e}", file=sys.stderr)
         return ERROR
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has nowhere to go
         return OK
+    except OSError as e:
+        print(f"mcomp: {e}", file=sys.stderr)
+        return ERROR
+    except Exception:
+        traceback.print_exc()
+        return ERROR
     except KeyboardInterrupt:
         print("mcomp: interrupted", file=sys.stderr)
         return ERROR

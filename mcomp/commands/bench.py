@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from mcomp.commands.common import emit_json, example_arrays, parse_sizes, print_table, read_arrays
 from mcomp.plan.measure import interleave
+from mcomp.runtime.program import CompiledProgram
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = [given or example_arrays(p.graph, sizes) for p in programs]
     if arguments.kernels:
         return _kernels(arguments, programs[0], inputs[0])
-    timing = interleave([(lambda p=p, i=i: p.run(i, numpy=True)) for p, i in zip(programs, inputs)], budget=arguments.seconds)
+    runners = [(lambda p=p, i=i: p.run(i, numpy=True)) for p, i in zip(programs, inputs)]
+    timing = interleave(runners, budget=arguments.seconds)
     rows = []
     for index, file in enumerate(arguments.file):
         seconds = sorted(timing.seconds[index])
@@ -47,18 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _kernels(arguments: argparse.Namespace, program: object, inputs: list[object]) -> int:
+def _kernels(arguments: argparse.Namespace, program: CompiledProgram, inputs: Sequence[Any]) -> int:
     from mcomp.plan.peak import peak_fraction
     from mcomp.plan.profile import kernel_predictor
-    from mcomp.runtime.program import CompiledProgram
 
-    assert isinstance(program, CompiledProgram)
     symbols = program.symbols(inputs)
     kernels = program.executable.kernels(symbols)
     times = program.executable.profile(inputs, symbols, repeats=30)
     predict = kernel_predictor(threads=arguments.threads)
     share = peak_fraction(threads=arguments.threads)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kernel, time in zip(kernels, times):
         fraction, bound = share(kernel, time)
         rows.append({

@@ -14,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="a .mir or .mcomp file, or a reproducer's folder")
     parser.add_argument("--pipeline", required=True, help='passes, such as "fold,cse,dce"')
     parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="relative L2 error of the outputs that counts as broken")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="relative L2 error that counts as broken")
     parser.add_argument("--check", metavar="FILE:FUNCTION", help="your own check: function(graph) -> bool")
     parser.add_argument("--input", action="append", default=[], metavar="NPY")
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
@@ -33,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
     inputs = [torch.from_numpy(a) for a in arrays]
     calibration = Calibration([inputs], given=bool(arguments.input))
-    check = find_reference(arguments.check) if arguments.check else _same_numbers(graph, calibration, inputs, arguments.tolerance)
+    if arguments.check:
+        check = find_reference(arguments.check)
+    else:
+        check = _same_numbers(graph, calibration, inputs, arguments.tolerance)
     culprit = bisect(graph, arguments.pipeline, check, lambda: Context(calibration=calibration))
     if arguments.json:
         found = None if culprit is None else {"pass": culprit.index, "text": culprit.text, "rewrite": culprit.rewrite,

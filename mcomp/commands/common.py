@@ -5,28 +5,29 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcomp.errors import ArtifactError, CallError, McompError
+from mcomp.errors import ArtifactError, CallError, McompError, ParseError
 from mcomp.ir.graph import Graph
 from mcomp.ir.parser import parse_graph
 from mcomp.ir.store import WeightStore
 
 
 def open_graph(path: str, weights: str | None = None) -> Graph:
-    """The graph of a `.mcomp` file, or of IR text with its weights beside it (`weights.safetensors`) or made up
-    (`@w#seed=1`)."""
+    """The graph of a `.mcomp` file, or of IR text whose weights are in the file `weights`, beside it
+    (`weights.safetensors`), or made up (`@w#seed=1`). Raises ArtifactError and ParseError."""
     if path == "-":
         return parse_graph(sys.stdin.read(), generate=True)
     place = Path(path)
-    if place.is_dir() and (place / "graph.mir").exists():
-        place, weights = place / "graph.mir", weights or str(place / "weights.safetensors")
+    if place.is_dir():
+        place = place / "graph.mir"
     if place.suffix == ".mcomp":
         from mcomp.runtime.artifact import ArtifactReader
 
@@ -34,13 +35,27 @@ def open_graph(path: str, weights: str | None = None) -> Graph:
     try:
         text = place.read_text()
     except (OSError, UnicodeDecodeError) as e:
-        raise ArtifactError(f"{path} cannot be read: {e}", code="MC0704") from e
+        raise ArtifactError(f"{path} cannot be read: {e}", code="MC0704",
+                            help="give a .mcomp file, a .mir file, or a folder with graph.mir") from e
     store = WeightStore()
-    if weights is not None and Path(weights).exists():
+    beside = place.with_name("weights.safetensors")
+    if weights is not None or beside.exists():
         from mcomp.manager.instruments.reproducer import read_weights
 
-        read_weights(Path(weights), store)
-    return parse_graph(text, store, generate=True)
+        read_weights(Path(weights) if weights is not None else beside, store)
+    try:
+        return parse_graph(text, store, generate=True)
+    except ParseError as e:
+        if "weight with digest" not in e.message:
+            raise
+        raise ParseError(
+            e.message, code=e.code, where=path, ir=e.ir,
+            help="give the file that holds the weights with --weights, or put it beside the graph as weights.safetensors; "
+            "in the text, @name#seed=1 makes weights up",
+        ) from e
+
+
+_REFERENCE_HELP = "write package.module:function or file.py:function"
 
 
 @dataclass
@@ -52,7 +67,6 @@ class Source:
     kwargs: dict[str, Any] | None = None
     calibration: Iterable[Any] | None = None
     evaluate: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def find_reference(reference: str) -> Any:
@@ -62,23 +76,24 @@ def find_reference(reference: str) -> Any:
     """
     module_name, _, function_name = reference.rpartition(":")
     if not module_name:
-        raise McompError(f"{reference} names no function", code="MC0801", help="write package.module:function or file.py:function")
+        raise McompError(f"{reference} names no function", code="MC0801", help=_REFERENCE_HELP)
     if module_name.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
         if spec is None or spec.loader is None or not Path(module_name).exists():
-            raise McompError(f"there is no file {module_name}", code="MC0801")
+            raise McompError(f"there is no file {module_name}", code="MC0801", help=_REFERENCE_HELP)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
+        sys.path.insert(0, str(Path(module_name).resolve().parent))
         spec.loader.exec_module(module)
     else:
         sys.path.insert(0, "")
         try:
             module = importlib.import_module(module_name)
         except ImportError as e:
-            raise McompError(f"{module_name} cannot be imported: {e}", code="MC0801") from e
+            raise McompError(f"{module_name} cannot be imported: {e}", code="MC0801", help=_REFERENCE_HELP) from e
     function = getattr(module, function_name, None)
     if function is None:
-        raise McompError(f"{module_name} has no {function_name}", code="MC0801")
+        raise McompError(f"{module_name} has no {function_name}", code="MC0801", help=_REFERENCE_HELP)
     return function
 
 
@@ -89,7 +104,14 @@ def open_source(reference: str) -> Source:
     if callable(found) and not hasattr(found, "forward"):
         found = found()
     if isinstance(found, dict):
-        return Source(**{k: v for k, v in found.items() if k in Source.__dataclass_fields__})
+        unknown = sorted(found.keys() - Source.__dataclass_fields__.keys())
+        if unknown or "model" not in found:
+            fault = f"with {unknown[0]!r}" if unknown else "without 'model'"
+            raise McompError(
+                f"{reference} returned a dict {fault}", code="MC0803",
+                help=f"its keys are {', '.join(Source.__dataclass_fields__)}",
+            )
+        return Source(**found)
     if isinstance(found, tuple) and len(found) == 2:
         return Source(found[0], found[1])
     return Source(found)
@@ -112,6 +134,10 @@ def example_arrays(graph: Graph, sizes: dict[str, int], seed: int = 0) -> list[n
     from `sizes`, else 1 or their lower bound."""
     from mcomp.ir import dims
 
+    unknown = sorted(sizes.keys() - graph.symbols.keys())
+    if unknown:
+        raise CallError(f"the graph has no symbol {unknown[0]}",
+                        help=f"its symbols are {', '.join(graph.symbols)}" if graph.symbols else "its sizes are all fixed")
     rng = np.random.default_rng(seed)
     symbols = {s: max(1, b.low) for s, b in graph.symbols.items()} | sizes
     arrays = []
@@ -129,6 +155,20 @@ def example_arrays(graph: Graph, sizes: dict[str, int], seed: int = 0) -> list[n
         else:
             arrays.append(np.ones(shape, bool))
     return arrays
+
+
+def writable(path: str) -> None:
+    """Raise ArtifactError when a file cannot be written to `path`: better before long work than after it."""
+    place = Path(path)
+    reason = ""
+    if place.is_dir():
+        reason = "it is a folder"
+    elif not place.parent.is_dir():
+        reason = f"there is no folder {place.parent}"
+    elif not os.access(place.parent, os.W_OK):
+        reason = f"the folder {place.parent} is not writable"
+    if reason:
+        raise ArtifactError(f"{path} cannot be written: {reason}", code="MC0702", help="choose another place with --output")
 
 
 def parse_sizes(items: Sequence[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("first", help="a .mcomp or .mir file: the reference")
     parser.add_argument("second", help="another version of it, or another stage")
+    parser.add_argument("--weights", help="safetensors file with the weights of .mir files")
     parser.add_argument("--input", action="append", default=[], metavar="NPY")
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="relative L2 error from which a layer diverges")
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from mcomp.runtime.compare import compare_graphs
 
-    first, second = open_graph(arguments.first), open_graph(arguments.second)
+    first, second = (open_graph(f, arguments.weights) for f in (arguments.first, arguments.second))
     arrays = read_arrays(arguments.input) or example_arrays(first, parse_sizes(arguments.size))
     rows = compare_graphs(first, second, [torch.from_numpy(a) for a in arrays], every=arguments.all)
     diverging = next((r for r in rows if not r.error <= arguments.tolerance), None)
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     print_table(f"{arguments.second} against {arguments.first}", [
         ("layer", "l"), ("value", "l"), ("relative error", "r"), ("signal to noise", "r"), ("", "l"),
     ], [
-        (r.layer or "-", f"%{r.value}", f"{r.error:.3e}", _decibel(r.snr_db), "<- first to diverge" if r is diverging else "")
+        (r.layer or "(model)", f"%{r.value}", f"{r.error:.3e}", _decibel(r.snr_db),
+         "<- first to diverge" if r is diverging else "")
         for r in rows
     ])
     if diverging is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mcomp.commands.common import writable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
@@ -16,4 +18,6 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.demo import digits, minilm
 
     chosen = {"digits": digits, "minilm": minilm}[arguments.model]
-    return chosen.main(arguments.output or f"{arguments.model}.mcomp")
+    output = arguments.output or f"{arguments.model}.mcomp"
+    writable(output)
+    return chosen.main(output)

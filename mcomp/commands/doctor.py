@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Report on this machine. 1 when the CPU backend cannot generate code here."""
     from mcomp.backend import backends
     from mcomp.plan.profile import device_profile
+    from mcomp.report.render import quantity
 
     facts: dict[str, Any] = {
         "mcomp": metadata.version("mcomp") if _installed("mcomp") else "not installed as a package",
@@ -40,8 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     profile = device_profile(refresh=arguments.refresh)
     facts["device"] = f"{profile.device}, {profile.threads} threads"
     for kind, rate in profile.rates:
-        facts[f"peak {kind}"] = f"{rate / 1e9:.0f} G operations/s"
-    facts["bandwidth"] = ", ".join(f"{size / 2**20:g} MiB: {rate / 1e9:.0f} GB/s" for size, rate in profile.bandwidth)
+        facts[f"peak {kind}"] = quantity(rate, "operations/s")
+    facts["bandwidth"] = ", ".join(
+        f"{quantity(size, 'B', 1024)} {quantity(rate, 'B/s')}" for size, rate in profile.bandwidth
+    )
     facts["cost of a kernel"] = f"{profile.overhead_us:.2f} us"
     if len(copies) > 1:
         facts["warning"] = "several OpenMP runtimes are loaded; their threads may compete"

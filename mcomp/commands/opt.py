@@ -53,9 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
         watching.append(tools.NumericCheck(context.calibration.inputs(graph, inputs) if context.calibration else inputs))
     if arguments.dump:
         watching.append(tools.Dump(arguments.dump, arguments.dump_when))
-    if arguments.reproducer:
-        watching.append(tools.Reproducer(arguments.reproducer))
-    PassManager(pipeline, watching).run(graph, context)
+    reproducer = tools.Reproducer(arguments.reproducer) if arguments.reproducer else None
+    if reproducer is not None:
+        watching.append(reproducer)
+    try:
+        PassManager(pipeline, watching).run(graph, context)
+    finally:
+        if reproducer is not None and reproducer.written:
+            print(f"a reproducer was written to {reproducer.folder}", file=sys.stderr)
     text = graph_text(graph) + "\n"
     if arguments.output:
         Path(arguments.output).write_text(text)

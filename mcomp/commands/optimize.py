@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from mcomp.commands.common import emit_json, open_source
+from mcomp.commands.common import emit_json, open_source, writable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    parser.add_argument("source", help="package.module:function or file.py:function; it returns a module, (module, args), or a "
+    parser.add_argument("source", help="package.module:function or file.py:function; it returns (module, args), or a "
                         "dict with model, args, kwargs, calibration, evaluate")
     parser.add_argument("-o", "--output", required=True, help="where to save the .mcomp file")
     parser.add_argument("--pipeline", help='passes to run, such as "quantize{bits=8}"')
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     import mcomp
     from mcomp.errors import CaptureError
 
+    writable(arguments.output)
     source = open_source(arguments.source)
     if source.args is None and source.kwargs is None:
         raise CaptureError(f"{arguments.source} gives no example arguments", code="MC0304",
@@ -40,12 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
         objective=arguments.objective, target=arguments.target, exclude=arguments.exclude, threads=arguments.threads,
         time_limit=arguments.time_limit,
     )
+    fast.save(arguments.output, code=not arguments.no_code)
     report = fast.report()
     if arguments.json:
         emit_json(report.to_json())
     else:
         report.print()
-    fast.save(arguments.output, code=not arguments.no_code)
+        print(f"saved as {arguments.output}")
     if arguments.dump:
         fast.dump(arguments.dump)
     return 1 if report.within_budget is False else 0

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 
 from mcomp.commands.common import emit_json, print_table
+from mcomp.manager.passes import Pass, PassEffect
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.name:
         cls = pass_named(arguments.name)
-        print(f"{cls.name} ({cls.effect.value})\n\n{inspect.getdoc(cls) or ''}")
+        print(f"{cls.name} ({_effect(cls)})\n\n{inspect.getdoc(cls) or ''}")
         return 0
     rows = []
     for name, cls in sorted(registered_passes().items()):
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         ]
         summary = (inspect.getdoc(cls) or "").split("\n")[0]
-        rows.append({"name": name, "effect": cls.effect.value, "options": options, "summary": summary, "from": cls.__module__})
+        rows.append({"name": name, "effect": _effect(cls), "options": options, "summary": summary, "from": cls.__module__})
     if arguments.json:
         emit_json(rows)
         return 0
@@ -38,3 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         (str(r["name"]), str(r["effect"]), str(r["summary"]), ", ".join(r["options"])) for r in rows
     ])
     return 0
+
+
+def _effect(cls: type[Pass]) -> str:
+    """The effect class; of a pass whose options decide it, the one that it has without options."""
+    effect = cls.effect
+    return effect.value if isinstance(effect, PassEffect) else f"{cls().effect.value} by default"

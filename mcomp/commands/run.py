@@ -6,7 +6,7 @@ import argparse
 
 import numpy as np
 
-from mcomp.commands.common import emit_json, example_arrays, parse_sizes, read_arrays
+from mcomp.commands.common import emit_json, example_arrays, parse_sizes, read_arrays, writable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run on arrays (made-up ones without --input) and write or describe the flat results."""
     import mcomp
 
+    if arguments.output:
+        writable(arguments.output)
     model = mcomp.load(arguments.file, trust_code=arguments.trust_code, threads=arguments.threads)
     program = model.only_program("run")
     inputs = read_arrays(arguments.input) or example_arrays(program.graph, parse_sizes(arguments.size))

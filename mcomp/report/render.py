@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mcomp.report.report import Report, Row
 
 WIDTH = 150
+LEGEND = (
+    "For one call on the example arguments. was: the captured model; of times, the lossless version. predicted: from this "
+    "machine's peak rates.\n"
+)
 
 
 def quantity(value: float | None, unit: str = "", base: int = 1000) -> str:
@@ -61,12 +65,12 @@ def renderables(report: Report) -> Iterable[RenderableType]:
     yield _head(report)
     if report.rows:
         yield _layers(report.rows)
+        yield LEGEND
     if report.stages:
         yield _stages(report)
     if report.evaluations:
         yield _evaluations(report)
-    for text in _words(report):
-        yield text
+    yield from _words(report)
 
 
 def _table(title: str, *columns: tuple[str, str]) -> Table:
@@ -97,7 +101,7 @@ def _layers(rows: list[Row]) -> Table:
     )
     for r in rows:
         table.add_row(
-            r.layer or "-", r.ops, r.done if r.native else f"{r.done} (torch)", r.why,
+            r.layer or "(model)", r.ops, r.done if r.native else f"{r.done} (torch)", r.why,
             quantity(r.weight_bytes, "B"), quantity(r.weight_bytes_before, "B"),
             quantity(r.flops), quantity(r.flops_before), microseconds(r.predicted_us), microseconds(r.measured_us),
             microseconds(r.measured_before_us),
@@ -148,7 +152,7 @@ def _words(report: Report) -> Iterable[str]:
     for remark in report.remarks:
         if remark["kind"] in ("missed", "warning"):
             remedy = f" ({remark['remedy']})" if remark.get("remedy") else ""
-            yield f"{remark['kind']}: {remark['rule']}: {remark['layer'] or '-'}: {remark['reason']}{remedy}"
+            yield f"{remark['kind']}: {remark['rule']}: {remark['layer'] or '(model)'}: {remark['reason']}{remedy}"
     yield from report.notes
     if report.seconds:
         spent = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items() if v >= 0.05)

@@ -136,7 +136,8 @@ def calibration_from(
         try:
             structure.collect(arguments, signature.bind(args, kwargs), leaves)
             tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.from_numpy(leaf) for leaf in leaves]
-            bind_symbols(graph, [tuple(t.shape) for t in tensors], [dtypes.from_torch(t.dtype) for t in tensors], names=names)
+            element_types = [dtypes.from_torch(t.dtype) for t in tensors]
+            bind_symbols(graph, [tuple(t.shape) for t in tensors], element_types, names=names)
         except CallError as e:
             raise _misfit(index, e) from e
         batches.append([t.detach() for t in tensors])

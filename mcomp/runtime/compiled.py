@@ -129,28 +129,12 @@ class CompiledModel:
         """The versions that were measured and are not beaten on quality, latency and bytes at once."""
         return self.built.frontier
 
-    def dump(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read."""
-        import json
+    def dump(self, folder: str | os.PathLike[str], *, weights: bool = True) -> list[Path]:
+        """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read; with `weights`
+        also those of the graphs, so that `mcomp opt`, `compare` and `bisect` can run them. Raises ArtifactError."""
+        from mcomp.runtime.dump import dump
 
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-
-        def put(name: str, text: str) -> None:
-            if text:
-                (place / name).write_text(text)
-                written.append(place / name)
-
-        for path, program in self.built.programs().items():
-            stem = path or "model"
-            put(f"{stem}.mir", str(program.graph) + "\n")
-            lowered = getattr(program.executable, "graph", program.graph)
-            put(f"{stem}.lowered.mir", str(lowered) + "\n")
-            put(f"{stem}.cpp", program.executable.source())
-        put("report.txt", str(self.report()) + "\n")
-        put("report.json", json.dumps(self.report().to_json(), indent=1) + "\n")
-        return written
+        return dump(self, Path(folder), weights=weights)
 
     def save(self, path: str | os.PathLike[str], *, code: bool = True) -> Path:
         """Write a `.mcomp` file, whole or not at all; see `mcomp.runtime.artifact.save`."""

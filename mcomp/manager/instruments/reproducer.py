@@ -6,8 +6,10 @@ import json
 import traceback
 from pathlib import Path
 
+from mcomp.errors import ArtifactError, McompError
 from mcomp.ir.graph import Graph
 from mcomp.ir.printer import graph_text
+from mcomp.ir.store import WeightStore
 from mcomp.manager.context import Context
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass
@@ -44,34 +46,36 @@ class Reproducer(Instrument):
         self.written = True
 
 
-def write_weights(path: Path, graph: Graph) -> None:
-    """The weights of a graph as a safetensors file with tensors `<digest>/<part>` and types in the metadata."""
+def write_weights(path: Path, *graphs: Graph) -> None:
+    """The weights of graphs as a safetensors file with tensors `<digest>/<part>` and types in the metadata."""
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
     types: dict[str, str] = {}
-    for digest in used_weights(graph):
+    for graph, digest in [(g, d) for g in graphs for d in used_weights(g)]:
         weight = graph.store.get(digest)
         types[digest] = str(weight.type)
         tensors |= {f"{digest}/{name}": np.ascontiguousarray(array) for name, array in weight.parts.items()}
     save_file(tensors, path, {"types": json.dumps(types)})
 
 
-def read_weights(path: Path, graph_store: object) -> None:
-    """Add the weights of a file that `write_weights` wrote to a store."""
-    from safetensors import safe_open
+def read_weights(path: Path, store: WeightStore) -> None:
+    """Add the weights of a file that `write_weights` wrote to a store. Raises ArtifactError for any other file."""
+    from safetensors import SafetensorError, safe_open
 
     from mcomp.ir.parser import parse_type
-    from mcomp.ir.store import WeightStore
     from mcomp.ir.types import TensorType
 
-    assert isinstance(graph_store, WeightStore)
-    with safe_open(path, framework="np") as opened:
-        for _digest, text in json.loads(opened.metadata()["types"]).items():
-            type = parse_type(text)
-            assert isinstance(type, TensorType)
-            parts = {
-                name: opened.get_tensor(f"{_digest}/{name}") for name in type.encoding.buffers(type)
-            }
-            graph_store.add(type, parts)
+    try:
+        with safe_open(path, framework="np") as opened:
+            for digest, text in json.loads(opened.metadata()["types"]).items():
+                type = parse_type(text)
+                if not isinstance(type, TensorType):
+                    raise ValueError(f"{text} is no tensor's type")
+                store.add(type, {n: opened.get_tensor(f"{digest}/{n}") for n in type.encoding.buffers(type)})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, McompError) as e:
+        raise ArtifactError(
+            f"{path} cannot be read as weights: {e}", code="MC0704",
+            help="a reproducer or CompiledModel.dump writes such a file",
+        ) from e
