@@ -44,7 +44,7 @@ def _gpt2(**options: Any) -> dict[str, Any]:
     } | options
 
 
-def _dynamic_cache(layers: int, heads: int, width: int, past: int = 5) -> Callable[[int], Inputs]:
+def filled_cache(layers: int, heads: int, width: int, past: int = 5) -> Callable[[int], Inputs]:
     """One new token with a filled DynamicCache of `past` positions."""
 
     def make(batch: int) -> Inputs:
@@ -92,7 +92,7 @@ EXPERTS = GROUPED | {"num_experts": 4, "num_local_experts": 4, "num_experts_per_
 
 ENTRIES: list[Entry] = [
     _decoder("gpt2", "GPT2LMHeadModel", _gpt2()),
-    _decoder("gpt2-cache", "GPT2LMHeadModel", _gpt2(), inputs=_dynamic_cache(2, 4, 8)),
+    _decoder("gpt2-cache", "GPT2LMHeadModel", _gpt2(), inputs=filled_cache(2, 4, 8)),
     _decoder("gpt2-fills-cache", "GPT2LMHeadModel", _gpt2(), inputs=tokens(use_cache=True)),
     _decoder(
         "gpt-neo",
@@ -117,7 +117,7 @@ ENTRIES: list[Entry] = [
         {"vocab_size": VOCABULARY, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
     ),
     _decoder("llama", "LlamaForCausalLM", inputs=LEFT),
-    _decoder("llama-cache", "LlamaForCausalLM", ROPE_SMALL, inputs=_dynamic_cache(2, 2, 8)),
+    _decoder("llama-cache", "LlamaForCausalLM", ROPE_SMALL, inputs=filled_cache(2, 2, 8)),
     _decoder("llama-static-cache", "LlamaForCausalLM", ROPE_SMALL, inputs=_static_cache(16, **ROPE_SMALL)),
     _decoder("mistral-window", "MistralForCausalLM", sliding_window=5),
     _decoder("ministral", "MinistralForCausalLM", ROPE_SMALL, sliding_window=5),

@@ -34,6 +34,7 @@ FAMILIES = (
     "creation", "elementwise", "shape", "reduction", "linear", "einsum", "convolution", "attention", "norm", "pool",
     "index", "sorting", "recurrent", "control",
 )
+STATE_CHANGES = ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 
@@ -120,7 +121,7 @@ def _inputs(exported: Exported, builder: Builder, input_names: Sequence[str]) ->
         builder.env[node] = graph.add_input(name, builder.type_of(node))
     mutated = {
         spec.target for spec in program.graph_signature.output_specs
-        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+        if spec.kind.name in STATE_CHANGES
     }
     for spec in program.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
@@ -162,7 +163,7 @@ def _outputs(exported: Exported, builder: Builder, results: Sequence[Any]) -> No
         value = result if isinstance(result, Value) else scalars.tensor(builder, result)
         if spec.kind == OutputKind.USER_OUTPUT:
             first.append((value, OutputSpec()))
-        elif spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+        elif spec.kind.name in STATE_CHANGES:
             last.append((value, OutputSpec("state", str(spec.target).removeprefix(PREFIX))))
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
             last.append((value, OutputSpec("mutated", users[str(spec.target)].name)))

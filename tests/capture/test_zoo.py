@@ -7,7 +7,8 @@ import importlib.util
 import pytest
 
 from benchmarks import zoo
-from benchmarks.zoo_check import check, table
+from benchmarks.zoo_check import Interpreted, check, compare, table
+from mcomp.capture import capture
 
 MODELS = [
     "bert-classifier", "deberta-v2", "gpt2-cache", "llama-static-cache", "mistral-window", "mixtral", "mamba", "t5",
@@ -32,3 +33,15 @@ def test_the_zoo_has_the_required_breadth() -> None:
     assert {"text-encoder", "decoder", "state-space", "encoder-decoder", "vision", "audio", "time-series"} <= families
     with pytest.raises(KeyError, match="no model"):
         zoo.find("nothing")
+
+
+def test_a_cache_of_symbolic_length() -> None:
+    pytest.importorskip("transformers")
+    from benchmarks.zoo_models.decoders import filled_cache
+
+    model = zoo.find("gpt2-cache").build()
+    args, kwargs = filled_cache(2, 4, 8, past=5)(2)
+    found = capture(model, args, kwargs, dynamic={"past_key_values": {2: "P"}, "attention_mask": {1: "T"}})
+    assert found.program is not None and kwargs["past_key_values"].get_seq_length() == 5
+    for batch, past in ((3, 9), (1, 1)):
+        assert compare(model, Interpreted(found.program), *filled_cache(2, 4, 8, past)(batch)) <= 1e-5
