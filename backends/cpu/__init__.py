@@ -1,5 +1,6 @@
-"""The CPU backend: generated C++."""
+"""The CPU backend: generated C++. Importing it registers the backend and its lowerings."""
 
+from mcomp.backends.cpu import lower
 from mcomp.backends.cpu.backend import BACKEND, CpuBackend
 
-__all__ = ["BACKEND", "CpuBackend"]
+__all__ = ["BACKEND", "CpuBackend", "lower"]
