@@ -12,7 +12,7 @@ from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager import PassEffect
-from mcomp.rewrite import Match, Miss, Pattern, const, either, maybe, number, op, rule, var
+from mcomp.rewrite import NO, Match, Miss, Pattern, const, either, maybe, number, op, rule, var
 from mcomp.rewrite.facts import number_of
 
 _ROUNDING = PassEffect.ROUNDING
@@ -177,7 +177,7 @@ def _known(value: Value) -> Array:
 
 def _check_norm(match: Match) -> Miss | None:
     layer = match.node("layer")
-    if channel_axis(layer) != 1:
+    if channel_axis(layer) != 1 and "view" not in match.bindings:
         return Miss(f"batch norm works on axis 1, the outputs of {layer.op.name} are on axis {channel_axis(layer)}")
     for value in match.root.operands[1:]:
         if value is not None and (not value.is_const or value.tensor.encoding != DENSE):
@@ -196,6 +196,22 @@ def fold_batch_norm(match: Match, editor: Editor) -> Value:
     layer = match.node("layer")
     scale, shift = _norm_terms(match)
     return _put(match, editor, scaled_weight(layer, scale), bias_of(layer) * scale + shift)
+
+
+def _check_flat_norm(match: Match) -> Miss | None:
+    layer, view = match.node("layer"), match.node("view")
+    flat = layer.op.name == "linear" and view.type.rank == 2 and view.type.shape[1] == layer.type.shape[-1]
+    return _check_norm(match) if flat and _used_once(view) else NO
+
+
+@rule("fold_flat_batch_norm", op("batch_norm", op("reshape", _layer(var("x")), bind="view"), rest=True),
+      check=_check_flat_norm, effect=_ROUNDING)
+def fold_flat_batch_norm(match: Match, editor: Editor) -> Value:
+    """batch_norm(reshape(linear(x))) -> reshape(linear(x)), where rows were flattened for the norm."""
+    layer = match.node("layer")
+    scale, shift = _norm_terms(match)
+    made = _put(match, editor, scaled_weight(layer, scale), bias_of(layer) * scale + shift)
+    return match.add(editor, "reshape", [made], {"shape": match.root.type.shape})
 
 
 def _factor(match: Match) -> Array | None:
@@ -303,6 +319,6 @@ def fold_input_scale(match: Match, editor: Editor) -> Value:
     return match.add(editor, layer.op.name, [match["x"], made, match.get("bias")], layer.attrs)
 
 
-AFFINE_RULES = (fold_batch_norm, fold_scale, fold_shift, fold_input_scale)
+AFFINE_RULES = (fold_batch_norm, fold_flat_batch_norm, fold_scale, fold_shift, fold_input_scale)
 
 

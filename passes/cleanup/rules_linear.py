@@ -1,4 +1,4 @@
-"""Matrix products with constants back into `linear`."""
+"""Matrix products with constants back into `linear`; padding into `conv`."""
 
 from __future__ import annotations
 
@@ -77,4 +77,24 @@ def linear_unflattened(match: Match, editor: Editor) -> Value:
     return match.add(editor, "linear", [match["x"], match["weight"], match.get("bias")])
 
 
-LINEAR_RULES: tuple[Rule, ...] = (linear_transposed, linear_constant, linear_bias, linear_unflattened)
+def _check_padding(match: Match) -> Miss | None:
+    pad = match.node("pad").attrs
+    edges = [*pad["low"], *pad["high"]]
+    plain = pad["mode"] == "constant" and pad["value"] == 0 and all(isinstance(d, int) for d in edges)
+    spatial = all(pad[side][axis] == 0 for side in ("low", "high") for axis in (0, 1))
+    return None if plain and spatial else NO
+
+
+@rule("conv_padding", op("conv", op("pad", x, bind="pad"), var("weight"), maybe("bias")), check=_check_padding,
+      effect=_ROUNDING)
+def conv_padding(match: Match, editor: Editor) -> Value:
+    """conv(pad(x)) -> conv(x) with more padding, for zeros around the spatial axes."""
+    pad, attrs = match.node("pad").attrs, dict(match.root.attrs)
+    attrs["padding"] = tuple(
+        (low + more_low, high + more_high)
+        for (low, high), more_low, more_high in zip(attrs["padding"], pad["low"][2:], pad["high"][2:])
+    )
+    return match.add(editor, "conv", [match["x"], match["weight"], match.get("bias")], attrs)
+
+
+LINEAR_RULES: tuple[Rule, ...] = (conv_padding, linear_transposed, linear_constant, linear_bias, linear_unflattened)

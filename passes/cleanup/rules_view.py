@@ -1,4 +1,4 @@
-"""Views, joins and splits that undo or repeat each other. Exact: elements only move."""
+"""Views, joins and splits that undo or repeat each other: elements only move. Pointwise operators across views."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
+from mcomp.manager import PassEffect
 from mcomp.passes.cleanup.rules_identity import keeps_type
 from mcomp.rewrite import NO, Match, Miss, Rule, op, rule, var
 from mcomp.rewrite.facts import ramp
@@ -203,8 +204,8 @@ def split_of_cat(match: Match, editor: Editor) -> Sequence[Value]:
 
 
 _BROADCASTING = (
-    "add|sub|mul|div|pow|maximum|minimum|fmax|fmin|remainder|fmod|atan2|eq|ne|lt|le|gt|ge|logical_and|logical_or|"
-    "logical_xor|bitwise_and|bitwise_or|bitwise_xor|where|clamp|lerp"
+    "add|sub|mul|div|maximum|minimum|fmax|fmin|remainder|fmod|eq|ne|lt|le|gt|ge|logical_and|logical_or|logical_xor|"
+    "bitwise_and|bitwise_or|bitwise_xor|where|clamp"
 )
 
 
@@ -240,17 +241,52 @@ def broadcast_expand(match: Match, editor: Editor) -> None:
     editor.set_loc(match.root, match.loc("broadcast_expand"))
 
 
-_UNARY = (
-    "cast|neg|abs|exp|log|sqrt|rsqrt|reciprocal|square|sin|cos|tanh|sigmoid|relu|gelu|silu|logical_not|bitwise_not|"
-    "floor|ceil|round|trunc|sign"
+_PLAIN = "cast|neg|abs|relu|relu6|hardtanh|logical_not|bitwise_not|floor|ceil|trunc|sign|square|sqrt"
+"""Operators of one operand whose result does not depend on how an element lies in memory."""
+_VECTORIZED = (
+    "exp|log|rsqrt|reciprocal|sin|cos|tanh|sigmoid|gelu|silu|erf|mish|softplus|elu|leaky_relu|hardswish|hardsigmoid"
 )
+"""Operators that vector code and scalar code may round differently."""
 
 
-@rule("sink_expand", op(_UNARY, op("expand", x)))
-def sink_expand(match: Match, editor: Editor) -> Value:
+def _sink_expand(match: Match, editor: Editor) -> Value:
     """f(expand(x)) -> expand(f(x)) for f of one operand: fewer elements to compute."""
     small = match.add(editor, match.root.op.name, [match["x"]], match.root.attrs)
     return match.add(editor, "expand", [small], {"shape": match.root.type.shape})
+
+
+_HOISTING = frozenset({"reshape", "permute", "squeeze", "unsqueeze"})
+_PRODUCERS = frozenset({"linear", "matmul", "conv", "conv_transpose", "batch_norm"})
+
+
+def _leads_to_layer(value: Value) -> bool:
+    """Whether a value is a layer's result, seen through views that nobody else needs."""
+    while len(value.uses) == 1 and value.producer is not None:
+        if value.producer.op.name in _PRODUCERS:
+            return True
+        if value.producer.op.name not in _HOISTING:
+            return False
+        value = value.producer.operand(0)
+    return False
+
+
+def _check_hoist(match: Match) -> Miss | None:
+    return None if _leads_to_layer(match.root.operand(0)) else NO
+
+
+def _hoist(match: Match, editor: Editor) -> Value:
+    """f(view(layer(y))) -> view(f(layer(y))) for f of one operand: the layer's kernel can compute f."""
+    view = match.nodes[1]
+    inner = match.add(editor, match.root.op.name, [match["x"]], match.root.attrs)
+    return match.add(editor, view.op.name, [inner], view.attrs)
+
+
+def _moves_of(names: str, effect: PassEffect) -> tuple[Rule, ...]:
+    views = op("|".join(sorted(_HOISTING)), x)
+    return (
+        Rule("sink_expand", op(names, op("expand", x)), _sink_expand, None, effect),
+        Rule("hoist_pointwise", op(names, views), _hoist, _check_hoist, effect),
+    )
 
 
 def _check_ramps(match: Match) -> Miss | None:
@@ -279,5 +315,7 @@ def index_everything(match: Match, editor: Editor) -> Value:
 VIEW_RULES: tuple[Rule, ...] = (
     same_view, drop_contiguous, merge_reshapes, merge_permutes, permute_nothing, merge_expands, merge_slices, cat_one,
     flatten_cat, rejoin_split, slice_of_cat, split_one, split_of_cat, broadcast_expand,
-    sink_expand, index_everything,
+    index_everything, *_moves_of(_PLAIN, PassEffect.EXACT),
 )
+
+MOVED_POINTWISE_RULES: tuple[Rule, ...] = _moves_of(_VECTORIZED, PassEffect.ROUNDING)

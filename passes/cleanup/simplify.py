@@ -13,11 +13,11 @@ from mcomp.passes.cleanup.rules_identity import IDENTITY_RULES
 from mcomp.passes.cleanup.rules_linear import LINEAR_RULES
 from mcomp.passes.cleanup.rules_norm import NORM_RULES
 from mcomp.passes.cleanup.rules_rope import ROPE_RULES
-from mcomp.passes.cleanup.rules_view import VIEW_RULES
+from mcomp.passes.cleanup.rules_view import MOVED_POINTWISE_RULES, VIEW_RULES
 from mcomp.rewrite import Outcome, apply_rules
 
 EXACT_RULES = (*IDENTITY_RULES, *VIEW_RULES, *ROPE_RULES)
-ROUNDING_RULES = (*LINEAR_RULES, *ACTIVATION_RULES, *NORM_RULES, *ATTENTION_RULES)
+ROUNDING_RULES = (*MOVED_POINTWISE_RULES, *LINEAR_RULES, *ACTIVATION_RULES, *NORM_RULES, *ATTENTION_RULES)
 
 
 @register_pass
