@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mcomp.errors import BackendError
-from mcomp.ir import Graph, graph_text, parse_graph, verify
+from mcomp.ir import Graph, Node, graph_text, parse_graph, verify
 from mcomp.manager import Context, PassManager
 from mcomp.manager.defaults import CLEANUP
 from mcomp.ops.evaluate import run_graph
-from tests.numbers import compare
+from tests.numbers import compare, random_inputs
 from tests.strategies import graphs, inputs_for
 
 EXACT = (
@@ -53,6 +53,21 @@ def _check(graph: Graph, after: Graph, effect: str) -> None:
 @given(graph=graphs())
 def test_exact_passes_keep_every_bit(pipeline: str, graph: Graph) -> None:
     _check(graph, _run(graph, pipeline), "exact")
+
+
+@_quick
+@given(graph=graphs(), seed=st.integers(0, 9))
+def test_exact_passes_keep_nan_infinities_and_signed_zeros(graph: Graph, seed: int) -> None:
+    assume(not any(_casts_to_integers(n) for n in graph.nodes))
+    after = _run(graph, EXACT[-1])
+    inputs = random_inputs(graph, seed, special=True)
+    for value, a, b in zip(graph.outputs, _run_or_reject(graph, inputs), run_graph(after, inputs)):
+        compare(a, b, "exact", f"%{value.name}")
+
+
+def _casts_to_integers(node: Node) -> bool:
+    """What NaN and infinities become as integers is not defined."""
+    return node.op.name == "cast" and node.operand(0).tensor.dtype.is_float and node.type.dtype.is_int
 
 
 @_quick
