@@ -6,6 +6,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcomp.errors import BackendError
@@ -60,6 +61,16 @@ class KernelInfo:
     weights: int = 0
 
 
+@dataclass(frozen=True)
+class Interface:
+    """What an exported library calls things: itself, and the inputs and outputs in the graph's order. All are identifiers
+    of C."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class Executable(ABC):
     """A compiled graph. Safe to call from several threads at once."""
 
@@ -95,6 +106,12 @@ class Executable(ABC):
     def binaries(self) -> dict[str, bytes]:
         """Compiled code by instruction set, to be kept in an artifact."""
         return {}
+
+    def export_c(self, folder: Path, interface: Interface) -> list[Path]:
+        """Write a C library to an existing folder; see `mcomp.runtime.export_c`. Raises BackendError when this executable
+        does not consist of generated code alone."""
+        raise BackendError("this target generates no code that could be exported", code="MC0606",
+                           help='optimize the model for target="cpu"')
 
 
 class Bound:

@@ -25,6 +25,8 @@ FLAGS = (
     "-std=gnu++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
     "-fno-semantic-interposition", "-w",
 )
+GCC_STORES = ("-mmove-max=128", "-mstore-max=128")
+"""For g++ with AVX-512; see `_own_flags`."""
 _TAIL = 4000
 
 
@@ -58,9 +60,8 @@ def find_compiler() -> Compiler | None:
 def _own_flags(command: tuple[str, ...]) -> tuple[str, ...]:
     """Flags that this compiler needs. g++ 12 stores constant arrays wrongly with AVX-512 (`{2, 2, 2, 2, 2, 2, 0, 0}` as
     eight twos) unless such stores are kept to 128 bits; other compilers do not know the flags."""
-    tried = ("-mmove-max=128", "-mstore-max=128")
-    done = subprocess.run([*command, *tried, "-x", "c++", "-fsyntax-only", os.devnull], capture_output=True, check=False)
-    return tried if done.returncode == 0 else ()
+    tried = [*command, *GCC_STORES, "-x", "c++", "-fsyntax-only", os.devnull]
+    return GCC_STORES if subprocess.run(tried, capture_output=True, check=False).returncode == 0 else ()
 
 
 def missing_compiler() -> str | None:
@@ -115,6 +116,11 @@ def _flags(isa: Isa, compiler: Compiler) -> list[str]:
         if "ziglang" in compiler.command:
             flags += ["-fno-sanitize=all", "-mcpu=baseline"]
     return flags
+
+
+def exported_flags(isa: Isa) -> str:
+    """Flags to compile exported code with, as text; `kernels` is the folder of its headers."""
+    return " ".join([*(f for f in FLAGS if f not in ("-shared", "-w")), *isa.flags, "-Ikernels"])
 
 
 def _compile(source: str, isa: Isa, compiler: Compiler, out: Path) -> Path:

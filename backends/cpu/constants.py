@@ -28,7 +28,7 @@ class Constants:
         self._packed = self._pack(packing, code, entry, threads)
         for buffer in used:
             if buffer.source is not None:
-                self._arrays[buffer.source] = self._arrays.get(buffer.source, _array(store, buffer.source))
+                self._arrays[buffer.source] = self._arrays.get(buffer.source, constant_array(store, buffer.source))
                 self.addresses[buffer] = self._arrays[buffer.source].ctypes.data
 
     @property
@@ -38,7 +38,7 @@ class Constants:
 
     def array(self, source: ConstSource) -> np.ndarray:
         """A constant array."""
-        return self._arrays.get(source, _array(self._store, source))
+        return self._arrays.get(source, constant_array(self._store, source))
 
     def _pack(self, segment: Segment, code: SegmentCode, entry: Entry, threads: int) -> np.ndarray:
         if not segment.steps:
@@ -50,7 +50,7 @@ class Constants:
         sources: dict[ConstSource, np.ndarray] = {}
         for i, buffer in enumerate(segment.buffers):
             if buffer.source is not None:
-                sources.setdefault(buffer.source, _array(self._store, buffer.source))
+                sources.setdefault(buffer.source, constant_array(self._store, buffer.source))
                 slots[i] = sources[buffer.source].ctypes.data
             else:
                 slots[i] = self.addresses[buffer] = memory.ctypes.data + places[buffer]
@@ -60,7 +60,8 @@ class Constants:
         return memory
 
 
-def _array(store: WeightStore, source: ConstSource) -> np.ndarray:
+def constant_array(store: WeightStore, source: ConstSource) -> np.ndarray:
+    """The array of the weight store that a buffer holds."""
     weight = store.get(source.digest)
     return decoded_array(weight) if source.decoded else weight.parts[source.part]
 

@@ -8,11 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcomp.backend import Array, Bound, Executable, KernelInfo
+from mcomp.backend import Array, Bound, Executable, Interface, KernelInfo
 from mcomp.backends.cpu.access import Access, Buffer, aligned_bytes
 from mcomp.backends.cpu.arrays import address, as_numpy, as_tensor, contiguous, empty
 from mcomp.backends.cpu.constants import Constants
@@ -53,7 +54,7 @@ class CpuExecutable(Executable):
         self.graph = program.graph
         self.threads = threads if threads is not None else available_threads()
         self._program = program
-        self._code = code
+        self._code, self._codes = code, codes
         packing, *native = (code.library.entry(c.prefix) for c in codes)
         used = {b: None for part in program.parts for b in part_buffers(part) if b.kind == "const"}
         self._constants = Constants(self.graph.store, used, program.packing, codes[0], packing, self.threads)
@@ -108,6 +109,11 @@ class CpuExecutable(Executable):
 
     def binaries(self) -> dict[str, bytes]:
         return {self._code.isa: self._code.library.content}
+
+    def export_c(self, folder: Path, interface: Interface) -> list[Path]:
+        from mcomp.backends.cpu.export_c import export_c
+
+        return export_c(self._program, self._codes, self._code, folder, interface)
 
     @property
     def isa(self) -> str:

@@ -142,11 +142,11 @@ class CompiledModel:
 
         return save(self, path, code=code)
 
-    def export_c(self, folder: str | os.PathLike[str]) -> Path:
+    def export_c(self, folder: str | os.PathLike[str], name: str = "model") -> Path:
         """Write a C library: header, source, weights and an example; see `mcomp.runtime.export_c`."""
         from mcomp.runtime.export_c import export_c
 
-        return export_c(self.only_program("exported"), folder)
+        return export_c(self.only_program("exported"), folder, name)
 
     def bind(self, *args: Any, **kwargs: Any) -> BoundProgram:
         """Fix inputs and outputs: `run = model.bind(x); run()` reads `x` anew and allocates nothing."""
