@@ -14,7 +14,7 @@ import torch
 from mcomp.backend import CompileOptions
 from mcomp.backends.cpu import BACKEND
 from mcomp.backends.cpu.executor import CpuExecutable
-from mcomp.backends.cpu.isa import ISAS, supported
+from mcomp.backends.cpu.isa import supported
 from mcomp.ir import Graph, TensorType, WeightStore, parse_graph
 from mcomp.ir.encoding import Affine, quantize_array
 from mcomp.ir.parser import parse_type
@@ -24,8 +24,11 @@ from mcomp.ops.evaluate import run_graph
 needs_compiler = pytest.mark.skipif(BACKEND.available() is not None, reason=str(BACKEND.available()))
 _SUPPORTED = {isa.name for isa in supported()}
 each_isa = pytest.mark.parametrize("isa", [
-    pytest.param(n, marks=pytest.mark.skipif(n not in _SUPPORTED, reason=f"this CPU lacks {n}")) for n in ISAS
+    pytest.param(n, id=n or "best", marks=pytest.mark.skipif(n is not None and n not in _SUPPORTED,
+                                                             reason=f"this CPU lacks {n}"))
+    for n in (None, "avx512", "avx2", "portable")
 ])
+"""Runs a test on the best instruction set of this machine (None) and on the plainer ones."""
 
 _CODED = re.compile(r"const @(\w+)#int8 : ([^\n]*)")
 

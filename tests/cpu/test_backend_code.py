@@ -40,7 +40,7 @@ def test_names_cannot_break_out_of_the_source() -> None:
     graph.set_outputs([node.result])
     source = emit([lower_graph(graph, None)], CompileOptions()).text
     assert "system(" not in source and "touch /tmp" not in source
-    assert all(line.startswith('#include "') or line.startswith("#include <") for line in source.splitlines()
+    assert all(line.startswith(('#include "', "#include <")) for line in source.splitlines()
                if line.lstrip().startswith("#"))
     executable = CpuBackend().compile(graph, CompileOptions())
     found, = executable.run([np.array([-1, 0, 1, 2], np.float32)], {}, numpy=True)

@@ -90,7 +90,7 @@ ALL = (MLP, CNN, BLOCK, FUSED, SEQUENCE)
 
 @each_isa
 @pytest.mark.parametrize("batch", [1, 4])
-def test_graphs_agree_with_the_reference(isa: str, batch: int) -> None:
+def test_graphs_agree_with_the_reference(isa: str | None, batch: int) -> None:
     torch.manual_seed(batch)
     check(compiled(MLP, isa=isa, among=ALL), [torch.randn(batch, 3, 20)])
     check(compiled(CNN, isa=isa, among=ALL), [torch.randn(batch, 3, 11, 12)])

@@ -62,7 +62,7 @@ LOOSE = 5e-3
 
 
 @each_isa
-def test_int8_graphs_agree_with_the_reference(isa: str) -> None:
+def test_int8_graphs_agree_with_the_reference(isa: str | None) -> None:
     torch.manual_seed(3)
     for batch in (1, 6):
         check(compiled(DYNAMIC, isa=isa, among=ALL), [torch.randn(batch, 3, 37)], tolerance=LOOSE)

@@ -13,7 +13,8 @@ from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import channels_last
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
-from mcomp.ir import dtypes
+from mcomp.backends.cpu.tiles import tile
+from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
@@ -32,6 +33,11 @@ class ConvSizes:
     @property
     def numbers(self) -> tuple[tuple[str, Dim], ...]:
         return tuple(zip(_NAMES, self.values))
+
+    @property
+    def columns(self) -> Dim:
+        """Output channels of one group."""
+        return dims.floordiv(self.values[2], self.values[3])
 
     @property
     def weights(self) -> ConvSizes:
@@ -104,24 +110,25 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
         stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
         name = "conv_transposed" if transposed else "conv"
         packed, kind = _packed_float(weight, sizes.weights, b, name, stored), stored
-        call = f"{name}_f32<DefaultTile>(w, x, packed, s, ep, scratch);"
+        call = f"{name}_f32<{tile(sizes.columns)}>(w, x, packed, s, ep, scratch);"
         scratch = sizes.computed(f"{name}_f32_scratch_bytes(SHAPE, workers)")
     b.emit(Kernel(
         node.op.name, f"{sizes.text}\n{ep.text}\n{call}",
         (*ep.pointers, pointer("x", source), Pointer("packed", kind, whole_buffer(packed)), b.scratch(scratch)),
-        (*ep.numbers, *sizes.numbers), (*HEADERS, "conv.hpp", "depthwise.hpp"),
+        (*ep.numbers, *sizes.numbers), (*HEADERS, "conv.hpp", "depthwise.hpp", "tiles.hpp"),
     ))
     return None
 
 
 def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored: str) -> Buffer:
-    size = sizes.computed(f"packed_{name}_elements<DefaultTile, {stored}>(SHAPE) * {2 if stored == 'bf16' else 4}")
+    chosen = tile(sizes.columns)
+    size = sizes.computed(f"packed_{name}_elements<{chosen}, {stored}>(SHAPE) * {2 if stored == 'bf16' else 4}")
 
     def pack(buffer: Buffer) -> Kernel:
         return Kernel(
-            f"pack_{name}", f"{sizes.text}\npack_{name}<DefaultTile, {stored}>(w, packed, from, s);",
+            f"pack_{name}", f"{sizes.text}\npack_{name}<{chosen}, {stored}>(w, packed, from, s);",
             (Pointer("packed", stored, whole_buffer(buffer), write=True), pointer("from", b.contiguous(weight))),
-            sizes.numbers, ("conv.hpp",),
+            sizes.numbers, ("conv.hpp", "tiles.hpp"),
         )
 
     return b.prepare(weight, (name, stored, *sizes.values), size, pack)
@@ -170,31 +177,31 @@ def _conv_i8(
         scales = scales_of(place, weight, coded, outputs, "nullptr", b)
     else:
         kind = "int8_t"
-        weights = sizes.weights
+        weights, chosen = sizes.weights, tile(sizes.columns, int8=True)
         size = weights.computed(
-            "round_up(packed_conv_i8_bytes<DefaultTileI8>(SHAPE), 64) + round_up({2}, DefaultTileI8::NR) * 4"
+            f"round_up(packed_conv_i8_bytes<{chosen}>(SHAPE), 64) + round_up({{2}}, {chosen}::NR) * 4"
         )
-        at = "round_up(packed_conv_i8_bytes<DefaultTileI8>(s), 64)"
+        at = f"round_up(packed_conv_i8_bytes<{chosen}>(s), 64)"
 
         def pack(buffer: Buffer) -> Kernel:
             return Kernel(
                 "pack_conv_i8",
                 f"{weights.text}\nint32_t* sums = reinterpret_cast<int32_t*>(packed + {at});\n"
-                "pack_conv_i8<DefaultTileI8>(w, packed, sums, from, s);",
+                f"pack_conv_i8<{chosen}>(w, packed, sums, from, s);",
                 (Pointer("packed", "int8_t", whole_buffer(buffer), write=True), pointer("from", source)),
-                weights.numbers, ("conv_i8.hpp",),
+                weights.numbers, ("conv_i8.hpp", "tiles.hpp"),
             )
 
         packed = b.prepare(weight, ("conv_i8", *weights.values), size, pack)
         sums = f"const int32_t* sums = reinterpret_cast<const int32_t*>(packed + {at});\n"
-        call = "conv_i8<DefaultTileI8>(w, x, packed, s, scales, ep, scratch);"
+        call = f"conv_i8<{chosen}>(w, x, packed, s, scales, ep, scratch);"
         scratch = sizes.computed("conv_i8_scratch_bytes(SHAPE, workers)")
         scales = scales_of(place, weight, coded, outputs, "sums", b)
     b.emit(Kernel(
         "conv_i8", f"{sizes.text}\n{ep.text}\n{sums}{scales.text}\n{call}",
         (*ep.pointers, *scales.pointers, pointer("x", values), Pointer("packed", kind, whole_buffer(packed)),
          b.scratch(scratch)),
-        (*ep.numbers, *scales.numbers, *sizes.numbers), (*HEADERS, "conv_i8.hpp", "depthwise.hpp"),
+        (*ep.numbers, *scales.numbers, *sizes.numbers), (*HEADERS, "conv_i8.hpp", "depthwise.hpp", "tiles.hpp"),
     ))
 
 

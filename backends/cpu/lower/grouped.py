@@ -48,7 +48,8 @@ def lower_grouped_matmul(node: Node, b: Builder) -> Declined | None:
         "  int64_t stop = static_cast<int64_t>(offsets[e]);\n"
         "  if (stop < 0 || stop > rows) { fault.raise(); stop = start; }\n"
         "  if (stop > start)\n"
-        f"    gemm_f32<DefaultTile>(w, x + start * length, length, packed + e * {each}, stop - start, columns, length, StoreAs<{c_type(x.dtype)}>{{out + start * columns, columns}}, scratch);\n"
+        f"    gemm_f32<DefaultTile>(w, x + start * length, length, packed + e * {each}, stop - start, columns, length, "
+        f"StoreAs<{c_type(x.dtype)}>{{out + start * columns, columns}}, scratch);\n"
         "  start = stop > start ? stop : start;\n}"
     )
     b.emit(Kernel(

@@ -15,6 +15,7 @@ from mcomp.backends.cpu.loops import collapse
 from mcomp.backends.cpu.lower.shape import copy_kernel
 from mcomp.backends.cpu.lower.weight_only import fits, weight_only
 from mcomp.backends.cpu.rows import Rows, rows_of
+from mcomp.backends.cpu.tiles import tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
@@ -73,28 +74,29 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
     wide = dtype is dtypes.f64
     stored = "double" if wide else "bf16" if dtype is dtypes.bf16 else "float"
     size = 8 if wide else 2 if stored == "bf16" else 4
+    chosen = "DefaultTile" if wide else tile(columns)
 
     def pack(buffer: Buffer) -> Kernel:
         source = b.read(weight)
         return Kernel(
-            "pack_linear", f"pack_linear<DefaultTile, {stored}>(w, packed, from, columns, length, step_n, step_k);",
+            "pack_linear", f"pack_linear<{chosen}, {stored}>(w, packed, from, columns, length, step_n, step_k);",
             (Pointer("packed", stored, whole_buffer(buffer), write=True), pointer("from", source)),
             (("columns", columns), ("length", length), ("step_n", source.strides[0]), ("step_k", source.strides[1])),
-            ("pack.hpp",),
+            ("pack.hpp", "tiles.hpp"),
         )
 
     packed = b.prepare(
         weight, ("linear", stored),
-        computed(f"packed_elements<DefaultTile, {stored}>({{0}}, {{1}}) * {size}", columns, length), pack,
+        computed(f"packed_elements<{chosen}, {stored}>({{0}}, {{1}}) * {size}", columns, length), pack,
     )
     call = "gemm_f64" if wide else "gemm_f32"
-    body = f"{ep.text}\n{call}<DefaultTile>(w, a, step, packed, rows, columns, length, ep, scratch);"
+    body = f"{ep.text}\n{call}<{chosen}>(w, a, step, packed, rows, columns, length, ep, scratch);"
     b.emit(Kernel(
         name, body,
         (*ep.pointers, pointer("a", rows.access), Pointer("packed", stored, whole_buffer(packed)),
          b.scratch(computed(f"{call}_scratch_bytes({{0}}, {{1}}, workers)", rows.count, length))),
         (*ep.numbers, ("step", rows.step), ("rows", rows.count), ("columns", columns), ("length", length)),
-        (*HEADERS, "gemm_f32.hpp"),
+        (*HEADERS, "gemm_f32.hpp", "tiles.hpp"),
     ))
 
 
@@ -181,15 +183,16 @@ def _linear_i8(
 ) -> None:
     values, source = place.part("values"), coded.part("values")
     assert values is not None and source is not None
-    size = computed("packed_bytes_i8<DefaultTileI8>({0}, {1}) + round_up({0}, DefaultTileI8::NR) * 4", columns, length)
+    chosen = tile(columns, int8=True)
+    size = computed(f"packed_bytes_i8<{chosen}>({{0}}, {{1}}) + round_up({{0}}, {chosen}::NR) * 4", columns, length)
 
     def pack(buffer: Buffer) -> Kernel:
         return Kernel(
             "pack_linear_i8",
-            "int32_t* sums = reinterpret_cast<int32_t*>(packed + packed_bytes_i8<DefaultTileI8>(columns, length));\n"
-            "pack_linear_i8<DefaultTileI8>(w, packed, sums, from, columns, length, length, 1);",
+            f"int32_t* sums = reinterpret_cast<int32_t*>(packed + packed_bytes_i8<{chosen}>(columns, length));\n"
+            f"pack_linear_i8<{chosen}>(w, packed, sums, from, columns, length, length, 1);",
             (Pointer("packed", "int8_t", whole_buffer(buffer), write=True), pointer("from", source)),
-            (("columns", columns), ("length", length)), ("pack.hpp", "gemm_i8.hpp"),
+            (("columns", columns), ("length", length)), ("pack.hpp", "gemm_i8.hpp", "tiles.hpp"),
         )
 
     packed = b.prepare(weight, ("linear_i8",), size, pack)
@@ -197,15 +200,15 @@ def _linear_i8(
     rows = dims.product(values.shape[:-1])
     body = (
         f"{ep.text}\nconst int32_t* sums = reinterpret_cast<const int32_t*>(packed + "
-        f"packed_bytes_i8<DefaultTileI8>(columns, length));\n{scales.text}\n"
-        "gemm_i8<DefaultTileI8>(w, a, length, packed, rows, columns, length, scales, ep, scratch);"
+        f"packed_bytes_i8<{chosen}>(columns, length));\n{scales.text}\n"
+        f"gemm_i8<{chosen}>(w, a, length, packed, rows, columns, length, scales, ep, scratch);"
     )
     b.emit(Kernel(
         "linear_i8", body,
         (*ep.pointers, *scales.pointers, pointer("a", values), Pointer("packed", "int8_t", whole_buffer(packed)),
          b.scratch(computed("gemm_i8_scratch_bytes({0}, {1}, workers)", rows, length))),
         (*ep.numbers, *scales.numbers, ("rows", rows), ("columns", columns), ("length", length)),
-        (*HEADERS, "gemm_i8.hpp"),
+        (*HEADERS, "gemm_i8.hpp", "tiles.hpp"),
     ))
 
 
