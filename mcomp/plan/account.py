@@ -122,14 +122,15 @@ def _rows(
     for layer in (*flops_before, *flops, *weights_before):
         has = weights_before.get(layer) or weights.get(layer)
         if layer not in rows and has:
-            rows[layer] = Row(layer=layer, ops="", done="")
+            rows[layer] = Row(layer=layer, ops="(gone)", done="")
     for layer, row in rows.items():
         row.weight_bytes_before, row.weight_bytes = weights_before.get(layer, 0), weights.get(layer, 0)
         row.flops_before, row.flops = flops_before.get(layer, 0), flops.get(layer, 0)
         row.measured_before_us = before_times.get(layer)
         row.done = ", ".join(done.get(layer, [])) or "-"
         row.why = "; ".join(why.get(layer, []))
-    return list(rows.values())
+    order = [layer for layer in dict.fromkeys((*flops_before, *rows)) if layer in rows]
+    return [rows[layer] for layer in order]
 
 
 def _joined(text: str, more: list[str]) -> str:

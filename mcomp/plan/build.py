@@ -60,7 +60,7 @@ def _build(
         chosen = _choose(workshop, lossless)
         watch.lap("search")
         progress.step("measuring")
-        workshop.measure([lossless, chosen] if chosen is not lossless else [lossless])
+        workshop.measure(workshop.versions)
         workshop.try_quality(chosen)
         front = workshop.frontier(chosen)
         report = _report(workshop, captured, lossless, chosen, settings)

@@ -271,8 +271,8 @@ class Workshop:
         except BudgetError as e:
             self.warnings.append(f"{version.name} has no quality: {e.message}")
 
-    def measure(self, versions: Sequence[Version], budget: float = 2.0) -> None:
-        """Time versions, and the original, in turns, on the example arguments."""
+    def measure(self, versions: Sequence[Version], budget: float = 3.0) -> None:
+        """Time versions, and the original, in turns, on the example arguments, so that their times can be compared."""
         timing = race(self, versions, original=True, budget=budget)
         self.original_ms = timing.median(0) * 1e3
         for i, version in enumerate(versions, 1):

@@ -123,12 +123,15 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 def _stages(report: Report) -> Table:
     table = _table(
-        "versions", ("version", "l"), ("quality", "r"), ("output error", "r"), ("ms", "r"), ("weights", "r"), ("", "l")
+        "versions", ("version", "l"), ("quality", "r"), ("output error", "r"), ("ms", "r"), ("speed", "r"), ("weights", "r"),
+        ("", "l"),
     )
+    original = report.original.latency_ms
     for s in report.stages:
         table.add_row(
             s.name, "-" if s.quality is None else f"{s.quality:.5g}", "-" if s.error is None else f"{s.error:.2e}",
-            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}", quantity(s.weight_bytes, "B"), s.verdict,
+            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}",
+            f"{original / s.latency_ms:.2f}x" if original and s.latency_ms else "-", quantity(s.weight_bytes, "B"), s.verdict,
         )
     return table
 
