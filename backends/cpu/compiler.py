@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def _flags(isa: Isa, compiler: Compiler) -> list[str]:
     if "clang" in compiler.version or "ziglang" in compiler.command:
         flags.remove("-fno-semantic-interposition")
         if "ziglang" in compiler.command:
-            flags += ["-fno-sanitize=all", "-mcpu=baseline"]
+            flags += ["-fno-sanitize=all", f"-mcpu={'x86_64' if platform.machine() in ('x86_64', 'AMD64') else 'baseline'}"]
     return flags
 
 
