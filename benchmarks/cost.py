@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         from benchmarks.machine import describe
 
-        arguments.json.write_text(json.dumps({"machine": describe(arguments.threads), "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+        found = {"machine": describe(arguments.threads), "rows": [asdict(r) for r in rows]}
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if skipped else 0
 
 

@@ -65,7 +65,7 @@ def _linear_i8() -> Graph:
     graph = _graph("linear_i8")
     x = graph.add_input("x", TensorType((sym("N"), _WIDTH), dtypes.f32))
     encoding = Affine(dtypes.i8, axis=(0,))
-    parts = {"values": np.ones((_WIDTH, _WIDTH), np.int8), "scales": np.ones((_WIDTH, 1), np.float32)}
+    parts: dict[str, np.ndarray] = {"values": np.ones((_WIDTH, _WIDTH), np.int8), "scales": np.ones((_WIDTH, 1), np.float32)}
     with graph.edit("profile") as edit:
         weight = edit.const(
             parts["values"], parts=parts, name="w", type=TensorType((_WIDTH, _WIDTH), dtypes.f32, encoding)

@@ -65,6 +65,7 @@ print(torch.allclose(fast(x), model(x)))
 
 
 def test_a_broken_plug_in_is_named(tmp_path: Path) -> None:
-    done = run(package(tmp_path, "import does_not_exist"), "from mcomp.manager import registered_passes\nregistered_passes()")
+    code = "from mcomp.manager import registered_passes\nregistered_passes()"
+    done = run(package(tmp_path, "import does_not_exist"), code)
     assert "the plug-in other (other_passes) failed to import" in done.stderr
     assert "does_not_exist" in done.stderr
