@@ -17,6 +17,9 @@ from mcomp.report.report import Report, Row
 if TYPE_CHECKING:
     from mcomp.plan.work import Version, Workshop
 
+GONE = "(gone)"
+"""The operators of a module of which nothing is left."""
+
 
 def fill_report(
     report: Report, workshop: Workshop, lossless: Version, chosen: Version
@@ -122,12 +125,14 @@ def _rows(
     for layer in (*flops_before, *flops, *weights_before):
         has = weights_before.get(layer) or weights.get(layer)
         if layer not in rows and has:
-            rows[layer] = Row(layer=layer, ops="(gone)", done="")
+            rows[layer] = Row(layer=layer, ops=GONE, done="")
+    lossy = {entry.rule for entry in after.ledger}
     for layer, row in rows.items():
         row.weight_bytes_before, row.weight_bytes = weights_before.get(layer, 0), weights.get(layer, 0)
         row.flops_before, row.flops = flops_before.get(layer, 0), flops.get(layer, 0)
         row.measured_before_us = before_times.get(layer)
-        row.done = ", ".join(done.get(layer, [])) or "-"
+        rules = [r for r in done.get(layer, []) if row.ops != GONE or r not in lossy]
+        row.done = ", ".join(rules) or "-"
         row.why = "; ".join(why.get(layer, []))
     order = [layer for layer in dict.fromkeys((*flops_before, *rows)) if layer in rows]
     return [rows[layer] for layer in order]

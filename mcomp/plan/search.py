@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mcomp.errors import BudgetError
@@ -12,6 +13,8 @@ CANDIDATES = (
     ("int8, dynamic", "quantize{bits=8,activations=dynamic}"),
 )
 """Pipelines tried, in order of preference."""
+TELLING = 1.15
+"""A ratio of times that noise does not explain."""
 
 
 def search(workshop: Workshop, lossless: Version) -> Version:
@@ -47,34 +50,36 @@ def search(workshop: Workshop, lossless: Version) -> Version:
 
 
 def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
-    """Candidates that are faster or smaller than the lossless version, fastest or smallest first."""
-    found: list[tuple[float, Version, str]] = []
+    """Candidates that are faster or smaller than the lossless version, fastest or smallest first; those that differ by less
+    than the clock can tell, in order of preference."""
+    made: list[tuple[Version, str]] = []
     for name, pipeline in CANDIDATES:
-        if found and workshop.out_of_time():
+        if made and workshop.out_of_time():
             break
         version = workshop.make(name, pipeline)
-        if not version.ledger():
+        if version.ledger():
+            made.append((version, pipeline))
+        else:
             version.verdict = "it changes nothing"
-            continue
-        gain = _gain(workshop, version, lossless)
-        if gain <= 1.0:
-            version.verdict = _not_worth(workshop, gain)
-            continue
-        found.append((gain, version, pipeline))
-    found.sort(key=lambda item: -item[0])
-    return [(version, pipeline) for _, version, pipeline in found]
+    gains = _gains(workshop, [v for v, _ in made], lossless)
+    useful = [(gain, item) for gain, item in zip(gains, made) if _pays(workshop, item[0], gain)]
+    return [item for _, item in sorted(useful, key=lambda pair: -round(math.log(pair[0]) / math.log(TELLING)))]
 
 
-def _not_worth(workshop: Workshop, gain: float) -> str:
+def _pays(workshop: Workshop, version: Version, gain: float) -> bool:
+    if gain > 1.0:
+        return True
     measure = "the speed of" if workshop.settings.objective == "latency" else "as small as"
-    return f"not worth it: {gain:.2f}x {measure} lossless"
+    version.verdict = f"not worth it: {gain:.2f}x {measure} lossless"
+    return False
 
 
-def _gain(workshop: Workshop, version: Version, base: Version) -> float:
-    speedup = workshop.faster(version, base)
+def _gains(workshop: Workshop, versions: Sequence[Version], base: Version) -> list[float]:
+    """How much better versions are than another one, in what the objective asks for."""
+    speedups = workshop.speedups(versions, base) if versions else []
     if workshop.settings.objective == "latency":
-        return speedup
-    return base.weight_bytes / max(1, version.weight_bytes)
+        return speedups
+    return [base.weight_bytes / max(1, v.weight_bytes) for v in versions]
 
 
 def _retreat(workshop: Workshop, candidate: Version, pipeline: str, lossless: Version) -> Version | None:
@@ -92,9 +97,7 @@ def _retreat(workshop: Workshop, candidate: Version, pipeline: str, lossless: Ve
             found, high = version, count - 1
         else:
             low = count + 1
-    gain = 0.0 if found is None else _gain(workshop, found, lossless)
-    if found is not None and gain <= 1.0:
-        found.verdict = _not_worth(workshop, gain)
+    if found is None or not _pays(workshop, found, _gains(workshop, [found], lossless)[0]):
         return None
     return found
 
@@ -106,4 +109,4 @@ def _sensitivity(version: Version) -> Sequence[tuple[str, str]]:
 
 
 def _better(workshop: Workshop, a: Version, b: Version) -> Version:
-    return a if _gain(workshop, a, b) > 1.0 else b
+    return a if _gains(workshop, [a], b)[0] > 1.0 else b

@@ -281,11 +281,12 @@ class Workshop:
         for version in versions:
             self.judge_error(version)
 
-    def faster(self, version: Version, than: Version) -> float:
-        """How many times faster one version is than another; both are timed in turns."""
-        timing = race(self, [than, version], original=False, budget=1.0)
-        version.latency_ms, than.latency_ms = timing.median(1) * 1e3, timing.median(0) * 1e3
-        return timing.ratio(0, 1)
+    def speedups(self, versions: Sequence[Version], than: Version) -> list[float]:
+        """How many times faster each version is than another one; all are timed in turns."""
+        timing = race(self, [than, *versions], original=False, budget=0.5 + 0.5 * len(versions))
+        for i, version in enumerate((than, *versions)):
+            version.latency_ms = timing.median(i) * 1e3
+        return [timing.ratio(0, i) for i in range(1, len(versions) + 1)]
 
     # telling
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from mcomp.report.report import Report, Row
 
-WIDTH = 150
+WIDTH = 160
 LEGEND = (
-    "For one call on the example arguments. was: the captured model; of times, the lossless version. predicted: from this "
-    "machine's peak rates.\n"
+    "For one call on the example arguments; a -> b: a before, b now (of times: in the lossless version, and now); "
+    "predicted: from this machine's peak rates.\n"
 )
 
 
@@ -96,24 +96,31 @@ def _head(report: Report) -> str:
 
 def _layers(rows: list[Row]) -> Table:
     table = _table(
-        "layers", ("layer", "l"), ("ops", "l"), ("done", "l"), ("why", "l"), ("weights", "r"), ("was", "r"),
-        ("FLOPs", "r"), ("was", "r"), ("predicted us", "r"), ("measured us", "r"), ("was", "r"),
+        "layers", ("layer", "l"), ("ops", "l"), ("done", "l"), ("why", "l"), ("weights", "r"), ("FLOPs", "r"),
+        ("predicted us", "r"), ("measured us", "r"),
     )
+    table.columns[0].no_wrap = True
     for r in rows:
         table.add_row(
             r.layer or "(model)", r.ops, r.done if r.native else f"{r.done} (torch)", r.why,
-            quantity(r.weight_bytes, "B"), quantity(r.weight_bytes_before, "B"),
-            quantity(r.flops), quantity(r.flops_before), microseconds(r.predicted_us), microseconds(r.measured_us),
-            microseconds(r.measured_before_us),
+            change(quantity(r.weight_bytes_before, "B"), quantity(r.weight_bytes, "B")),
+            change(quantity(r.flops_before), quantity(r.flops)), microseconds(r.predicted_us),
+            change(microseconds(r.measured_before_us), microseconds(r.measured_us)),
         )
     table.add_section()
     table.add_row(
-        "total", "", "", "", quantity(sum(r.weight_bytes for r in rows), "B"),
-        quantity(sum(r.weight_bytes_before for r in rows), "B"), quantity(sum(r.flops for r in rows)),
-        quantity(sum(r.flops_before for r in rows)), microseconds(_sum(r.predicted_us for r in rows)),
-        microseconds(_sum(r.measured_us for r in rows)), microseconds(_sum(r.measured_before_us for r in rows)),
+        "total", "", "", "",
+        change(quantity(sum(r.weight_bytes_before for r in rows), "B"), quantity(sum(r.weight_bytes for r in rows), "B")),
+        change(quantity(sum(r.flops_before for r in rows)), quantity(sum(r.flops for r in rows))),
+        microseconds(_sum(r.predicted_us for r in rows)),
+        change(microseconds(_sum(r.measured_before_us for r in rows)), microseconds(_sum(r.measured_us for r in rows))),
     )
     return table
+
+
+def change(before: str, now: str) -> str:
+    """`before -> now`, or just the value where it stayed the same or there was none before."""
+    return now if before in (now, "-") else f"{before} -> {now}"
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -128,10 +135,10 @@ def _stages(report: Report) -> Table:
     )
     original = report.original.latency_ms
     for s in report.stages:
+        speed = f"{original / s.latency_ms:.2f}x" if original and s.latency_ms else "-"
         table.add_row(
             s.name, "-" if s.quality is None else f"{s.quality:.5g}", "-" if s.error is None else f"{s.error:.2e}",
-            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}",
-            f"{original / s.latency_ms:.2f}x" if original and s.latency_ms else "-", quantity(s.weight_bytes, "B"), s.verdict,
+            "-" if s.latency_ms is None else f"{s.latency_ms:.4g}", speed, quantity(s.weight_bytes, "B"), s.verdict,
         )
     return table
 
