@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
@@ -18,6 +20,7 @@ from mcomp.capture.importing import IMPORTERS
 from mcomp.capture.shim import Seen, Shim
 from mcomp.capture.sizes import Choice
 from mcomp.errors import CaptureError
+from mcomp.ir.dims import Bounds
 
 tracing: Any = _config
 
@@ -75,7 +78,7 @@ def export(shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice) -> Itera
         if attempt.strict in errors and not _may_help(attempt, errors[attempt.strict]):
             continue
         try:
-            exported = _export(shim, tensors, choice, attempt, failures)
+            exported = _export_within_bounds(shim, tensors, choice, attempt, failures)
         except Exception as error:
             if not attempt.oblivious:  # oblivious tracing takes sizes for values, and stops where others do not
                 errors[attempt.strict] = error
@@ -84,6 +87,39 @@ def export(shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice) -> Itera
         yield exported
         failures.append(f"{attempt}: the exported program could not be converted")
     raise CaptureError("the model cannot be exported whole: " + _summary(failures))
+
+
+def _export_within_bounds(
+    shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice, attempt: Attempt, failures: Sequence[str]
+) -> Exported:
+    """Export; where the model works up to a largest size only (a table of positions), with sizes bounded by it."""
+    for _ in range(_REFINEMENTS):
+        try:
+            return _export(shim, tensors, choice, attempt, failures)
+        except UserError as error:
+            refined = _bounded(choice, str(error)) if attempt.sizes == "named" else None
+            if refined is None:
+                raise
+            choice = refined
+    return _export(shim, tensors, choice, attempt, failures)
+
+
+_REFINEMENTS = 3
+_SUGGESTED = re.compile(r"\w+ = Dim\('(\w+)'(?:, min=(\d+))?, max=(\d+)\)")
+_CLIPPED = re.compile(r"Not all values of (\w+) = .* generated guard .* == min\((\d+), ")
+
+
+def _bounded(choice: Choice, message: str) -> Choice | None:
+    """The choice with the upper bounds that torch's message asks for; None when it asks for none that is new."""
+    limits = {name: int(high) for name, _, high in _SUGGESTED.findall(message)}
+    limits |= {name: int(high) for name, high in _CLIPPED.findall(message)}
+    refined: Choice = {}
+    for place, size in choice.items():
+        known = size.bounds or Bounds()
+        limit = limits.get(size.name)
+        narrower = limit is not None and limit > known.low and (known.high is None or limit < known.high)
+        refined[place] = replace(size, bounds=Bounds(known.low, limit)) if narrower else size
+    return refined if refined != choice else None
 
 
 def _export(

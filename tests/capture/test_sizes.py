@@ -51,3 +51,25 @@ def test_all_or_nothing() -> None:
 def test_wrong_requests_are_named(dynamic: Any, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         choose(SHAPES, PATHS, dynamic, [])
+
+
+def test_a_table_of_positions_bounds_the_length() -> None:
+    import torch
+
+    from mcomp.capture import capture
+
+    class Positions(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places = torch.nn.Embedding(10, 4), torch.nn.Embedding(16, 4)
+            self.register_buffer("ids", torch.arange(16)[None])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.words(x) + self.places(self.ids[:, : x.shape[1]])
+
+    model = Positions().eval()
+    calls = [((torch.ones(1, 8, dtype=torch.long),), {}), ((torch.ones(3, 5, dtype=torch.long),), {})]
+    program = capture(model, *calls[0], others=calls[1:]).program
+    assert program is not None
+    assert [str(d) for d in program.graph.inputs[0].tensor.shape] == ["B", "S"]
+    assert program.graph.symbols["S"].high == 16
