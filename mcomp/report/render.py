@@ -46,7 +46,7 @@ def report_text(report: Report, width: int = WIDTH) -> str:
     console = Console(file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False)
     for part in renderables(report):
         console.print(part)
-    return buffer.getvalue().rstrip()
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -55,7 +55,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
     chosen = console or Console()
     if not chosen.is_terminal:
-        chosen = Console(width=WIDTH, file=chosen.file)
+        chosen.file.write(report_text(report) + "\n")
+        return
     for part in renderables(report):
         chosen.print(part)
 
