@@ -1,94 +1,75 @@
-"""Capture every model of the zoo and compare it with eager torch: the table that shows how general capture is.
+"""Capture every model of the zoo and compare it with eager torch: the table that shows how general mcomp is.
 
-    python -m benchmarks.zoo_check --models "text-encoder,llama*" --target cpu
+    python -m benchmarks.zoo_check --models "text-encoder,llama*" --target cpu --results benchmarks/results/zoo
 
-`--target capture` interprets the captured graph; a backend's name compiles the model with `mcomp.optimize`.
+`--target capture` interprets the captured graph. A backend's name compiles the lossless version, as `mcomp.optimize`
+does, and measures no times. Models are checked in worker processes; one that takes longer than `--limit` seconds is
+stopped and stands in the table as failed. `--results` names a .json and a .md file, written after every model.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
+import dataclasses
+import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import zoo
+from benchmarks.zoo_table import Row, Table
 
-TOLERANCE = 1e-4
-SHARE = 0.95
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one model.
-
-    `errors` are relative L2 errors of the results, and of the arguments that the model changes, at each batch size.
-    `native_nodes` and `native_flops` are shares, 0 to 1. `round_trip`: printing and parsing gave the same text.
-    """
-
-    name: str
-    family: str
-    seconds: float
-    nodes: int
-    eager_modules: int
-    opaque_nodes: int
-    native_nodes: float
-    native_flops: float
-    errors: tuple[float, ...]
-    round_trip: bool
-    notes: tuple[str, ...] = ()
-    failure: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Whether the model meets every requirement."""
-        close = not self.failure and all(error <= TOLERANCE for error in self.errors)
-        shares = self.native_nodes >= SHARE and self.native_flops >= SHARE
-        return close and shares and self.round_trip and self.eager_modules == 0
+BATCHES = (2, 3, 1)
 
 
-def check(entry: zoo.Entry, target: str = "capture", batches: Sequence[int] = (2, 3, 1)) -> Row:
+def check(entry: zoo.Entry, target: str = "capture", batches: Sequence[int] = BATCHES) -> Row:
     """Capture (and compile) at the first batch size, compare at all of them."""
     start = time.perf_counter()
-    model = entry.build()
-    args, kwargs = entry.inputs(batches[0])
+    row = Row(entry.name, entry.family)
     try:
-        if target == "capture":
-            return _captured(entry, model, args, kwargs, batches, start)
-        return _compiled(entry, model, args, kwargs, batches, start, target)
+        model = entry.build()
+        args, kwargs = entry.inputs(batches[0])
+        row, other = (_captured if target == "capture" else _compiled)(row, model, args, kwargs, target)
+        row = dataclasses.replace(row, seconds=time.perf_counter() - start)
+        for batch in batches if other is not None else ():
+            row = dataclasses.replace(row, errors=(*row.errors, compare(model, other, *entry.inputs(batch))))
     except Exception as error:
-        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return Row(entry.name, entry.family, time.perf_counter() - start, 0, 0, 0, 0.0, 0.0, (), False, (), message)
+        first = str(error).splitlines()[0] if str(error) else ""
+        row = dataclasses.replace(row, failure=f"{type(error).__name__}: {first}"[:400])
+    return dataclasses.replace(row, total_seconds=time.perf_counter() - start)
 
 
-def _captured(
-    entry: zoo.Entry, model: Any, args: Any, kwargs: Any, batches: Sequence[int], start: float
-) -> Row:
+def _captured(row: Row, model: Any, args: Any, kwargs: Any, target: str) -> tuple[Row, Any]:
+    """The row without errors, and the captured program to compare, None for a model captured in parts."""
     from mcomp.capture import capture
-    from mcomp.ir.parser import parse_graph
     from mcomp.ir.verify import verify
     from mcomp.ops.evaluate import bind_symbols
 
     captured = capture(model, args, kwargs)
-    seconds = time.perf_counter() - start
     if captured.program is None:
         reasons = tuple(f"{one.path or 'the model'}: {one.reason}" for one in captured.eager)
-        return Row(
-            entry.name, entry.family, seconds, 0, len(captured.eager), 0, 0.0, 0.0, (), True, reasons, "captured in parts"
-        )
+        parts = dataclasses.replace(row, eager_modules=len(captured.eager), round_trip=True, notes=reasons)
+        return dataclasses.replace(parts, failure="captured in parts"), None
     program = captured.program
     graph = program.graph
     verify(graph)
-    text = str(graph)
-    round_trip = str(parse_graph(text, graph.store)) == text
     nodes, opaque, share, work = _shares(graph, bind_symbols(graph, program.shapes))
-    errors = tuple(compare(model, Interpreted(program), *entry.inputs(batch)) for batch in batches)
     notes = tuple(reason for _, reason, _ in captured.notes)
-    return Row(entry.name, entry.family, seconds, nodes, 0, opaque, share, work, errors, round_trip, notes)
+    row = dataclasses.replace(
+        row, nodes=nodes, opaque_nodes=opaque, native_nodes=share, native_flops=work, round_trip=_survives(graph),
+        notes=notes,
+    )
+    return row, Interpreted(program)
+
+
+def _survives(graph: Any) -> bool:
+    """Whether printing and parsing gives the same text."""
+    from mcomp.ir.parser import parse_graph
+
+    text = str(graph)
+    return str(parse_graph(text, graph.store)) == text
 
 
 def _shares(graph: Any, symbols: dict[str, int]) -> tuple[int, int, float, float]:
@@ -138,22 +119,40 @@ class Interpreted:
         return structure.build(program.results, results, bound)
 
 
-def _compiled(
-    entry: zoo.Entry, model: Any, args: Any, kwargs: Any, batches: Sequence[int], start: float, target: str
-) -> Row:
-    import mcomp
+def _compiled(row: Row, model: Any, args: Any, kwargs: Any, target: str) -> tuple[Row, Any]:
+    """The row without errors, and the compiled lossless version."""
+    from mcomp.capture import capture
+    from mcomp.ops.opaque import is_opaque
+    from mcomp.plan.build import works_of
+    from mcomp.plan.progress import Progress
+    from mcomp.plan.settings import Settings
+    from mcomp.plan.work import Workshop
 
-    fast = mcomp.optimize(model, args, kwargs, target=target, progress=False)
-    seconds = time.perf_counter() - start
-    report = fast.report()
-    errors = tuple(compare(model, fast, *entry.inputs(batch)) for batch in batches)
-    graphs = fast.ir.values() if isinstance(fast.ir, dict) else [fast.ir]
-    nodes = sum(1 for graph in graphs for node in graph.nodes if node.op.name != "const")
-    opaque = report.opaque_nodes if isinstance(report.opaque_nodes, int) else len(report.opaque_nodes)
-    return Row(
-        entry.name, entry.family, seconds, nodes, len(report.eager_modules), opaque, report.native_nodes,
-        report.native_flops, errors, True,
+    captured = capture(model, args, kwargs)
+    works = works_of(captured, [], args, kwargs)
+    workshop = Workshop(model, captured, works, (args, kwargs), Settings(target=target, progress=False), Progress(False))
+    version = workshop.lossless()
+    kernels = []
+    for work in works:
+        program = version.built.programs()[work.path]
+        kernels += program.executable.kernels(program.symbols(workshop.example_leaves(work)))
+    graphs = version.graphs.values()
+    count = sum(max(1, len(kernel.nodes)) for kernel in kernels)
+    native = sum(max(1, len(kernel.nodes)) for kernel in kernels if kernel.native)
+    flops = sum(kernel.flops for kernel in kernels)
+    native_flops = sum(kernel.flops for kernel in kernels if kernel.native)
+    in_torch = sorted({op for kernel in kernels if not kernel.native for op in kernel.ops})
+    notes = [f"{one.path or 'the model'} stays eager: {one.reason}" for one in captured.eager]
+    notes += [reason for _, reason, _ in captured.notes]
+    notes += [f"run by torch: {', '.join(in_torch)}"] if in_torch else []
+    row = dataclasses.replace(
+        row, nodes=count, eager_modules=len(captured.eager),
+        opaque_nodes=sum(is_opaque(node) for graph in graphs for node in graph.walk()),
+        native_nodes=native / count if count else 1.0, native_flops=native_flops / flops if flops else 1.0,
+        round_trip=all(_survives(graph) for graph in (*graphs, *(work.program.graph for work in works))),
+        notes=tuple(notes),
     )
+    return row, workshop.compiled(version)
 
 
 def compare(model: Any, other: Any, args: Any, kwargs: Any) -> float:
@@ -189,40 +188,32 @@ def _error(a: Any, b: Any) -> float:
     return float((a - b)[finite].norm() / (a[finite].norm() + 1e-12))
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as aligned text, what falls short explained below."""
-    head = f"{'model':26} {'family':16} {'nodes':>6} {'opaque':>6} {'eager':>5}"
-    lines = [f"{head} {'nodes %':>8} {'FLOPs %':>8} {'error':>9}"]
-    notes = []
-    for row in rows:
-        worst = f"{max(row.errors):9.1e}" if row.errors else f"{'-':>9}"
-        lines.append(
-            f"{row.name:26} {row.family:16} {row.nodes:>6} {row.opaque_nodes:>6} {row.eager_modules:>5} "
-            f"{100 * row.native_nodes:>8.1f} {100 * row.native_flops:>8.1f} {worst}{'' if row.good else '  *'}"
-        )
-        if not row.good:
-            notes.append(f"* {row.name}: {row.failure or ''} {'; '.join(row.notes)[:400]}".rstrip())
-    return "\n".join([*lines, "", *notes])
-
-
 def main() -> int:
     """Check the chosen models, print the table; 1 when one fails outright."""
+    from benchmarks.zoo_pool import check_all
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="*", help="comma-separated name or family patterns")
     parser.add_argument("--target", default="capture", help="capture, or the name of a backend")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds that one model may take")
+    parser.add_argument("--jobs", type=int, default=1, help="models checked at a time")
+    parser.add_argument("--results", type=Path, help="write the table to this .json and .md")
+    parser.add_argument("--resume", action="store_true", help="check only models that have no good row in --results yet")
     options = parser.parse_args()
-    rows = []
-    for entry in zoo.entries(options.models):
-        row = check(entry, options.target)
-        rows.append(row)
-        print(table([row]).splitlines()[1], flush=True)
-    good = sum(row.good for row in rows)
-    print("\n" + table(rows))
-    print(f"{good} of {len(rows)} models meet every requirement")
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    return 0 if all(not row.failure for row in rows) else 1
+    table = Table(f"python -m benchmarks.zoo_check {' '.join(sys.argv[1:])}", options.target)
+    if options.resume and options.results is not None:
+        table = table.resumed(options.results)
+    names = [entry.name for entry in zoo.entries(options.models)]
+    todo = [name for name in names if name not in table.rows or not table.rows[name].good]
+    for done, row in enumerate(check_all(todo, options.target, options.limit, options.jobs), 1):
+        table.rows[row.name] = row
+        table.rows = {one.name: table.rows[one.name] for one in zoo.entries() if one.name in table.rows}
+        print(f"{done:>3}/{len(todo)} {row.line()}", flush=True)
+        if options.results is not None:
+            table.write(options.results)
+    chosen = [table.rows[name] for name in names]
+    print(f"\n{table.text(chosen)}\n{sum(row.good for row in chosen)} of {len(chosen)} models meet every requirement")
+    return 0 if all(not row.failure for row in chosen) else 1
 
 
 if __name__ == "__main__":

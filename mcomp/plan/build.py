@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcomp.errors import McompError
+from mcomp.errors import BudgetError, McompError
 from mcomp.plan.account import fill_report
 from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
@@ -49,7 +49,7 @@ def _build(
     with Progress(settings.progress) as progress:
         progress.step("capturing the model")
         captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *_distinct(calls)])
-        works = _works(captured, calls, args, kwargs)
+        works = works_of(captured, calls, args, kwargs)
         watch.lap("capture")
         workshop = Workshop(model, captured, works, (args, kwargs), settings, progress)
         if workshop.evaluator is not None:
@@ -98,14 +98,17 @@ def _distinct(calls: Sequence[Call]) -> list[Call]:
     return list(seen.values())[:4]
 
 
-def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Work]:
+def works_of(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Work]:
     """What there is to compile, with its calibration data (the example call where none was given)."""
     used = list(calls) or [(args, dict(kwargs))]
     if captured.program is not None:
         program = captured.program
-        calibration = calibration_from(
-            used, program.signature, program.arguments, program.graph, given=bool(calls)
-        )
+        try:
+            calibration = calibration_from(
+                used, program.signature, program.arguments, program.graph, given=bool(calls)
+            )
+        except BudgetError as e:
+            raise _with_fixed_sizes(e, program.remarks) from e
         return [Work("", program, calibration)]
     inputs = captured.part_inputs(used) if captured.parts else {}
     return [
@@ -117,6 +120,18 @@ def _works(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: 
         )
         for path, program in captured.parts.items()
     ]
+
+
+def _with_fixed_sizes(error: BudgetError, remarks: Sequence[str]) -> BudgetError:
+    """The error with what capture says of sizes that it could not keep symbolic, if it says anything."""
+    fixed = [r for r in remarks if "is fixed at" in r]
+    if not fixed:
+        return error
+    return BudgetError(
+        error.message, code=error.code, where=error.where, ir=error.ir,
+        help=f"{fixed[0]}; where the model itself bounds a size, say so: dynamic={{'x': {{1: ('S', 1, 512)}}}}; "
+        "else give all batches the size of the example",
+    )
 
 
 def _choose(workshop: Workshop, lossless: Version) -> Version:

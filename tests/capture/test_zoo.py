@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from benchmarks import zoo
-from benchmarks.zoo_check import Interpreted, check, compare, table
+from benchmarks.zoo_check import Interpreted, check, compare
 from mcomp.capture import capture
 
 MODELS = [
@@ -22,7 +22,7 @@ def test_model(name: str) -> None:
     if importlib.util.find_spec(entry.library) is None:
         pytest.skip(f"{entry.library} is not installed")
     row = check(entry)
-    assert row.good, table([row])
+    assert row.good, row.explained()
 
 
 def test_the_zoo_has_the_required_breadth() -> None:
