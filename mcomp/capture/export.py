@@ -80,7 +80,7 @@ def export(shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice) -> Itera
         try:
             exported = _export_within_bounds(shim, tensors, choice, attempt, failures)
         except Exception as error:
-            if not attempt.oblivious:  # oblivious tracing takes sizes for values, and stops where others do not
+            if not attempt.oblivious or _about_values(error):
                 errors[attempt.strict] = error
             failures.append(f"{attempt}: {type(error).__name__}: {_first_lines(error)}")
             continue
@@ -134,6 +134,7 @@ def _export(
         program = program.run_decompositions(decompositions())
     if not calls:
         raise CaptureError("the structure of the results was not seen while tracing")
+    _check_guards(program, tensors, choice, attempt)
     remarks = []
     if attempt.sizes == "static" and choice:
         remarks.append(f"captured for fixed sizes only: {_summary(failures)}")
@@ -141,6 +142,26 @@ def _export(
         remarks.append(f"captured in strict mode: {_summary(failures)}")
     kept = {} if attempt.sizes == "static" else choice
     return Exported(program, calls[0], kept, attempt, tuple(remarks))
+
+
+_INEXPRESSIBLE = re.compile(r"%|//|!=|\b(Mod|min|max|FloorDiv|PythonMod)\b|\bor\b|[<>].*size\(\).*size\(\)|size\(\).*[<>].*size\(\)")
+
+
+def _check_guards(
+    program: ExportedProgram, tensors: Sequence[torch.Tensor], choice: Choice, attempt: Attempt
+) -> None:
+    """Raise CaptureError where the program holds for fewer sizes than its shapes and ranges say: with free sizes torch
+    turns branches over them into guards, of which only bounds and equal sizes can be told from the shapes."""
+    guards = [g for g in getattr(program, "_guards_code", []) if _INEXPRESSIBLE.search(g)]
+    if attempt.sizes == "free" and guards:
+        raise CaptureError(f"what the model does depends on sizes: {guards[0]}")
+    if not attempt.doubled:
+        return
+    names = {s.arg.name for s in program.graph_signature.input_specs if s.kind == torch.export.graph_signature.InputKind.USER_INPUT}
+    given = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+    for tensor, axis in choice:
+        if tensors[tensor].shape[axis] == 1 and isinstance(given[tensor].meta["val"].shape[axis], int):
+            raise CaptureError("traced at two, the model ties a size of one down to that")
 
 
 def decompositions() -> Any:
@@ -180,6 +201,12 @@ def _may_help(attempt: Attempt, error: Exception) -> bool:
         return False
     about_sizes = any(word in str(error).lower() for word in ("constraint", "dynamic", "specializ", "guard", "symbolic"))
     return attempt.sizes == "static" or about_sizes
+
+
+def _about_values(error: Exception) -> bool:
+    """Whether the error is about a value read from a tensor (torch names these u0, u1, ...). Oblivious tracing also takes
+    sizes (s0, s1, ...) for values, and stops there where other ways do not."""
+    return "data-dependent" in str(error) and re.search(r"\bu\d+\b", str(error)) is not None
 
 
 def _first_lines(error: Exception) -> str:

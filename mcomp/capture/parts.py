@@ -98,7 +98,7 @@ def _untouched(model: nn.Module, originals: Mapping[str, Callable[..., Any]]) ->
 
 
 def capture_parts(
-    host: Host, calls: Sequence[Call], reason: str, *, dynamic: Any, store: WeightStore, time_limit: float = 600.0
+    host: Host, calls: Sequence[Call], reason: str, *, dynamic: Any, store: WeightStore, time_limit: float = 120.0
 ) -> tuple[dict[str, CapturedProgram], list[EagerModule]]:
     """The largest modules that can be captured, by path, and what stays eager.
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from benchmarks.zoo_check import Interpreted
 from mcomp.capture import capture
+from mcomp.capture.parts import Host, capture_parts
+from mcomp.ir.store import WeightStore
 
 
 class Looks(nn.Module):
@@ -107,3 +109,34 @@ def test_buffers_are_as_before_after_recording() -> None:
     assert float(model.count) == 0
     found.part_inputs([((torch.randn(2, 2),), {})])
     assert float(found.fallback.model.count) == 0  # type: ignore[union-attr]
+
+
+class Reads(nn.Module):
+    """Takes as many rows as a value says."""
+
+    def forward(self, x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        rows = int(count.item())
+        return x[:rows].sum(0) if rows > 2 else x.mean(0)
+
+
+def test_a_model_that_reads_values_is_not_traced_again_for_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    export_once = torch.export.export
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        tried.append(kwargs["strict"])
+        return export_once(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    found = capture(Reads().eval(), (torch.rand(4, 3), torch.tensor(3)))
+    assert found.program is None and "data-dependent" in found.eager[0].reason
+    assert tried == [False, True]
+
+
+def test_no_module_is_tried_after_the_time_limit() -> None:
+    model = Looks().eval()
+    calls: list[Any] = [((torch.rand(2, 4) + 1,), {})]
+    parts, eager = capture_parts(Host(model), calls, "it looks", dynamic=None, store=WeightStore(), time_limit=-1.0)
+    assert not parts
+    assert {one.path for one in eager} == {"", "first.0", "stubborn", "stubborn.inner", "blocks.0", "blocks.1"}
+    assert all("seconds of trying" in one.reason for one in eager[1:])
