@@ -12,17 +12,17 @@ from mcomp.ir import dtypes
 from mcomp.ir.encoding import Affine, quantize_array
 from mcomp.ir.graph import Node, Value
 from mcomp.manager.context import Context
-from mcomp.passes.compress.samples import Sample, activation_range, scale_and_zero, smoothing
+from mcomp.passes.compress.samples import Method, Sample, activation_range, scale_and_zero, smoothing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mcomp.passes.compress.quantize import Quantize
 
-SMOOTH_FROM = 0.02
-"""Without an alpha from the user, smoothing is tried where the error without it is larger than this."""
-SMOOTH_GAIN = 0.8
-"""And kept where it brings the error below this share."""
+SMOOTH_GAIN = 0.85
+"""Without an alpha from the user, smoothing is kept where it brings the error of the output below this share."""
+METHODS: tuple[Method, ...] = ("mse", "percentile", "minmax")
+"""Ranges tried for `auto`."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,30 @@ def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context:
         for layer in members:
             by_mode.setdefault((layer.mode, layer.bits), []).append(layer)
         for (mode, _bits), group in by_mode.items():
-            trial = _try(options, group, mode, sample, None, context)
+            trial = _best(options, group, mode, sample, None, context)
             alpha = options.smooth
-            smoothable = mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0
-            if smoothable and (alpha is not None or max(trial.errors) > SMOOTH_FROM):
-                smooth = _try(options, group, mode, sample, 0.5 if alpha is None else alpha, context)
+            if mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0:
+                smooth = _best(options, group, mode, sample, 0.5 if alpha is None else alpha, context)
                 if alpha is not None or sum(smooth.errors) < SMOOTH_GAIN * sum(trial.errors):
                     trial = smooth
             plans += [_plan(options, layer, i, trial, sample) for i, layer in enumerate(group)]
         return plans
 
 
-def _try(
+def _best(
     options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context
+) -> _Trial:
+    """The trial with the least error of the layers' outputs, over the ways to choose a range."""
+    methods = METHODS if options.ranges == "auto" else (options.ranges,)
+    if mode != "static":
+        methods = methods[:1]
+    trials = [_try(options, group, mode, sample, alpha, context, method) for method in methods]
+    return min(trials, key=lambda trial: sum(trial.errors))
+
+
+def _try(
+    options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context,
+    method: Method,
 ) -> _Trial:
     import torch
 
@@ -91,7 +102,7 @@ def _try(
         magnitude = torch.stack([w.abs().amax(0) for w in weights]).amax(0)
         assert sample.magnitude is not None
         factors = smoothing(sample.magnitude, magnitude, alpha)
-    activation = _activation(options, mode, sample, factors)
+    activation = _activation(options, mode, sample, factors, method)
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
     quantized = _round_trip(seen, activation)
@@ -105,7 +116,7 @@ def _try(
         rough = _apply(layer.node, quantized, decoded)
         if options.correct and layer.bits == 8:
             rough = rough + _shift(exact, rough, layer.node)
-        errors.append(_relative(rough, exact))
+        errors.append(_by_row(rough, exact))
         outputs.append((exact, rough))
         encodings.append((encoding, parts))
     return _Trial(activation, factors, tuple(errors), tuple(outputs), tuple(encodings))
@@ -162,7 +173,9 @@ def _shift(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
     return (exact - rough).mean(over, keepdim=True)
 
 
-def _activation(options: Quantize, mode: str, sample: Sample, factors: Tensor | None) -> Mapping[str, Any] | None:
+def _activation(
+    options: Quantize, mode: str, sample: Sample, factors: Tensor | None, method: Method
+) -> Mapping[str, Any] | None:
     if mode == "none":
         return None
     if mode == "dynamic":
@@ -172,7 +185,7 @@ def _activation(options: Quantize, mode: str, sample: Sample, factors: Tensor | 
         rows = sample.rows() / factors
         assert sample.magnitude is not None
         scaled = Sample(sample.channel, float(rows.min()), float(rows.max()), sample.magnitude / factors, [rows.flatten()])
-    low, high = activation_range(scaled, options.ranges, options.percentile, 256)
+    low, high = activation_range(scaled, method, options.percentile, 256)
     scale, zero = scale_and_zero(low, high, unsigned=True)
     return {"dtype": dtypes.u8, "scale": scale, "zero": zero}
 
@@ -246,13 +259,25 @@ def _relative(rough: Tensor, exact: Tensor) -> float:
     return (error / scale) ** 0.5
 
 
+def _by_row(rough: Tensor, exact: Tensor) -> float:
+    """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
+    what happens to the others. Rows of zeros count only where they no longer are."""
+    import torch
+
+    scale = exact.reshape(exact.shape[0], -1).square().sum(1)
+    error = (rough - exact).reshape(exact.shape[0], -1).square().sum(1)
+    shares = torch.where(scale > 0, error / scale.clamp(min=1e-30), torch.where(error > 0, torch.inf, 0.0))
+    return float(shares.mean().sqrt()) if shares.numel() else 0.0
+
+
 def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample]) -> list[dict[str, Any]]:
     """Static symmetric parameters for the operands of a product of activations."""
     count = 3 if node.op.name == "attention" else 2
     found = []
     for value in node.operands[:count]:
         assert value is not None
-        low, high = activation_range(samples[value], options.ranges, options.percentile, 256)
+        method: Method = "mse" if options.ranges == "auto" else options.ranges
+        low, high = activation_range(samples[value], method, options.percentile, 256)
         scale, zero = scale_and_zero(low, high, unsigned=False)
         found.append({"dtype": dtypes.i8, "scale": scale, "zero": zero})
     return found

@@ -39,10 +39,12 @@ class Quantize(Pass):
     bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale.
     activations: static (ranges from calibration), dynamic (a scale per token at run time; linear only), none
         (weights only), or auto (static with calibration data, else dynamic).
-    ranges: minmax, percentile or mse (least squared error), for static activations.
-    smooth: alpha of SmoothQuant for linear layers; none tries 0.5 where the error without is large; 0 switches it off.
+    ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
+        layer's output least.
+    smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
     attention: also quantize the operands of attention and of matmul between activations (static).
-    max_error: a layer whose output changes by more (relative L2 on calibration data) stays in float.
+    max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
+        calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
     limit: at most so many calibration batches are used.
     """
@@ -52,7 +54,7 @@ class Quantize(Pass):
 
     bits: int = 8
     activations: Literal["auto", "static", "dynamic", "none"] = "auto"
-    ranges: Ranges = "mse"
+    ranges: Ranges = "auto"
     percentile: float = 99.99
     smooth: float | None = None
     attention: bool = False

@@ -12,7 +12,8 @@ from mcomp.runtime.calibration import Calibration
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ranges = Literal["minmax", "percentile", "mse"]
+Method = Literal["minmax", "percentile", "mse"]
+Ranges = Literal["auto", "minmax", "percentile", "mse"]
 
 HUGE = 1e30
 """Magnitudes from here on are masks (such as the lowest float put on scores), not activations."""
@@ -104,7 +105,7 @@ def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], li
     return samples
 
 
-def activation_range(sample: Sample, method: Ranges, percentile: float, levels: int) -> tuple[float, float]:
+def activation_range(sample: Sample, method: Method, percentile: float, levels: int) -> tuple[float, float]:
     """The range to quantize: extremes, a central percentile of the sample, or the one with the least squared error
     among the extremes shrunk step by step. Zero is always inside."""
     import torch
