@@ -11,7 +11,7 @@ from torch import fx
 from mcomp.capture.importing import Call, Decline, axes_of, axis_of, imports
 from mcomp.capture.scalars import clamp_index
 from mcomp.capture.symbols import Unsupported
-from mcomp.ir import dims
+from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Value
 
@@ -359,16 +359,29 @@ def _gathered(
     call: Call, flat: Value, outer: tuple[Dim, ...], shape: Sequence[Dim], stride: Sequence[Dim], offset: Dim
 ) -> Value:
     """The elements of the last axis at strided positions."""
-    if not all(isinstance(one, int) for one in (*shape, *stride, offset)):
-        raise Unsupported("as_strided has symbolic sizes or strides")
-    sizes, steps = [dims.evaluate(d, {}) for d in shape], [dims.evaluate(d, {}) for d in stride]
-    positions = np.full(sizes, dims.evaluate(offset, {}), dtype=np.int64)
+    if all(isinstance(one, int) for one in (*shape, *stride, offset)):
+        index = _positions(call, [int(d) for d in shape], [int(d) for d in stride], int(offset))
+    else:
+        index = _symbolic_positions(call, shape, stride, offset)
+    return call.reshape(call.emit("take", [flat, index], axis=len(outer)), (*outer, *shape))
+
+
+def _positions(call: Call, sizes: Sequence[int], steps: Sequence[int], offset: int) -> Value:
+    positions = np.full(sizes, offset, dtype=np.int64)
     for axis, (size, step) in enumerate(zip(sizes, steps, strict=True)):
         along = [1] * len(sizes)
         along[axis] = size
         positions = positions + (np.arange(size, dtype=np.int64) * step).reshape(along)
-    index = call.editor.const(positions.reshape(-1), name=f"{call.node.name}.positions", loc=call.loc)
-    return call.reshape(call.emit("take", [flat, index], axis=len(outer)), (*outer, *shape))
+    return call.editor.const(positions.reshape(-1), name=f"{call.node.name}.positions", loc=call.loc)
+
+
+def _symbolic_positions(call: Call, shape: Sequence[Dim], stride: Sequence[Dim], offset: Dim) -> Value:
+    total = call.full(offset, dtypes.i64)
+    for axis, (size, step) in enumerate(zip(shape, stride, strict=True)):
+        along = call.emit("arange", [], start=0, step=1, length=size, dtype=dtypes.i64)
+        along = call.emit("mul", [along, call.full(step, dtypes.i64)])
+        total = call.emit("add", [total, call.unsqueeze(along, range(1, len(shape) - axis))])
+    return call.reshape(total, (dims.product(shape),))
 
 
 @imports("aten.meshgrid.default", "aten.meshgrid.indexing")

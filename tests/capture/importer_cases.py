@@ -279,6 +279,8 @@ FAMILIES: dict[str, list[Function]] = {
         lambda x, y, i, m, p: [
             *torch.meshgrid(x[0, 0], x[0, :, 0], indexing="xy"),
             x.as_strided((2, 3), (6, 2)),
+            y.as_strided((x.shape[0], 3, 5), (24, 6, 1), 1),
+            y.as_strided((2 * x.shape[0] - 1, 12, 2), (12, 1, 5)),
             torch.rot90(x, 1, [1, 2]),
         ],
     ],
