@@ -144,7 +144,11 @@ def _export(
     return Exported(program, calls[0], kept, attempt, tuple(remarks))
 
 
-_INEXPRESSIBLE = re.compile(r"%|//|!=|\b(Mod|min|max|FloorDiv|PythonMod)\b|\bor\b|[<>].*size\(\).*size\(\)|size\(\).*[<>].*size\(\)")
+_INEXPRESSIBLE = re.compile(
+    r"%|\b(Mod|PythonMod|min|max|or)\b|!= (?![01]$)|[<>].*size\(\).*size\(\)|size\(\).*[<>].*size\(\)"
+)
+"""Guards that shapes and ranges do not imply: divisibility, clipping, single sizes, orders between sizes. (`!= 0` and `!= 1`
+come from strides, which the graph does not depend on.)"""
 
 
 def _check_guards(
@@ -157,7 +161,7 @@ def _check_guards(
         raise CaptureError(f"what the model does depends on sizes: {guards[0]}")
     if not attempt.doubled:
         return
-    names = {s.arg.name for s in program.graph_signature.input_specs if s.kind == torch.export.graph_signature.InputKind.USER_INPUT}
+    names = set(program.graph_signature.user_inputs)
     given = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
     for tensor, axis in choice:
         if tensors[tensor].shape[axis] == 1 and isinstance(given[tensor].meta["val"].shape[axis], int):

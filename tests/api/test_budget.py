@@ -197,3 +197,16 @@ def test_the_same_seed_gives_the_same_model() -> None:
     first, second = (optimize(pipeline="quantize{bits=8}", seed=3) for _ in range(2))
     assert str(first.ir) == str(second.ir)
     assert torch.equal(first(X), second(X))
+
+
+class Halves(torch.nn.Module):
+    """Depends on the parity of its batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] % 2 else x.reshape(2, -1, x.shape[1]).sum(0)
+
+
+def test_batches_of_a_size_that_the_model_ties_down_say_what_did_it() -> None:
+    with pytest.raises(mcomp.errors.BudgetError, match=r"batch 0.*\n.*help: axis 0 of x.*fixed at 4.*dynamic="):
+        mcomp.optimize(Halves().eval(), (torch.ones(4, 3),), calibration=[(torch.ones(3, 3),)], max_error=0.1,
+                       target="reference")

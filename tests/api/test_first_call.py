@@ -121,3 +121,19 @@ def test_calibration_from_a_generator_serves_both_compilations(compiles: Compile
     fast(torch.randn(2, 9, 16))
     assert len(compiles) == 1
     assert fast.report().pipeline == "quantize"
+
+
+class Parity(nn.Module):
+    """Another result for odd batches than for even ones."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] % 2 else x * 3
+
+
+@pytest.mark.parametrize("sizes", [(4, 3, 5, 4), (1, 2, 1)])
+def test_a_branch_over_divisibility_is_not_taken_for_granted(compiles: Compiles, sizes: tuple[int, ...]) -> None:
+    fast = mcomp.optimize(Parity().eval(), target="reference")
+    for size in sizes:
+        x = torch.randn(size, 3)
+        torch.testing.assert_close(fast(x), Parity()(x))
+    assert len(compiles) == len(set(sizes))
