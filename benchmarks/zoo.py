@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+REMARKS = {
+    "longformer": "its code asks whether any token has global attention and takes another way if one has",
+    "switch": "it loops over the experts that tokens were sent to, and casts weights while it runs",
+    "nystromformer": "tracing always makes a mask of [batch, 1, tokens, tokens], which its landmarks do not take; with "
+    "padding the model fails in eager mode too",
+}
+"""What is known of models that fall short, by name."""
+
 MODULES = ("text_encoders", "decoders", "state_space", "encoder_decoders", "vision", "audio", "series", "plain")
 
 

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import zoo
-from benchmarks.zoo_table import Row, Table
-
-BATCHES = (2, 3, 1)
+from benchmarks.zoo_table import BATCHES, Row, Table
 
 
 def check(entry: zoo.Entry, target: str = "capture", batches: Sequence[int] = BATCHES) -> Row:
@@ -38,6 +36,8 @@ def check(entry: zoo.Entry, target: str = "capture", batches: Sequence[int] = BA
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else ""
         row = dataclasses.replace(row, failure=f"{type(error).__name__}: {first}"[:400])
+    if not row.good and entry.name in zoo.REMARKS:
+        row = dataclasses.replace(row, notes=(zoo.REMARKS[entry.name], *row.notes))
     return dataclasses.replace(row, total_seconds=time.perf_counter() - start)
 
 
@@ -195,17 +195,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="*", help="comma-separated name or family patterns")
     parser.add_argument("--target", default="capture", help="capture, or the name of a backend")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="batch sizes, that of the capture first")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds that one model may take")
     parser.add_argument("--jobs", type=int, default=1, help="models checked at a time")
     parser.add_argument("--results", type=Path, help="write the table to this .json and .md")
     parser.add_argument("--resume", action="store_true", help="check only models that have no good row in --results yet")
     options = parser.parse_args()
+    batches = tuple(int(one) for one in options.batches.split(","))
     table = Table(f"python -m benchmarks.zoo_check {' '.join(sys.argv[1:])}", options.target)
     if options.resume and options.results is not None:
         table = table.resumed(options.results)
     names = [entry.name for entry in zoo.entries(options.models)]
     todo = [name for name in names if name not in table.rows or not table.rows[name].good]
-    for done, row in enumerate(check_all(todo, options.target, options.limit, options.jobs), 1):
+    for done, row in enumerate(check_all(todo, options.target, options.limit, options.jobs, batches), 1):
         table.rows[row.name] = row
         table.rows = {one.name: table.rows[one.name] for one in zoo.entries() if one.name in table.rows}
         print(f"{done:>3}/{len(todo)} {row.line()}", flush=True)

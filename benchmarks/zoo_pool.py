@@ -12,14 +12,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from benchmarks import zoo
-from benchmarks.zoo_table import Row
+from benchmarks.zoo_table import BATCHES, Row
 
 
-def check_all(names: Sequence[str], target: str, limit: float, jobs: int = 1) -> Iterator[Row]:
+def check_all(
+    names: Sequence[str], target: str, limit: float, jobs: int = 1, batches: Sequence[int] = BATCHES
+) -> Iterator[Row]:
     """Rows in the order in which models finish. One that takes more than `limit` seconds, or that ends its process,
     gives a row that says so."""
     waiting = list(reversed(names))
-    workers = [_Worker(target, jobs) for _ in range(min(jobs, len(names)))]
+    workers = [_Worker(target, jobs, batches) for _ in range(min(jobs, len(names)))]
     try:
         while waiting or any(worker.name for worker in workers):
             for worker in workers:
@@ -38,9 +40,10 @@ def check_all(names: Sequence[str], target: str, limit: float, jobs: int = 1) ->
 class _Worker:
     """A process that checks one model after another; `name` is the one it is at, empty when idle."""
 
-    def __init__(self, target: str, jobs: int) -> None:
+    def __init__(self, target: str, jobs: int, batches: Sequence[int]) -> None:
         self.target = target
         self.jobs = jobs
+        self.batches = batches
         self.name = ""
         self.since = 0.0
         self._start()
@@ -48,7 +51,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.channel, far = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far, self.target, self.jobs), daemon=True)
+        self.process = context.Process(target=_serve, args=(far, self.target, self.jobs, self.batches), daemon=True)
         self.process.start()
         far.close()
 
@@ -89,7 +92,7 @@ class _Worker:
         self.channel.close()
 
 
-def _serve(channel: Connection, target: str, jobs: int) -> None:
+def _serve(channel: Connection, target: str, jobs: int, batches: Sequence[int] = BATCHES) -> None:
     """Check the models whose names come in, until the other end closes."""
     os.setsid()
     import torch
@@ -102,4 +105,4 @@ def _serve(channel: Connection, target: str, jobs: int) -> None:
             name: Any = channel.recv()
         except EOFError:
             return
-        channel.send(asdict(check(zoo.find(name), target)))
+        channel.send(asdict(check(zoo.find(name), target, batches)))

@@ -13,6 +13,7 @@ from benchmarks import machine
 
 TOLERANCE = 1e-4
 SHARE = 0.95
+BATCHES = (2, 3, 1)
 PACKAGES = ("torch", "transformers", "numpy")
 
 
