@@ -359,8 +359,10 @@ def _gathered(
     call: Call, flat: Value, outer: tuple[Dim, ...], shape: Sequence[Dim], stride: Sequence[Dim], offset: Dim
 ) -> Value:
     """The elements of the last axis at strided positions."""
-    if all(isinstance(one, int) for one in (*shape, *stride, offset)):
-        index = _positions(call, [int(d) for d in shape], [int(d) for d in stride], int(offset))
+    sizes = [d for d in shape if isinstance(d, int)]
+    steps = [d for d in stride if isinstance(d, int)]
+    if len(sizes) == len(shape) and len(steps) == len(stride) and isinstance(offset, int):
+        index = _positions(call, sizes, steps, offset)
     else:
         index = _symbolic_positions(call, shape, stride, offset)
     return call.reshape(call.emit("take", [flat, index], axis=len(outer)), (*outer, *shape))
@@ -381,7 +383,7 @@ def _symbolic_positions(call: Call, shape: Sequence[Dim], stride: Sequence[Dim],
         along = call.emit("arange", [], start=0, step=1, length=size, dtype=dtypes.i64)
         along = call.emit("mul", [along, call.full(step, dtypes.i64)])
         total = call.emit("add", [total, call.unsqueeze(along, range(1, len(shape) - axis))])
-    return call.reshape(total, (dims.product(shape),))
+    return call.reshape(total, (dims.product(tuple(shape)),))
 
 
 @imports("aten.meshgrid.default", "aten.meshgrid.indexing")
