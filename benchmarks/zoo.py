@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 REMARKS = {
     "longformer": "its code asks whether any token has global attention and takes another way if one has",
+    "vilt": "it draws the patches that it looks at, as many as the values of its pixel mask say",
     "switch": "it loops over the experts that tokens were sent to, and casts weights while it runs",
     "nystromformer": "tracing always makes a mask of [batch, 1, tokens, tokens], which its landmarks do not take; with "
     "padding the model fails in eager mode too",

@@ -157,6 +157,7 @@ def _compiled(row: Row, model: Any, args: Any, kwargs: Any, target: str) -> tupl
 
 def compare(model: Any, other: Any, args: Any, kwargs: Any) -> float:
     """Relative L2 error of `other` to the model, over results and changed arguments; the worst tensor counts.
+    Both start with the same seed.
 
     Raises AssertionError where structures, shapes, dtypes or the places of NaN and infinity differ.
     """
@@ -165,8 +166,11 @@ def compare(model: Any, other: Any, args: Any, kwargs: Any) -> float:
     from mcomp.capture import structure
 
     mine, theirs = copy.deepcopy((args, kwargs)), copy.deepcopy((args, kwargs))
-    with torch.no_grad():
-        expected, found = model(*mine[0], **mine[1]), other(*theirs[0], **theirs[1])
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = model(*mine[0], **mine[1])
+        torch.manual_seed(0)
+        found = other(*theirs[0], **theirs[1])
     assert type(expected) is type(found), f"{type(found).__name__} instead of {type(expected).__name__}"
     wanted: list[Any] = []
     given: list[Any] = []
