@@ -125,12 +125,12 @@ def _bounded(choice: Choice, message: str) -> Choice | None:
 def _export(
     shim: Shim, tensors: Sequence[torch.Tensor], choice: Choice, attempt: Attempt, failures: Sequence[str]
 ) -> Exported:
-    shapes = _dynamic_shapes(tensors, choice, attempt)
+    shapes = {"tensors": _dynamic_shapes(tensors, choice, attempt)} if tensors else None
     example = tuple(_doubled(t, i, choice) if attempt.doubled else t for i, t in enumerate(tensors))
     calls = shim.calls
     calls.clear()
     with _quiet(), torch.no_grad(), tracing.patch(backed_size_oblivious=attempt.oblivious):
-        program = torch.export.export(shim, example, dynamic_shapes={"tensors": shapes}, strict=attempt.strict)
+        program = torch.export.export(shim, example, dynamic_shapes=shapes, strict=attempt.strict)
         program = program.run_decompositions(decompositions())
     if not calls:
         raise CaptureError("the structure of the results was not seen while tracing")

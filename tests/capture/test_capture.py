@@ -315,3 +315,17 @@ def test_a_batch_of_one_where_the_code_asks_for_it() -> None:
     agrees(model, program, torch.randn(5, 3))
     alone = captured(model, torch.randn(1, 3))
     agrees(model, alone, torch.randn(1, 3))
+
+
+def test_a_model_without_arguments_is_captured() -> None:
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.arange(3.0))
+
+        def forward(self) -> torch.Tensor:
+            return self.weight * 2
+
+    program = capture(Table().eval(), ()).program
+    assert program is not None
+    assert not program.graph.inputs
