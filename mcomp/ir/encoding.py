@@ -7,6 +7,7 @@ encoded operand means "decode, then compute".
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,12 +39,12 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(ABC):
     """Base of encodings."""
 
+    @abstractmethod
     def buffers(self, type: TensorType) -> dict[str, Buffer]:
         """The arrays that hold a tensor of this type, by part name; `values` is always among them."""
-        raise NotImplementedError
 
     def nbytes(self, type: TensorType) -> Dim:
         """Bytes of all buffers."""
@@ -52,9 +53,9 @@ class Encoding:
             total = dims.add(total, buffer.nbytes)
         return total
 
+    @abstractmethod
     def decode(self, parts: Parts, type: TensorType) -> np.ndarray:
         """The dense array (float32 for bf16, fp16 and fp8 types) that the parts mean."""
-        raise NotImplementedError
 
     def feasible(self, type: TensorType) -> str | None:
         """Why a tensor of this type cannot have this encoding; None when it can."""

@@ -55,7 +55,7 @@ class _Trial:
     activation: Mapping[str, Any] | None
     factors: Any
     errors: tuple[float, ...]
-    outputs: tuple[Any, ...]
+    shifts: tuple[Any, ...]
     encodings: tuple[tuple[Affine, dict[str, np.ndarray]], ...]
 
 
@@ -75,7 +75,7 @@ def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context:
                 smooth = _best(options, group, mode, sample, 0.5 if alpha is None else alpha, context)
                 if alpha is not None or sum(smooth.errors) < SMOOTH_GAIN * sum(trial.errors):
                     trial = smooth
-            plans += [_plan(options, layer, i, trial, sample) for i, layer in enumerate(group)]
+            plans += [_plan(layer, i, trial) for i, layer in enumerate(group)]
         return plans
 
 
@@ -106,7 +106,7 @@ def _try(
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
     quantized = _round_trip(seen, activation)
-    errors, outputs, encodings = [], [], []
+    errors, shifts, encodings = [], [], []
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
         encoding = _encoding(options, layer, context)
@@ -114,15 +114,16 @@ def _try(
         decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, scaled)))
         exact = _apply(layer.node, rows, weight)
         rough = _apply(layer.node, quantized, decoded)
-        if options.correct and layer.bits == 8:
-            rough = rough + _shift(exact, rough, layer.node)
+        shift = _shift(exact, rough, layer.node) if options.correct and layer.bits == 8 else None
+        if shift is not None:
+            rough = rough + shift
         errors.append(_by_row(rough, exact))
-        outputs.append((exact, rough))
+        shifts.append(shift)
         encodings.append((encoding, parts))
-    return _Trial(activation, factors, tuple(errors), tuple(outputs), tuple(encodings))
+    return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(encodings))
 
 
-def _plan(options: Quantize, layer: Layer, index: int, trial: _Trial, sample: Sample) -> Plan:
+def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     import torch
 
     encoding, parts = trial.encodings[index]
@@ -134,7 +135,7 @@ def _plan(options: Quantize, layer: Layer, index: int, trial: _Trial, sample: Sa
     saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(encoding).nbytes, {})
     kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
     detail = f"weights {encoding.dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
-    bias = _corrected_bias(layer, trial, index, sample) if options.correct and layer.bits == 8 else None
+    bias = None if trial.shifts[index] is None else _corrected_bias(layer.node, trial.shifts[index])
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
     return Plan(layer, encoding, parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
 
@@ -144,26 +145,15 @@ def _words(activation: Mapping[str, Any]) -> str:
     return f"{activation['dtype']} {how}"
 
 
-def _corrected_bias(layer: Layer, trial: _Trial, index: int, sample: Sample) -> np.ndarray | None:
-    import torch
-
-    exact, _ = trial.outputs[index]
-    encoding, parts = trial.encodings[index]
-    rows = sample.rows()
-    seen = rows / trial.factors if trial.factors is not None else rows
-    weight = _weight(layer.node)
-    decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, weight)))
-    rough = _apply(layer.node, _round_trip(seen, trial.activation), decoded)
-    shift = _shift(exact, rough, layer.node).reshape(-1)
-    bias = layer.node.maybe(2)
-    if bias is not None:
-        known = bias.weight
-        if known is None or bias.tensor.dtype is not dtypes.f32:
-            return None
-        shift = shift + torch.from_numpy(known.decode().astype(np.float32))
-    elif layer.node.type.dtype is not dtypes.f32:
+def _corrected_bias(node: Node, shift: Tensor) -> np.ndarray | None:
+    """The bias plus the mean error that it makes up for; None where the bias cannot take it."""
+    found = shift.reshape(-1).numpy().astype(np.float32)
+    bias = node.maybe(2)
+    if bias is None:
+        return found if node.type.dtype is dtypes.f32 else None
+    if bias.weight is None or bias.tensor.dtype is not dtypes.f32:
         return None
-    return shift.numpy().astype(np.float32)
+    return found + bias.weight.decode()
 
 
 def _shift(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
