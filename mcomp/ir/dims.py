@@ -395,8 +395,3 @@ class Bounds:
 
     def __str__(self) -> str:
         return f"{self.low}..{'' if self.high is None else self.high}"
-
-
-def known_equal(a: Dim, b: Dim) -> bool:
-    """Whether two dims are equal for every value of their symbols, as far as the canonical form shows."""
-    return a == b

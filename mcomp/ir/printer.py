@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mcomp.ir.dims import Bounds, Expr
+from mcomp.ir.dims import Expr
 from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Graph, InputSpec, Node, OutputSpec
 from mcomp.ir.types import TensorType
@@ -116,8 +116,3 @@ def _return_text(graph: Graph) -> str:
 
 def _output_text(spec: OutputSpec) -> str:
     return "" if spec.kind == "result" else f"{spec.kind} @{name_text(spec.target)} = "
-
-
-def bounds_text(bounds: Bounds) -> str:
-    """Bounds as printed in a graph's header."""
-    return str(bounds)

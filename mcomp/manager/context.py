@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -159,8 +159,3 @@ class Context:
     def record(self, graph: Graph, entry: LedgerEntry) -> None:
         """Write an approximate change to the graph's ledger."""
         graph.ledger.append(entry)
-
-
-def remarks_of(context: Context, kinds: Sequence[str]) -> list[Remark]:
-    """The remarks of some kinds, in order."""
-    return [r for r in context.remarks if r.kind in kinds]

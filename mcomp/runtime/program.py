@@ -16,7 +16,6 @@ from mcomp.capture.structure import Rebind, Spec
 from mcomp.errors import CallError
 from mcomp.ir import dims, dtypes
 from mcomp.ir.graph import Graph, Value
-from mcomp.ir.types import TensorType
 from mcomp.ops.evaluate import bind_symbols
 
 
@@ -220,8 +219,3 @@ def write_back(target: Array, value: Array) -> None:
 
     with torch.no_grad():
         target.copy_(torch.as_tensor(value))
-
-
-def tensor_types(values: Sequence[Value]) -> list[TensorType]:
-    """The tensor types of some values."""
-    return [v.tensor for v in values]
