@@ -174,7 +174,7 @@ def _assemble(
         at = f"a{i}" + ("" if moves[i] == "0" else f" + {product('i', moves[i])}")
         body.append(f"o{i}[{at}] = {out.text};")
     text = "\n".join((
-        f"const auto ep = [=](const {compute}* acc, int64_t row, int64_t col, int64_t count) MCOMP_LAMBDA {{",
+        "const auto ep = [=](auto acc, int64_t row, int64_t col, int64_t count) MCOMP_LAMBDA {",
         "  (void)row, (void)col;", *(f"  {line}" for line in (*head, *hoisted)),
         *(f"  {line}" for line in _row_loop(body, {i: outs[i].requantize for i in held})), "};",
     ))

@@ -2,11 +2,11 @@
 // sums. As conv.hpp; padding uses the byte that stands for zero.
 //
 //   pack_conv_i8<T0>(w, packed, column_sums, weight_oihw, s);    // packed_conv_i8_bytes<T0>(s) bytes; column_sums[O]
-//   Scales8 q{&x_scale, &x_zero, /*row_step=*/0, column_scale, column_sums};
+//   Scales8 q{&x_scale, &x_zero, column_scale, column_sums};
 //   conv_i8<T0>(w, x8, packed, s, q, Ep0{bias, out, O}, scratch);    // scratch: conv_i8_scratch_bytes(s, workers)
 //   // transposed: the same names with conv_transposed; column_sums: prod(stride) * O entries, a set per phase
 //
-// One scale and zero point for the activations (row_step == 0); weights are scaled per output channel.
+// One scale and zero point for the activations; weights are scaled per output channel.
 #pragma once
 
 #include <cstdint>
@@ -48,9 +48,9 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
 
 template <class Tile, class A>
 void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t,
-                  const Scales8& q, const Emitter<float>& emit, char* scratch) {
+                  const Scales8& q, const Int8Emitter<Scales8>& emit, char* scratch) {
   const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
-  const Int8Product<Tile, A> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
+  const Int8Product<Tile, A, Scales8> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
   tap_convolution(w, product, t, x, scratch);
 }
 
@@ -78,11 +78,11 @@ namespace detail {
 
 template <class Tile, class A>
 void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
-                      const Emitter<float>& emit, void* scratch) {
+                      const Int8Emitter<Scales8>& emit, void* scratch) {
   const TapWalk t = conv_walk(s);
   if (is_pointwise(t)) {
     const int64_t c = s.in_channels;
-    const Int8Product<Tile, A> product{packed, round_up(c, 4) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
+    const Int8Product<Tile, A, Scales8> product{packed, round_up(c, 4) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
     gemm_rows(w, product, x, c, s.batch * s.out[0] * s.out[1] * s.out[2], c, scratch);
     return;
   }
@@ -94,7 +94,7 @@ void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const C
 template <class Tile, class A, class Ep>
 void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
              void* scratch) {
-  detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
+  detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile::NR, Scales8>(ep), scratch);
 }
 
 template <class Tile>
@@ -125,7 +125,7 @@ namespace detail {
 
 template <class Tile, class A>
 void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s,
-                                 const Scales8& q, const Emitter<float>& emit, void* scratch) {
+                                 const Scales8& q, const Int8Emitter<Scales8>& emit, void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * conv_transposed_i8_scratch_bytes(s, 1);
   Scales8 phase = q;
   each_phase(s, [&](const TapWalk& t) {
@@ -140,7 +140,7 @@ void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* pack
 template <class Tile, class A, class Ep>
 void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
                         const Ep& ep, void* scratch) {
-  detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::emitter<Tile::NR, float>(ep), scratch);
+  detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile::NR, Scales8>(ep), scratch);
 }
 
 }  // namespace mcomp

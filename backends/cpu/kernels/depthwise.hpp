@@ -191,8 +191,8 @@ template <class X, class Ep>
 void depthwise_i8(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
                   void* scratch) {
   char* own = static_cast<char*>(scratch) + w.id * depthwise_scratch_bytes(s, 1);
-  const float zero = q.row_zero == nullptr ? 0.0f : static_cast<float>(q.row_zero[0]);
-  detail::depthwise(w, x, packed, s, {q.column_scale, q.row_scale[0], zero},
+  const float zero = q.zero == nullptr ? 0.0f : static_cast<float>(q.zero[0]);
+  detail::depthwise(w, x, packed, s, {q.column_scale, q.scale[0], zero},
                     detail::emitter<detail::kDepthwiseChannels, float>(ep),
                     reinterpret_cast<detail::DepthwiseTap*>(own));
 }

@@ -2,12 +2,16 @@
 //
 //   using T0 = DefaultTileI8;
 //   pack_linear_i8<T0>(w, packed, column_sums, weight8, N, K, K, 1);                            // once
-//   Scales8 s{row_scale, row_zero, /*row_step=*/1, column_scale, column_sums};                   // dynamic, per row
+//   Scales8 s{&scale, &zero, column_scale, column_sums};                                        // one scale for A
 //   gemm_i8<T0>(w, a8, lda, packed, M, N, K, s, Ep0{bias, out, N}, nullptr);
+//   RowScales8 s{row_scale, row_zero, column_scale, column_sums};                               // one per row of A
 //   // scratch: gemm_i8_scratch_bytes(M, K, workers) bytes, 64-byte aligned
 //
-// acc[n] = row_scale[m] * column_scale[n] * (sum_k a8[m, k] * w8[n, k] - row_zero[m] * column_sums[n]). A: uint8_t
+// acc[n] = row_scale * column_scale[n] * (sum_k a8[m, k] * w8[n, k] - row_zero * column_sums[n]). A: uint8_t
 // (fastest) or int8_t. Sums wrap modulo 2^32: exact for K < 2^31 / (255 * 127). 2 M N K operations.
+//
+// The epilogue gets the int32 sums of a row with their scales as one object, Int8Row or Int8ScaledRow, whose operator[]
+// gives the float: the conversion becomes a part of the epilogue's loop.
 #pragma once
 
 #include <cstdint>
@@ -19,62 +23,130 @@
 
 namespace mcomp {
 
-// How bytes stand for numbers. Row m has scale row_scale[m * row_step] and zero point row_zero[m * row_step] (null:
-// zero); row_step is 1 for values per row (per token), 0 for one value. Column arrays have one entry per output column.
+// How bytes stand for numbers: one scale and zero point (null: zero) for all activations. Column arrays have one entry
+// per output column.
 struct Scales8 {
-  const float* row_scale;
-  const int32_t* row_zero;
-  int64_t row_step;
+  const float* scale;
+  const int32_t* zero;
   const float* column_scale;
   const int32_t* column_sums;
 };
 
+// A scale and zero point (null: zeros) per row of activations: per token.
+struct RowScales8 {
+  const float* row_scale;
+  const int32_t* row_zero;
+  const float* column_scale;
+  const int32_t* column_sums;
+};
+
+// Finished sums of a row, zero points taken away; scale: one per element.
+struct Int8Row {
+  const int32_t* sums;
+  const float* scale;
+  MCOMP_INLINE float operator[](int64_t i) const { return static_cast<float>(sums[i]) * scale[i]; }
+};
+
+// Sums of a row whose own zero point and scale are still to be applied.
+struct Int8ScaledRow {
+  const int32_t* sums;
+  const int32_t* totals;  // the columns' sums
+  const float* scale;     // the columns' scales
+  int32_t zero;
+  float row_scale;
+  MCOMP_INLINE float operator[](int64_t i) const {
+    const uint32_t shift = static_cast<uint32_t>(totals[i]) * static_cast<uint32_t>(zero);
+    return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(sums[i]) - shift)) * (scale[i] * row_scale);
+  }
+};
+
 namespace detail {
 
-template <class Tile, class A>
+// An epilogue of int8 products without its type, see Emitter.
+template <class Scales>
+struct Int8Emitter {
+  const void* epilogue;
+  void (*emit)(const void* epilogue, const int32_t* tile, const float* scale, const Scales& scales, int64_t mr,
+               int64_t row0, int64_t row_step, int64_t col, int64_t count);
+};
+
+template <int NR, class Ep>
+void emit_int8_tile(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
+                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+  const Ep& ep = *static_cast<const Ep*>(epilogue);
+  if (count == NR) {
+    for (int64_t r = 0; r < mr; ++r) ep(Int8Row{tile + r * NR, scale}, row0 + r * row_step, col, int64_t{NR});
+  } else {
+    for (int64_t r = 0; r < mr; ++r) ep(Int8Row{tile + r * NR, scale}, row0 + r * row_step, col, count);
+  }
+}
+
+template <int NR, class Ep>
+void emit_int8_tile(const void* epilogue, const int32_t* tile, const float*, const RowScales8& s, int64_t mr,
+                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+  const Ep& ep = *static_cast<const Ep*>(epilogue);
+  for (int64_t r = 0; r < mr; ++r) {
+    const int64_t row = row0 + r * row_step;
+    const Int8ScaledRow acc{tile + r * NR, s.column_sums + col, s.column_scale + col,
+                            s.row_zero == nullptr ? 0 : s.row_zero[row], s.row_scale[row]};
+    if (count == NR) {
+      ep(acc, row, col, int64_t{NR});
+    } else {
+      ep(acc, row, col, count);
+    }
+  }
+}
+
+// Emitter of ep, which must outlive it.
+template <int NR, class Scales, class Ep>
+Int8Emitter<Scales> int8_emitter(const Ep& ep) {
+  return {&ep, emit_int8_tile<NR, Ep>};
+}
+
+template <class Tile, class A, class Scales>
 struct Int8Product {
   using Element = A;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
+  static constexpr bool kPerRow = std::is_same<Scales, RowScales8>::value;
 
   const int8_t* packed;
   int64_t panel_stride;
   Panels panels;
-  const Scales8& scales;
-  Emitter<float> emit;
+  const Scales& scales;
+  Int8Emitter<Scales> emit;
 
+  // What a row's bytes are above the numbers that they stand for, as far as all rows share it.
+  int32_t zero() const {
+    if constexpr (kPerRow) {
+      return 0;
+    } else {
+      return scales.zero == nullptr ? 0 : scales.zero[0];
+    }
+  }
   // Byte that stands for zero where a convolution pads.
-  A fill() const { return static_cast<A>(scales.row_zero == nullptr ? 0 : scales.row_zero[0]); }
+  A fill() const { return static_cast<A>(zero()); }
 
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) int32_t sums[MR * NR];
-    alignas(64) float out[MR * NR];
-    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                    packed + panel * panel_stride, 4 * NR, sums);
+    alignas(64) int32_t start[NR];
+    alignas(64) float scale[NR];
     const int64_t first = panels.first(panel), count = panels.size(panel);
+    const int32_t shift = zero() + row_offset<A>();
     for (int v = 0; v < Tile::NV; ++v) {
-      const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes));
-      const vf32 scale = lanes == kLanes ? vload(scales.column_scale + first + v * kLanes)
-                                         : vload_n(scales.column_scale + first + v * kLanes, lanes);
-      const vi32 total = lanes == kLanes ? vload(scales.column_sums + first + v * kLanes)
-                                         : vload_n(scales.column_sums + first + v * kLanes, lanes);
-      if (scales.row_step == 0) {
-        const int32_t zero = (scales.row_zero == nullptr ? 0 : scales.row_zero[0]) + row_offset<A>();
-        const vi32 shift = total * zero;
-        const vf32 both = scale * scales.row_scale[0];
-        for (int64_t r = 0; r < mr; ++r)
-          vstore(out + r * NR + v * kLanes, vto_f32(vload(sums + r * NR + v * kLanes) - shift) * both);
-      } else {
-        for (int64_t r = 0; r < mr; ++r) {
-          const int64_t row = row0 + r * row_step;
-          const int32_t zero = (scales.row_zero == nullptr ? 0 : scales.row_zero[row]) + row_offset<A>();
-          const vi32 exact = vload(sums + r * NR + v * kLanes) - total * zero;
-          vstore(out + r * NR + v * kLanes, vto_f32(exact) * (scale * scales.row_scale[row]));
-        }
+      const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes)), at = first + v * kLanes;
+      const bool whole = lanes == kLanes;
+      const vi32 total = whole ? vload(scales.column_sums + at) : vload_n(scales.column_sums + at, lanes);
+      vstore(start + v * kLanes, -(total * shift));
+      if constexpr (!kPerRow) {
+        const vf32 column = whole ? vload(scales.column_scale + at) : vload_n(scales.column_scale + at, lanes);
+        vstore(scale + v * kLanes, column * scales.scale[0]);
       }
     }
-    emit(out, NR, mr, row0, row_step, first, count);
+    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
+                                                    packed + panel * panel_stride, 4 * NR, sums, start);
+    emit.emit(emit.epilogue, sums, scale, scales, mr, row0, row_step, first, count);
   }
 };
 
@@ -84,11 +156,12 @@ inline int64_t gemm_i8_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
   return detail::gemm_rows_scratch_bytes(m, k, 1, workers);
 }
 
-template <class Tile, class A, class Ep>
+// Scales: Scales8 or RowScales8.
+template <class Tile, class A, class Scales, class Ep>
 void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
-             const Scales8& scales, const Ep& ep, void* scratch) {
-  const detail::Int8Product<Tile, A> product{
-      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::emitter<Tile::NR, float>(ep)};
+             const Scales& scales, const Ep& ep, void* scratch) {
+  const detail::Int8Product<Tile, A, Scales> product{
+      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile::NR, Scales>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

@@ -42,6 +42,7 @@ struct Int4WeightDot {
   static constexpr int kLength = 2;
   static constexpr int kPanel = kLanes;
   static constexpr int kWidth = kLanes;
+  static constexpr bool kStarts = false;
 
   static MCOMP_INLINE Row row(const char* p) {
     const float* x = reinterpret_cast<const float*>(p);
@@ -129,7 +130,7 @@ struct WeightOnlyProduct {
     const int8_t* b = packed + panel * panel_stride;
     for (int64_t k = 0, g = 0; k < length; k += scales.group, ++g) {
       const int64_t part = min_i64(scales.group, length - k), at = g * panels.columns + first;
-      micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums);
+      micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums, nullptr);
       add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k,
                 row_stride, part, count);
       b += group_bytes<Tile, Bits>(part);

@@ -57,6 +57,7 @@ struct FloatDot {
   static constexpr int kLength = 1;                                          // reduction elements of a step
   static constexpr int kPanel = kVectorBytes / static_cast<int>(sizeof(T));  // panel elements of a step and vector
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr bool kStarts = false;  // sums start at zero
 
   static MCOMP_INLINE Row row(const char* p) { return vset(*reinterpret_cast<const T*>(p)); }
   static MCOMP_INLINE Columns columns(const W* b) { return vload(b); }
@@ -103,6 +104,9 @@ struct RowSums {
   MCOMP_INLINE void clear() {
     unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = typename Dot::Acc{}; });
   }
+  MCOMP_INLINE void start(const typename Dot::Acc* from) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = from[i]; });
+  }
   MCOMP_INLINE void add(const typename Dot::Row& a, const ColumnVectors<Dot, NV>& b) {
     unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::add(v[i], a, b.v[i]); });
   }
@@ -120,6 +124,7 @@ struct TileSums {
   TileSums<Dot, NV, MR - 1> above;
   RowSums<Dot, NV> last;
   MCOMP_INLINE void clear() { above.clear(), last.clear(); }
+  MCOMP_INLINE void start(const typename Dot::Acc* from) { above.start(from), last.start(from); }
   MCOMP_INLINE void step(const RowPointers& a, int64_t offset, const ColumnVectors<Dot, NV>& b) {
     above.step(a, offset, b);
     last.add(Dot::row(a.row(MR - 1) + offset), b);
@@ -132,23 +137,30 @@ struct TileSums {
 template <class Dot, int NV>
 struct TileSums<Dot, NV, 0> {
   MCOMP_INLINE void clear() {}
+  MCOMP_INLINE void start(const typename Dot::Acc*) {}
   MCOMP_INLINE void step(const RowPointers&, int64_t, const ColumnVectors<Dot, NV>&) {}
   MCOMP_INLINE void merge(const TileSums&) {}
   MCOMP_INLINE void store(typename Dot::Out*) const {}
 };
 
 // tile[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step(t, i)][c]; steps count
-// through all segments, each of which takes a whole number of steps.
+// through all segments, each of which takes a whole number of steps. Where the Dot says so, `first` (one per column) is
+// added to every row.
 template <class Dot, int MR, int NV>
 MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps,
                                int64_t tap_count, int64_t length, const typename Dot::Panel* b, int64_t b_step,
-                               typename Dot::Out* tile) {
+                               typename Dot::Out* tile, const typename Dot::Out* first) {
   static_assert(MR <= 20, "RowPointers reach twenty rows");
   // Few accumulators would wait for each other: split the reduction over KU independent sets.
   constexpr int KU = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
   constexpr int64_t bytes = Dot::kLength * static_cast<int64_t>(sizeof(typename Dot::Element));
   TileSums<Dot, NV, MR> sums[KU];
   unroll<KU>([&](auto u) MCOMP_LAMBDA { sums[u].clear(); });
+  if constexpr (Dot::kStarts) {
+    typename Dot::Acc columns[NV];
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { columns[i] = vload(first + i * Dot::kWidth); });
+    sums[0].start(columns);
+  }
   RowPointers rows(row_stride * static_cast<int64_t>(sizeof(typename Dot::Element)));
   for (int64_t t = 0; t < tap_count; ++t) {
     rows.start(a + taps[t]);
@@ -195,7 +207,7 @@ MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_strid
 template <class Dot, int MAX, int NV>
 struct MicroTable {
   using Function = void (*)(const typename Dot::Element*, int64_t, const int64_t*, int64_t, int64_t,
-                            const typename Dot::Panel*, int64_t, typename Dot::Out*);
+                            const typename Dot::Panel*, int64_t, typename Dot::Out*, const typename Dot::Out*);
   Function table[MAX + 1];
   template <int... R>
   static constexpr MicroTable make(std::integer_sequence<int, R...>) {

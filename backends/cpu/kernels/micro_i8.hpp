@@ -90,6 +90,7 @@ struct ByteDot : ByteProducts {
   static constexpr int kLength = 4;
   static constexpr int kPanel = 4 * kLanes;
   static constexpr int kWidth = kLanes;
+  static constexpr bool kStarts = true;
   static constexpr uint32_t kFlip = row_offset<A>() != 0 ? 0x80808080u : 0u;
 
   static MCOMP_INLINE Row row(const char* p) {

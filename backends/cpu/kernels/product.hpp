@@ -97,7 +97,7 @@ struct FloatProduct {
             int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) T out[MR * NR];
     micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                        packed + panel * panel_stride, NR, out);
+                                                        packed + panel * panel_stride, NR, out, nullptr);
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 };

@@ -160,9 +160,8 @@ def scales_of(
     found = [pointer("column_scale", column_scale)]
     if encoding.scale is not None:
         text = (
-            "const float row_scale = float(row_scale_), *row_scales = &row_scale;\n"
-            "const int32_t row_zero = int32_t(row_zero_), *row_zeros = &row_zero;\n"
-            f"const Scales8 scales{{row_scales, row_zeros, 0, column_scale, {sums}}};"
+            "const float row_scale = float(row_scale_);\nconst int32_t row_zero = int32_t(row_zero_);\n"
+            f"const Scales8 scales{{&row_scale, &row_zero, column_scale, {sums}}};"
         )
         return Scales(text, tuple(found), (("row_scale_", Real(encoding.scale)), ("row_zero_", encoding.zero)))
     scales, zeros = place.part("scales"), place.part("zeros")
@@ -170,11 +169,8 @@ def scales_of(
     found.append(pointer("row_scale", scales))
     if zeros is not None:
         found.append(pointer("row_zero", zeros))
-    step = 1 if encoding.axis else 0
-    text = (
-        f"const Scales8 scales{{row_scale, {'nullptr' if zeros is None else 'row_zero'}, {step}, column_scale, "
-        f"{sums}}};"
-    )
+    kind = "RowScales8" if encoding.axis else "Scales8"
+    text = f"const {kind} scales{{row_scale, {'nullptr' if zeros is None else 'row_zero'}, column_scale, {sums}}};"
     return Scales(text, tuple(found), ())
 
 

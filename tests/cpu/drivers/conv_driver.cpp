@@ -44,7 +44,7 @@ static void run_conv_i8(int threads, const A* x, const int8_t* weight, const Con
   Guarded packed(transposed ? packed_conv_transposed_i8_bytes<T>(*s) : packed_conv_i8_bytes<T>(*s));
   Guarded sums(phases * s->out_channels * 4);
   Guarded scratch(transposed ? conv_transposed_i8_scratch_bytes(*s, threads) : conv_i8_scratch_bytes(*s, threads));
-  const Scales8 q{&scale, &zero, 0, column_scale, sums.as<int32_t>()};
+  const Scales8 q{&scale, &zero, column_scale, sums.as<int32_t>()};
   const StoreF32 ep{out, s->out_channels};
   Pool::run(threads, [&](const Worker& w) {
     if (transposed) {
@@ -82,7 +82,7 @@ static void run_depthwise_i8(int threads, const A* x, const int8_t* weight, cons
                              int32_t zero, const float* column_scale, float* out) {
   Guarded packed(s->kernel[0] * s->kernel[1] * s->kernel[2] * s->in_channels * 4),
       scratch(depthwise_scratch_bytes(*s, threads));
-  const Scales8 q{&scale, &zero, 0, column_scale, nullptr};
+  const Scales8 q{&scale, &zero, column_scale, nullptr};
   Pool::run(threads, [&](const Worker& w) {
     pack_depthwise(w, packed.as<float>(), weight, *s);
     w.barrier();

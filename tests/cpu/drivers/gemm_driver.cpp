@@ -49,8 +49,10 @@ static void run_gemm_i8(int threads, const A* a, int64_t lda, const int8_t* weig
   Pool::run(threads, [&](const Worker& w) {
     pack_linear_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, n, k, stride_n, stride_k);
     w.barrier();
-    const Scales8 s{row_scale, row_zero, row_step, column_scale, sums.as<int32_t>()};
-    gemm_i8<T>(w, a, lda, packed.as<int8_t>(), m, n, k, s, StoreF32{c, n}, scratch.as<void>());
+    const Scales8 one{row_scale, row_zero, column_scale, sums.as<int32_t>()};
+    const RowScales8 each{row_scale, row_zero, column_scale, sums.as<int32_t>()};
+    if (row_step == 0) gemm_i8<T>(w, a, lda, packed.as<int8_t>(), m, n, k, one, StoreF32{c, n}, scratch.as<void>());
+    if (row_step == 1) gemm_i8<T>(w, a, lda, packed.as<int8_t>(), m, n, k, each, StoreF32{c, n}, scratch.as<void>());
   });
 }
 #define GEMM_I8(NAME, A)                                                                                               \
