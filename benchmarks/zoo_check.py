@@ -44,7 +44,7 @@ def check(entry: zoo.Entry, target: str = "capture", batches: Sequence[int] = BA
 def _captured(row: Row, model: Any, args: Any, kwargs: Any, target: str) -> tuple[Row, Any]:
     """The row without errors, and the captured program to compare, None for a model captured in parts."""
     from mcomp.capture import capture
-    from mcomp.ir.verify import verify
+    from mcomp.ir.verifier import verify
     from mcomp.ops.evaluate import bind_symbols
 
     captured = capture(model, args, kwargs)
@@ -74,7 +74,7 @@ def _survives(graph: Any) -> bool:
 
 def _shares(graph: Any, symbols: dict[str, int]) -> tuple[int, int, float, float]:
     """Nodes, opaque nodes, native share of nodes and of FLOPs; constants do not count."""
-    from mcomp.ops.binding import assume_symbols
+    from mcomp.ir.binding import assume_symbols
     from mcomp.ops.opaque import is_opaque
     from mcomp.ops.workload import workload
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcomp.errors import BackendError
-from mcomp.ir.graph import Graph, Node
 
 if TYPE_CHECKING:
+    from mcomp.ir.graph import Graph, Node
     from mcomp.manager.context import Context
     from mcomp.plan.profile import DeviceProfile
 

@@ -11,7 +11,6 @@ from mcomp.ir.dims import Dim
 from mcomp.ir.dtypes import DTYPES, DType
 from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
 from mcomp.ir.loc import UNKNOWN, Loc
-from mcomp.ir.printer import attr_text
 from mcomp.ir.scanner import FLOAT, IDENT, INT, NAME, STRING, Scanner
 from mcomp.ir.types import Layout, ScalarType, TensorType, Type
 
@@ -158,6 +157,8 @@ class TermReader(Scanner):
             if name == "scale" and isinstance(value, int):
                 value = float(value)
             if not _AFFINE_FIELDS[name](value):
+                from mcomp.ir.printer import attr_text
+
                 raise self.error(f"{attr_text(value)} is no {name} of an encoding", at)
             fields[name] = value
         self.expect(">")

@@ -66,7 +66,7 @@ def _check_inputs(body: Graph, types: Sequence[TensorType | None], name: str) ->
 
 
 def _fits(a: Type, b: Type) -> bool:
-    from mcomp.ir.verify import compatible
+    from mcomp.ir.verifier import compatible
 
     return compatible(a, b)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mcomp.errors import IRError
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Graph, Node, Value
-from mcomp.ir.verify import compatible
+from mcomp.ir.verifier import compatible
 from mcomp.manager.context import Context
 from mcomp.manager.passes import PassEffect
 from mcomp.ops.base import Effect

@@ -27,7 +27,7 @@ from mcomp.ir.parser import parse_graph, parse_type
 from mcomp.ir.printer import graph_text
 from mcomp.ir.store import WeightStore, check_parts, digest_of
 from mcomp.ir.types import TensorType
-from mcomp.ir.verify import verify
+from mcomp.ir.verifier import verify
 
 if TYPE_CHECKING:
     from mcomp.runtime.compiled import CompiledModel

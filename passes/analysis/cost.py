@@ -12,7 +12,7 @@ from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.analysis import Analysis
 from mcomp.manager.context import Context
-from mcomp.ops.binding import assume_symbols
+from mcomp.ir.binding import assume_symbols
 from mcomp.ops.workload import Workload, workload
 from mcomp.passes.analysis.liveness import Intervals, Liveness
 from mcomp.plan.profile import DeviceProfile

@@ -11,7 +11,7 @@ from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager.analysis import Analysis
 from mcomp.manager.context import Context
-from mcomp.ops.binding import assume_symbols
+from mcomp.ir.binding import assume_symbols
 
 
 @dataclass(frozen=True, slots=True)

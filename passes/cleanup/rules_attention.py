@@ -12,7 +12,7 @@ from mcomp.ir.dims import Dim
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
-from mcomp.ir.verify import compatible
+from mcomp.ir.verifier import compatible
 from mcomp.manager import PassEffect
 from mcomp.ops.base import normalize, op_named
 from mcomp.passes.cleanup.masks import causal

@@ -17,7 +17,7 @@ from mcomp.capture.program import CapturedProgram
 from mcomp.errors import CallError, CaptureError
 from mcomp.ir import dims
 from mcomp.ir.parser import parse_graph
-from mcomp.ir.verify import verify
+from mcomp.ir.verifier import verify
 
 
 def captured(model: nn.Module, *args: Any, dynamic: Any = None, others: Any = (), **kwargs: Any) -> CapturedProgram:

@@ -9,7 +9,7 @@ import pytest
 from mcomp.errors import IRError, VerifyError
 from mcomp.ir import Affine, Bounds, Graph, InputSpec, Layout, Node, OutputSpec, TensorType, parse_graph, sym, verify
 from mcomp.ir.dtypes import f32, i64
-from mcomp.ir.verify import compatible
+from mcomp.ir.verifier import compatible
 
 _TEXT = """graph @net[B in 0..](%x: f32[B, 4]) -> (f32[B, 4]) {
   %a = neg %x : f32[B, 4]  loc(block.0 "net.py":7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcomp.errors import VerifyError
 from mcomp.ir.graph import Graph
-from mcomp.ir.verify import verify
+from mcomp.ir.verifier import verify
 from mcomp.manager.context import Context
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass, PassResult
