@@ -11,11 +11,12 @@ from mcomp.backends.cpu.builder import Builder
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import build, find_compiler, missing_compiler
 from mcomp.backends.cpu.emit import Emitter, Source
-from mcomp.backends.cpu.executor import Code, CpuExecutable, available_threads
+from mcomp.backends.cpu.executor import Code, CpuExecutable
 from mcomp.backends.cpu.isa import choose, supported
 from mcomp.backends.cpu.kernel import Program
 from mcomp.backends.cpu.legalize import legalize
 from mcomp.backends.cpu.library import Library
+from mcomp.backends.cpu.running import available_threads
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.plan.profile import DeviceProfile

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from mcomp.backends.cpu.access import Buffer, ConstSource, aligned_bytes
-from mcomp.backends.cpu.emit import SegmentCode
-from mcomp.backends.cpu.kernel import Segment
 from mcomp.backends.cpu.library import Entry
+from mcomp.backends.cpu.plan import Region
 from mcomp.errors import BackendError
 from mcomp.ir import dtypes
 from mcomp.ir.store import Weight, WeightStore
 
+Read = Callable[[ConstSource], np.ndarray]
+
 
 class Constants:
-    """Addresses of constant and packed buffers; keeps the memory alive."""
+    """Addresses of constant and packed buffers; keeps the memory alive. `read` gives a constant's array."""
 
-    def __init__(
-        self, store: WeightStore, used: Iterable[Buffer], packing: Segment, code: SegmentCode, entry: Entry, threads: int
-    ) -> None:
+    def __init__(self, read: Read, used: Iterable[Buffer], packing: Region, entry: Entry, threads: int) -> None:
         self.addresses: dict[Buffer, int] = {}
         self._arrays: dict[ConstSource, np.ndarray] = {}
-        self._store = store
-        self._packed = self._pack(packing, code, entry, threads)
+        self._read = read
+        self._packed = self._pack(packing, entry, threads)
         for buffer in used:
             if buffer.source is not None:
-                self._arrays[buffer.source] = self._arrays.get(buffer.source, constant_array(store, buffer.source))
-                self.addresses[buffer] = self._arrays[buffer.source].ctypes.data
+                self.addresses[buffer] = self.array(buffer.source).ctypes.data
 
     @property
     def packed_bytes(self) -> int:
@@ -38,22 +36,26 @@ class Constants:
 
     def array(self, source: ConstSource) -> np.ndarray:
         """A constant array."""
-        return self._arrays.get(source, constant_array(self._store, source))
+        found = self._arrays.get(source)
+        if found is None:
+            found = self._arrays[source] = self._read(source)
+        return found
 
-    def _pack(self, segment: Segment, code: SegmentCode, entry: Entry, threads: int) -> np.ndarray:
-        if not segment.steps:
+    def _pack(self, region: Region, entry: Entry, threads: int) -> np.ndarray:
+        if not region.step_count:
             return aligned_bytes(0)
-        numbers, offsets, total = entry.plan([], threads, code.number_count, len(code.arena))
+        numbers, offsets, total = entry.plan([], threads, region.number_count, len(region.arena))
         memory = aligned_bytes(total)
-        places = dict(zip(code.arena, offsets))
-        slots = (ctypes.c_void_p * len(segment.buffers))()
+        places = dict(zip(region.arena, offsets))
+        slots = (ctypes.c_void_p * len(region.buffers))()
         sources: dict[ConstSource, np.ndarray] = {}
-        for i, buffer in enumerate(segment.buffers):
+        for i, buffer in enumerate(region.buffers):
             if buffer.source is not None:
-                sources.setdefault(buffer.source, constant_array(self._store, buffer.source))
+                if buffer.source not in sources:
+                    sources[buffer.source] = self._read(buffer.source)
                 slots[i] = sources[buffer.source].ctypes.data
             else:
-                slots[i] = self.addresses[buffer] = memory.ctypes.data + places[buffer]
+                slots[i] = self.addresses[buffer] = memory.ctypes.data + places[i]
         fault = entry.run(ctypes.addressof(slots), ctypes.addressof(numbers), threads)
         if fault:
             raise BackendError(f"packing constants failed at step {fault}", code="MC0605")

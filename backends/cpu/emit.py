@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from mcomp.backends.cpu.access import Buffer
 from mcomp.backends.cpu.cxx import Real, Size, comment, integer, size_text
 from mcomp.backends.cpu.kernel import Kernel, KernelStep, Program, Segment
+from mcomp.backends.cpu.library import ABI
 from mcomp.backends.cpu.schedule import Schedule, schedule
-
-ABI = 1
-"""Version of the entry points' signatures."""
 
 _ARENA_KINDS = ("temp", "scratch")
 

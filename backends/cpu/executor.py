@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mcomp.backend import Array, Bound, Executable, Interface, KernelInfo
 from mcomp.backends.cpu.access import Access, Buffer, aligned_bytes
 from mcomp.backends.cpu.arrays import address, as_numpy, as_tensor, contiguous, empty
-from mcomp.backends.cpu.constants import Constants
+from mcomp.backends.cpu.constants import Constants, constant_array
 from mcomp.backends.cpu.cxx import Computed
 from mcomp.backends.cpu.emit import SegmentCode, interface_buffers, part_buffers
 from mcomp.backends.cpu.kernel import EncodedAccess, KernelStep, Program, Segment, TorchStep
-from mcomp.backends.cpu.library import Entry, Library
-from mcomp.backends.cpu.plan import SegmentPlan
-from mcomp.backends.cpu.schedule import size_of
-from mcomp.errors import CallError
+from mcomp.backends.cpu.library import Library
+from mcomp.backends.cpu.plan import Region, size_of
+from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType, Type
-
-_PLANS_KEPT = 32
-
-
-class IndexFault(CallError, IndexError):
-    """An index out of range, or a division of whole numbers by zero, met while running."""
-
-    default_code = "MC0405"
 
 
 @dataclass(frozen=True)
@@ -53,31 +41,43 @@ class CpuExecutable(Executable):
     def __init__(self, program: Program, codes: Sequence[SegmentCode], code: Code, threads: int | None) -> None:
         self.graph = program.graph
         self.threads = threads if threads is not None else available_threads()
+        self.symbols = program.symbols
         self._program = program
         self._code, self._codes = code, codes
+        self._regions = [region_of(s, c) for s, c in zip(program.segments, codes)]
         packing, *native = (code.library.entry(c.prefix) for c in codes)
         used = {b: None for part in program.parts for b in part_buffers(part) if b.kind == "const"}
-        self._constants = Constants(self.graph.store, used, program.packing, codes[0], packing, self.threads)
+        read = partial(constant_array, self.graph.store)
+        self._constants = Constants(read, used, self._regions[0], packing, self.threads)
         self._interface = interface_buffers(program)
         segments = [p for p in program.parts if isinstance(p, Segment)]
-        self._native = {id(s): _Native(s, c, e, self) for s, c, e in zip(segments, codes[1:], native)}
+        self._native = {id(s): Native(r, e, self) for s, r, e in zip(segments, self._regions[1:], native)}
         self._output_types = [v.type for v in self.graph.outputs]
+        self._solo: Solo | None = None
+        if len(segments) == 1 == len(program.parts) and Solo.fits(self._regions[1], self._output_types):
+            self._solo = Solo(self._native[id(segments[0])], [v.tensor for v in self.graph.outputs])
 
     # running
 
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:
+        if self._solo is not None:
+            return self._solo.run(inputs, symbols, numpy=numpy)
         call = _Call(self, inputs, dict(symbols), numpy)
         for part in self._program.parts:
             if isinstance(part, Segment):
-                self._native[id(part)].run(call)
+                self._native[id(part)].run(call.address, call.symbols)
             else:
                 call.torch(part)
         return call.results()
 
     def bind(self, inputs: Sequence[Array], symbols: Mapping[str, int]) -> Bound:
-        if len(self._native) == 1 and len(self._program.parts) == 1:
-            return NativeBound(self, inputs, symbols)
+        if self._solo is not None:
+            return NativeBound(self._solo, inputs, symbols)
         return super().bind(inputs, symbols)
+
+    def addresses(self) -> Mapping[Buffer, int]:
+        """Where constants lie."""
+        return self._constants.addresses
 
     # describing
 
@@ -96,7 +96,7 @@ class CpuExecutable(Executable):
             times: list[float] = []
             for part in self._program.parts:
                 if isinstance(part, Segment):
-                    times += self._native[id(part)].profile(call)
+                    times += self._native[id(part)].profile(call.address, call.symbols)
                 else:
                     start = time.perf_counter()
                     call.torch(part)
@@ -134,8 +134,9 @@ class CpuExecutable(Executable):
         """Values for all symbols: those that only data decides are taken as their lower bound."""
         return {s: symbols.get(s, max(1, b.low)) for s, b in self.graph.symbols.items()}
 
-    def fault(self, segment: Segment, step: int) -> IndexFault:
+    def fault(self, region: Region, step: int) -> IndexFault:
         """The error for bad data met at a step (counted from 1)."""
+        segment = self._program.segments[self._regions.index(region)]
         node = segment.steps[step - 1].node
         if node is None:
             return IndexFault("bad data was met while running")
@@ -143,52 +144,6 @@ class CpuExecutable(Executable):
             f"{node.op.name}: an index is out of range, or a whole number was divided by zero",
             where=str(node.loc) or node.layer, ir=repr(node), help="check the values of the indices passed",
         )
-
-
-class _Native:
-    """A native segment with its plans by size."""
-
-    def __init__(self, segment: Segment, code: SegmentCode, entry: Entry, owner: CpuExecutable) -> None:
-        self.segment, self.code, self.entry, self.owner = segment, code, entry, owner
-        self._plans: OrderedDict[tuple[int, ...], SegmentPlan] = OrderedDict()
-        arena = set(code.arena)
-        self.outside = [
-            (i, b) for i, b in enumerate(segment.buffers) if b not in arena and b.kind not in ("const", "packed")
-        ]
-
-    def plan(self, values: Mapping[str, int]) -> SegmentPlan:
-        names = self.owner._program.symbols
-        key = tuple(values.get(s, 0) for s in names)
-        found = self._plans.get(key)
-        if found is None:
-            found = SegmentPlan(self.segment, self.code, self.entry, list(key), values, self.owner.threads,
-                                self.owner._constants.addresses)
-            self._plans[key] = found
-            while len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-        return found
-
-    def run(self, call: _Call) -> None:
-        plan = self.plan(call.symbols)
-        frame = plan.frame()
-        slots = frame.slots
-        for slot, buffer in self.outside:
-            slots[slot] = call.address(buffer)
-        fault = self.entry.run(frame.address, plan.numbers_address, plan.threads)
-        plan.give_back(frame)
-        if fault:
-            raise self.owner.fault(self.segment, fault)
-
-    def profile(self, call: _Call) -> list[float]:
-        plan = self.plan(call.symbols)
-        frame = plan.frame()
-        for slot, buffer in self.outside:
-            frame.slots[slot] = call.address(buffer)
-        fault, times = self.entry.profile(frame.address, plan.numbers_address, plan.threads, len(self.segment.steps))
-        plan.give_back(frame)
-        if fault:
-            raise self.owner.fault(self.segment, fault)
-        return times
 
 
 class _Call:
@@ -278,38 +233,14 @@ class _Call:
             self.between[buffer] = held
 
 
-class NativeBound(Bound):
-    """A call with everything fixed: frame, inputs, outputs. Calling it runs the native code and nothing else."""
-
-    def __init__(self, executable: CpuExecutable, inputs: Sequence[Array], symbols: Mapping[str, int]) -> None:
-        self.inputs = list(inputs)
-        numpy = all(isinstance(x, np.ndarray) for x in inputs) and bool(inputs)
-        self._call = _Call(executable, inputs, dict(symbols), numpy)
-        native, = executable._native.values()
-        plan = native.plan(symbols)
-        self._frame = plan.frame()
-        for slot, buffer in native.outside:
-            self._frame.slots[slot] = self._call.address(buffer)
-        self.outputs = self._call.results()
-        self._native, self._plan = native, plan
-        self._stale = [(x, y) for x, y in zip(self.inputs, self._call.inputs) if x is not y]
-        self._run, self._slots = native.entry.run, self._frame.address
-        self._numbers, self._threads = plan.numbers_address, plan.threads
-        self()
-
-    def __call__(self) -> None:
-        for given, copy in self._stale:
-            copy[...] = given
-        fault = self._run(self._slots, self._numbers, self._threads)
-        if fault:
-            raise self._native.owner.fault(self._native.segment, fault)
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def region_of(segment: Segment, code: SegmentCode) -> Region:
+    """What running a segment's code takes."""
+    work: Dim = 0
+    for step in segment.steps:
+        for part in (step.work.flops, step.work.read, step.work.write):
+            work = dims.add(work, part)
+    arena = tuple(segment.slot(b) for b in code.arena)
+    return Region(code.prefix, code.number_count, len(segment.steps), tuple(segment.buffers), arena, code.phases, work)
 
 
 def _bytes(buffer: Buffer, values: Mapping[str, int]) -> int:

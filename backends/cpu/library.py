@@ -7,8 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from mcomp.backends.cpu.emit import ABI
 from mcomp.errors import BackendError
+
+ABI = 1
+"""Version of the entry points' signatures; `emit` describes them."""
 
 Pointers = ctypes.POINTER(ctypes.c_void_p)
 Numbers = ctypes.POINTER(ctypes.c_int64)

@@ -1,34 +1,69 @@
-"""Plans of a segment for given sizes, and the frames that calls run in."""
+"""Regions of compiled code, what they take for given sizes, and the frames that calls run in. Light to import: loading a
+compiled model needs this and no lowering."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 from mcomp.backends.cpu.access import Buffer, aligned_bytes
-from mcomp.backends.cpu.emit import SegmentCode
-from mcomp.backends.cpu.kernel import Segment
 from mcomp.backends.cpu.library import Entry
-from mcomp.backends.cpu.schedule import estimate
+from mcomp.ir import dims
+from mcomp.ir.dims import Dim
+
+WORK_PER_MICROSECOND = 8_000.0
+"""Operations, or bytes moved, that one core does in a microsecond, roughly."""
 
 SINGLE_MICROSECONDS = 20.0
-"""Segments estimated below this run on the calling thread alone: waking others would cost more."""
+"""Regions estimated below this run on the calling thread alone: waking others would cost more."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """What running one segment's code takes: the prefix of its entry points, how many numbers and steps it has, the
+    buffers by slot, the slots that lie in its arena (in the order of the plan's offsets), how many barriers it passes, and
+    its operations plus bytes moved."""
+
+    prefix: str
+    number_count: int
+    step_count: int
+    buffers: tuple[Buffer, ...]
+    arena: tuple[int, ...]
+    phases: int
+    work: Dim
+
+    @cached_property
+    def outside(self) -> tuple[tuple[int, Buffer], ...]:
+        """Slots that every call fills, with their buffers: neither in the arena nor constant."""
+        inside = set(self.arena)
+        return tuple(
+            (i, b) for i, b in enumerate(self.buffers) if i not in inside and b.kind not in ("const", "packed")
+        )
+
+    def threads(self, values: Mapping[str, int], most: int) -> int:
+        """How many threads it is worth for these sizes."""
+        if dims.symbols(self.work) - values.keys():
+            return most
+        return most if size_of(self.work, values) >= SINGLE_MICROSECONDS * WORK_PER_MICROSECOND else 1
 
 
 class SegmentPlan:
-    """What one segment needs for one set of sizes: its numbers, its arena, how many threads it is worth."""
+    """What one region needs for one set of sizes: its numbers, its arena, how many threads it is worth."""
 
     def __init__(
-        self, segment: Segment, code: SegmentCode, entry: Entry, symbols: list[int], values: Mapping[str, int],
-        threads: int, fixed: Mapping[Buffer, int],
+        self, region: Region, entry: Entry, symbols: list[int], values: Mapping[str, int], threads: int,
+        fixed: Mapping[Buffer, int],
     ) -> None:
-        self.threads = threads if _total(segment, values) >= SINGLE_MICROSECONDS else 1
-        self.numbers, offsets, self.arena_bytes = entry.plan(symbols, self.threads, code.number_count, len(code.arena))
+        self.threads = region.threads(values, threads)
+        self.numbers, offsets, self.arena_bytes = entry.plan(
+            symbols, self.threads, region.number_count, len(region.arena)
+        )
         self.numbers_address = ctypes.addressof(self.numbers)
-        self._arena = {segment.slot(b): o for b, o in zip(code.arena, offsets)}
-        self._fixed = {segment.slot(b): fixed[b] for b in segment.buffers if b in fixed}
-        self._count = len(segment.buffers)
-        self.offsets = dict(zip(code.arena, offsets))
+        self._arena = dict(zip(region.arena, offsets))
+        self._fixed = {i: fixed[b] for i, b in enumerate(region.buffers) if b in fixed}
+        self._count = len(region.buffers)
         self._free: list[Frame] = []
 
     def frame(self) -> Frame:
@@ -57,9 +92,10 @@ class Frame:
             self.slots[slot] = address
 
 
-def _total(segment: Segment, values: Mapping[str, int]) -> float:
-    total = 0.0
-    for step in segment.steps:
-        time = estimate(step.work, values)
-        total += SINGLE_MICROSECONDS if time is None else time
-    return total
+def size_of(dim: Dim, values: Mapping[str, int]) -> int:
+    """The value of a dim. What is divided by a size of zero belongs to an empty tensor, and counts as nothing (generated
+    code agrees)."""
+    try:
+        return dims.evaluate(dim, values)
+    except ZeroDivisionError:
+        return 0

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 from mcomp.backends.cpu.access import Buffer
 from mcomp.backends.cpu.kernel import KernelStep, Segment, Work
+from mcomp.backends.cpu.plan import WORK_PER_MICROSECOND, size_of
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 
 SERIAL_MICROSECONDS = 1.5
 """Kernels estimated below this are run by one worker, in a row, without barriers between them."""
-
-_FLOPS_PER_MICROSECOND = 8_000.0
-_BYTES_PER_MICROSECOND = 8_000.0
 
 
 @dataclass
@@ -65,9 +63,7 @@ def _conflict(step: KernelStep, other: KernelStep) -> bool:
 def estimate(work: Work, values: Mapping[str, int]) -> float | None:
     """Microseconds of a step on one core, roughly; None when a symbol has no value."""
     flops, moved = _value(work.flops, values), _value(dims.add(work.read, work.write), values)
-    if flops is None or moved is None:
-        return None
-    return flops / _FLOPS_PER_MICROSECOND + moved / _BYTES_PER_MICROSECOND
+    return None if flops is None or moved is None else (flops + moved) / WORK_PER_MICROSECOND
 
 
 def is_small(work: Work, hints: Mapping[str, int]) -> bool:
@@ -80,12 +76,3 @@ def _value(dim: Dim, values: Mapping[str, int]) -> int | None:
     if dims.symbols(dim) - values.keys():
         return None
     return size_of(dim, values)
-
-
-def size_of(dim: Dim, values: Mapping[str, int]) -> int:
-    """The value of a dim. What is divided by a size of zero belongs to an empty tensor, and counts as nothing (generated
-    code agrees)."""
-    try:
-        return dims.evaluate(dim, values)
-    except ZeroDivisionError:
-        return 0

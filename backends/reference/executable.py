@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mcomp.backend import Array, Executable, KernelInfo
-from mcomp.ir.graph import Graph, Node
 from mcomp.ir.binding import assume_symbols
+from mcomp.ir.graph import Graph, Node
 from mcomp.ops.encoded import Encoded, array_of, decoded, tensor_of
 from mcomp.ops.evaluate import Observe, constant, run_graph
 from mcomp.ops.workload import workload
