@@ -7,6 +7,7 @@ from typing import Any
 
 from mcomp.backends.cpu.cxx import c_type, is_narrow, literal, register_type
 from mcomp.ir.dtypes import DType
+from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
 
 Rule = Callable[[list[str], Node], "str | None"]
@@ -84,8 +85,24 @@ def _cast(args: list[str], node: Node) -> str:
     return f"convert<{c_type(target)}>({args[0]})"
 
 
+_COARSE_SCALE = 16 * 2.0e-4
+"""From this scale on, a requantized result may be off by `kCoarse` (activation.hpp) before it is rounded."""
+
+
 def _gelu(args: list[str], node: Node) -> str:
-    return f"math::gelu_{'tanh' if node.attrs['approximate'] == 'tanh' else 'erf'}({args[0]})"
+    form = "tanh" if node.attrs["approximate"] == "tanh" else "erf"
+    return f"math::gelu_{form}{'_coarse' if _is_coarse(node) else ''}({args[0]})"
+
+
+def _is_coarse(node: Node) -> bool:
+    """Whether an error of a sixteenth of a step is nothing to those who read a result: all of them requantize it to 8 bits,
+    with scales that are large enough."""
+    users = node.result.users
+    encodings = [u.results[0].tensor.encoding for u in users if u.op.name == "quantize"]
+    return node.type.dtype.name == "f32" and len(encodings) == len(users) > 0 and all(
+        isinstance(e, Affine) and e.dtype.bits == 8 and e.scale is not None and e.scale >= _COARSE_SCALE
+        for e in encodings
+    )
 
 
 def _same_or_float(name: str, otherwise: str) -> Rule:

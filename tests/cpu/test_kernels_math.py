@@ -184,6 +184,20 @@ def test_activations(isa: str, name: str) -> None:
 
 
 @each_isa
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_coarse_gelu(isa: str, approximate: str) -> None:
+    """Within kCoarse everywhere; NaN stays NaN."""
+    x = floats()
+    x = x[np.isfinite(x)]
+    got = call(isa, f"gelu_{'erf' if approximate == 'none' else 'tanh'}_coarse_f32", x)
+    exact = F.gelu(torch.from_numpy(x).double(), approximate=approximate).numpy()
+    error = np.abs(got - exact) / np.maximum(1, np.abs(x) / 256)
+    assert error.max() < 2e-4
+    nan = np.array([np.nan, -np.nan], np.float32)
+    assert np.isnan(call(isa, f"gelu_{'erf' if approximate == 'none' else 'tanh'}_coarse_f32", nan)).all()
+
+
+@each_isa
 def test_pow(isa: str) -> None:
     rng = np.random.default_rng(1)
     a, b = (v.ravel().copy() for v in np.meshgrid(SPECIAL, SPECIAL))
