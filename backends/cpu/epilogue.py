@@ -6,6 +6,7 @@ It becomes the functor that the kernel headers call for every row segment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ from mcomp.backends.cpu.cxx import Real, Size, c_type, register_type
 from mcomp.backends.cpu.expressions import load, scalar_lines, store
 from mcomp.backends.cpu.kernel import Pointer
 from mcomp.backends.cpu.loops import collapse
+from mcomp.ir import dtypes
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
-HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp", "quantize_rows.hpp")
+HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp", "quantize_rows.hpp",
+           "requantize.hpp")
 
 _HELD = 64
 """Elements of a row that are held as floats before they are requantized together."""
@@ -75,7 +78,7 @@ def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) ->
             return Declined("scales from the data need whole rows")
         known[node.result] = known[node.operand(0)]
     outs = [_out(value, result, known[value], b, order, i) for i, (value, result) in enumerate(tail.outputs)]
-    return _assemble(tail, b, order, bias, lines, sources, outs)
+    return _requantize(tail, b, order, bias, outs) or _assemble(tail, b, order, bias, lines, sources, outs)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,60 @@ def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int
         (f"inverse{index}", Real(1.0 / encoding.scale)), (f"zero{index}", encoding.zero)
     )
     low, high = encoding.range
-    arguments = f"float(inverse{index}), int32_t(zero{index}), {low}, {high}"
+    arguments = f"inverse{index}_, zero{index}_, {low}, {high}"
     return _Out(values, f"quantize_byte<{c_type(values.dtype)}>({text}, {arguments})", numbers, text, arguments)
+
+
+def _requantize(
+    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out]
+) -> Functor | None:
+    """The ready epilogue for a chain of clamps that ends in bytes; None for other tails."""
+    quantize = tail.nodes[-1] if tail.nodes else None
+    if quantize is None or quantize.op.name != "quantize" or len(outs) != 1 or outs[0].access.dtype.bits != 8:
+        return None
+    encoding = quantize.type.encoding
+    assert isinstance(encoding, Affine) and encoding.scale is not None
+    low, high = (float(q - encoding.zero) for q in encoding.range)
+    value = tail.anchor
+    for node in tail.nodes[:-1]:
+        bounds = _clamp(node, value)
+        if bounds is None:
+            return None
+        low, high = max(low, bounds[0] / encoding.scale), min(high, bounds[1] / encoding.scale)
+        value = node.result
+    if quantize.operand(0) is not value or low > high or value.tensor.dtype is not dtypes.f32:
+        return None
+    access = outs[0].access.permute(order)
+    lead = collapse(access.shape[:-1], [access.without((access.rank - 1,))])
+    offset = bias is not None and b.contiguous(bias).dtype is not dtypes.f32
+    if lead.rank > 1 or offset or (access.strides[-1] != 1 and access.shape[-1] != 1):
+        return None
+    pointers = [pointer("o0", outs[0].access, write=True)]
+    if bias is not None:
+        pointers.append(pointer("bias", b.contiguous(bias)))
+    text = (
+        f"const Requantize<{c_type(access.dtype)}> ep{{o0, ld, {'nullptr' if bias is None else 'bias'}, float(inverse), "
+        "int32_t(zero), float(low), float(high)};"
+    )
+    step = lead.strides[0][0] if lead.rank else 0
+    return Functor(text, tuple(pointers), (
+        ("ld", step), ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero), ("low", Real(low)),
+        ("high", Real(high)),
+    ))
+
+
+def _clamp(node: Node, value: Value) -> tuple[float, float] | None:
+    """The bounds of a node that clamps a value to numbers; None for other nodes."""
+    if node.operand(0) is not value:
+        return None
+    match node.op.name:
+        case "relu":
+            return 0.0, math.inf
+        case "relu6":
+            return 0.0, 6.0
+        case "hardtanh":
+            return float(node.attrs["min"]), float(node.attrs["max"])
+    return None
 
 
 def _assemble(
@@ -174,6 +229,8 @@ def _assemble(
         at = f"a{i}" + ("" if moves[i] == "0" else f" + {product('i', moves[i])}")
         body.append(f"o{i}[{at}] = {out.text};")
     text = "\n".join((
+        *(f"const float inverse{i}_ = float(inverse{i});\nconst int32_t zero{i}_ = int32_t(zero{i});"
+          for i, out in enumerate(outs) if out.requantize),
         "const auto ep = [=](auto acc, int64_t row, int64_t col, int64_t count) MCOMP_LAMBDA {",
         "  (void)row, (void)col;", *(f"  {line}" for line in (*head, *hoisted)),
         *(f"  {line}" for line in _row_loop(body, {i: outs[i].requantize for i in held})), "};",

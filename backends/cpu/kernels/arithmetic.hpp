@@ -196,6 +196,12 @@ template <class T>
 inline T clamp(T x, T low, T high) {
   return minimum(maximum(x, low), high);
 }
+// The same for bounds that are numbers: NaN stays NaN.
+template <class T>
+inline T between(T x, T low, T high) {
+  const T y = x < low ? low : x;
+  return y > high ? high : y;
+}
 
 template <class T, if_int<T> = 0>
 inline T sign(T a) {

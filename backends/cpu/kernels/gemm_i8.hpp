@@ -70,10 +70,11 @@ struct Int8Emitter {
                int64_t row0, int64_t row_step, int64_t col, int64_t count);
 };
 
+// Hands the rows of a tile over one by one. The epilogue is copied: bytes that it stores could change the original.
 template <int NR, class Ep>
-void emit_int8_tile(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
+void emit_int8_rows(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
                     int64_t row0, int64_t row_step, int64_t col, int64_t count) {
-  const Ep& ep = *static_cast<const Ep*>(epilogue);
+  const Ep ep = *static_cast<const Ep*>(epilogue);
   if (count == NR) {
     for (int64_t r = 0; r < mr; ++r) ep(Int8Row{tile + r * NR, scale}, row0 + r * row_step, col, int64_t{NR});
   } else {
@@ -82,9 +83,9 @@ void emit_int8_tile(const void* epilogue, const int32_t* tile, const float* scal
 }
 
 template <int NR, class Ep>
-void emit_int8_tile(const void* epilogue, const int32_t* tile, const float*, const RowScales8& s, int64_t mr,
+void emit_int8_rows(const void* epilogue, const int32_t* tile, const float*, const RowScales8& s, int64_t mr,
                     int64_t row0, int64_t row_step, int64_t col, int64_t count) {
-  const Ep& ep = *static_cast<const Ep*>(epilogue);
+  const Ep ep = *static_cast<const Ep*>(epilogue);
   for (int64_t r = 0; r < mr; ++r) {
     const int64_t row = row0 + r * row_step;
     const Int8ScaledRow acc{tile + r * NR, s.column_sums + col, s.column_scale + col,
@@ -97,10 +98,23 @@ void emit_int8_tile(const void* epilogue, const int32_t* tile, const float*, con
   }
 }
 
+// How an epilogue takes whole tiles; specialized by those that have a better way than row by row.
+template <class Ep>
+struct Int8Tiles {
+  template <int NR, class Scales>
+  static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales& s, int64_t mr,
+                   int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+    emit_int8_rows<NR, Ep>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
+  }
+};
+
 // Emitter of ep, which must outlive it.
 template <int NR, class Scales, class Ep>
 Int8Emitter<Scales> int8_emitter(const Ep& ep) {
-  return {&ep, emit_int8_tile<NR, Ep>};
+  return {&ep, [](const void* epilogue, const int32_t* tile, const float* scale, const Scales& s, int64_t mr,
+                  int64_t row0, int64_t row_step, int64_t col, int64_t count) {
+            Int8Tiles<Ep>::template emit<NR>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
+          }};
 }
 
 template <class Tile, class A, class Scales>
