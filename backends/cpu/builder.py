@@ -13,7 +13,7 @@ from mcomp.backends.cpu.loops import channels_last, common_order
 from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import DENSE
+from mcomp.ir.encoding import DENSE, NM, BlockSparse
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
@@ -107,6 +107,11 @@ class Builder:
             raise BackendError(f"%{value.name} is no constant")
         type = weight.type
         decoded = type.encoding != DENSE
+        if isinstance(type.encoding, (NM, BlockSparse)) and self._node is not None:
+            from mcomp.backends.cpu.lower.sparse import decoded_because
+
+            self.context.missed("lower", self._node, f"its weight, {type.encoding}, is decoded when the code is loaded",
+                                decoded_because(type.encoding))
         source = ConstSource(weight.digest, "values", decoded)
         return dense(self._source(source, bytes_of(type.dtype, type.numel)), type.dtype, type.shape)
 

@@ -18,7 +18,7 @@ from mcomp.backends.cpu.rows import Rows, rows_of
 from mcomp.backends.cpu.tiles import tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, BlockSparse
 from mcomp.ir.graph import Node, Value
 
 FLOATS = (dtypes.f32, dtypes.f64, dtypes.bf16, dtypes.f16)
@@ -43,6 +43,11 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     ep = functor(tail, b, tuple(range(x.tensor.rank)), node.maybe(2))
     if isinstance(ep, Declined):
         return ep
+    if isinstance(weight.tensor.encoding, BlockSparse):
+        from mcomp.backends.cpu.lower.sparse import sparse_linear
+
+        if sparse_linear(node, weight, ep, b):
+            return None
     columns, length = weight.tensor.shape
     given = b.place(x)
     if isinstance(given, EncodedAccess) and dtype is not dtypes.f64:
@@ -139,6 +144,8 @@ def scales_of(
     assert isinstance(encoding, Affine)
     weight_scales = coded.part("scales")
     weight_encoding = weight.tensor.encoding
+    if isinstance(weight_encoding, BlockSparse):
+        weight_encoding = weight_encoding.inner
     assert isinstance(weight_encoding, Affine)
     if weight_scales is None:
         assert weight_encoding.scale is not None
