@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mcomp.errors import BackendError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mcomp.ir.graph import Graph, Node
+    from mcomp.ir.store import Weight
     from mcomp.manager.context import Context
     from mcomp.plan.profile import DeviceProfile
 
@@ -62,6 +65,22 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What an artifact keeps of an executable, read as it is asked for. The caller vouches for recipe and code.
+
+    `code`: compiled code by instruction set, empty where there is none. `array`: a weight's part by digest and name.
+    `weight`: a whole weight. `whole`: the executable made from the graph, as if there were no recipe.
+    """
+
+    recipe: str
+    code: Callable[[str], bytes]
+    source: Callable[[], str]
+    array: Callable[[str, str], np.ndarray]
+    weight: Callable[[str], Weight]
+    whole: Callable[[], Executable]
+
+
+@dataclass(frozen=True)
 class Interface:
     """What an exported library calls things: itself, and the inputs and outputs in the graph's order. All are identifiers
     of C."""
@@ -106,6 +125,11 @@ class Executable(ABC):
     def binaries(self) -> dict[str, bytes]:
         """Compiled code by instruction set, to be kept in an artifact."""
         return {}
+
+    def recipe(self) -> str:
+        """What running the code of `binaries` takes beside the weights, as JSON, to be kept in an artifact with it; empty
+        where the graph must be lowered again. The backend's reviver reads it; see `mcomp.plugins.reviver`."""
+        return ""
 
     def export_c(self, folder: Path, interface: Interface) -> list[Path]:
         """Write a C library to an existing folder; see `mcomp.runtime.export_c`. Raises BackendError when this executable

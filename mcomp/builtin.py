@@ -2,6 +2,15 @@
 
 from importlib import import_module
 
-for _name in ("mcomp.passes.analysis", "mcomp.passes.cleanup", "mcomp.passes.compress",
-              "mcomp.backends.reference", "mcomp.backends.cpu"):
-    import_module(_name)
+MODULES = (
+    "mcomp.passes.analysis", "mcomp.passes.cleanup", "mcomp.passes.compress", "mcomp.backends.reference",
+    "mcomp.backends.cpu.lower", "mcomp.backends.cpu.backend",
+)
+REVIVERS = {"cpu": "mcomp.backends.cpu.recipe"}
+"""By target: the module whose `revive` runs code of an artifact without its graph; importing it registers nothing."""
+
+
+def register() -> None:
+    """Import everything."""
+    for name in MODULES:
+        import_module(name)

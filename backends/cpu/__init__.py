@@ -1,6 +1,18 @@
-"""The CPU backend: generated C++. Importing it registers the backend and its lowerings."""
+"""The CPU backend: generated C++. Importing `lower` and `backend` registers it; what runs code alone imports neither."""
 
-from mcomp.backends.cpu import lower
-from mcomp.backends.cpu.backend import BACKEND, CpuBackend
+from __future__ import annotations
 
-__all__ = ["BACKEND", "CpuBackend", "lower"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcomp.backends.cpu.backend import BACKEND, CpuBackend
+
+__all__ = ["BACKEND", "CpuBackend"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module mcomp.backends.cpu has no attribute {name}")
+    from mcomp.backends.cpu import backend, lower  # noqa: F401
+
+    return getattr(backend, name)

@@ -19,7 +19,7 @@ from mcomp.backends.cpu.emit import SegmentCode, interface_buffers, part_buffers
 from mcomp.backends.cpu.kernel import EncodedAccess, KernelStep, Program, Segment, TorchStep
 from mcomp.backends.cpu.library import Library
 from mcomp.backends.cpu.plan import Region, size_of
-from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads
+from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads, index_fault
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
@@ -110,6 +110,15 @@ class CpuExecutable(Executable):
     def binaries(self) -> dict[str, bytes]:
         return {self._code.isa: self._code.library.content}
 
+    def recipe(self) -> str:
+        from mcomp.backends.cpu.recipe import recipe_text
+
+        if self._solo is None:
+            return ""
+        types = [v.tensor for v in self.graph.outputs]
+        labels = [_label(step.node) for step in self._program.segments[1].steps]
+        return recipe_text(self._regions, self.symbols, types, self._code.isa, self._code.library.key(), labels)
+
     def export_c(self, folder: Path, interface: Interface) -> list[Path]:
         from mcomp.backends.cpu.export_c import export_c
 
@@ -137,13 +146,7 @@ class CpuExecutable(Executable):
     def fault(self, region: Region, step: int) -> IndexFault:
         """The error for bad data met at a step (counted from 1)."""
         segment = self._program.segments[self._regions.index(region)]
-        node = segment.steps[step - 1].node
-        if node is None:
-            return IndexFault("bad data was met while running")
-        return IndexFault(
-            f"{node.op.name}: an index is out of range, or a whole number was divided by zero",
-            where=str(node.loc) or node.layer, ir=repr(node), help="check the values of the indices passed",
-        )
+        return index_fault(*_label(segment.steps[step - 1].node))
 
 
 class _Call:
@@ -231,6 +234,10 @@ class _Call:
             self.outputs[buffer.index] = held.clone() if held is tensor or held._is_view() else held
         else:
             self.between[buffer] = held
+
+
+def _label(node: Node | None) -> tuple[str, str, str]:
+    return ("", "", "") if node is None else (node.op.name, str(node.loc) or node.layer, repr(node))
 
 
 def region_of(segment: Segment, code: SegmentCode) -> Region:

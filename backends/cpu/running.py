@@ -26,6 +26,16 @@ class IndexFault(CallError, IndexError):
     default_code = "MC0405"
 
 
+def index_fault(op: str, where: str, ir: str) -> IndexFault:
+    """The error for bad data met by an operator; all empty for a step that has none."""
+    if not op:
+        return IndexFault("bad data was met while running")
+    return IndexFault(
+        f"{op}: an index is out of range, or a whole number was divided by zero", where=where, ir=ir,
+        help="check the values of the indices passed",
+    )
+
+
 class Owner(Protocol):
     """What a region asks of the executable it belongs to."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,12 +12,38 @@ from mcomp.errors import CallError
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Bounds
 from mcomp.ir.dtypes import DType
-from mcomp.ir.graph import Graph, Value
-from mcomp.ir.types import TensorType
+from mcomp.ir.graph import Graph, InputSpec
+from mcomp.ir.types import TensorType, Type
+
+
+class Port(Protocol):
+    """An input as callers see it: its name and type."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> Type: ...
+
+    @property
+    def tensor(self) -> TensorType: ...
+
+
+class Callee(Protocol):
+    """What callers see of a graph."""
+
+    @property
+    def inputs(self) -> Sequence[Port]: ...
+
+    @property
+    def input_specs(self) -> Sequence[InputSpec]: ...
+
+    @property
+    def symbols(self) -> Mapping[str, Bounds]: ...
 
 
 def bind_symbols(
-    graph: Graph, shapes: Sequence[Sequence[int] | None], element_types: Sequence[DType | None] | None = None, *,
+    graph: Callee, shapes: Sequence[Sequence[int] | None], element_types: Sequence[DType | None] | None = None, *,
     names: Sequence[str] | None = None,
 ) -> dict[str, int]:
     """The value of every symbol that the input shapes determine, checked against them and against its bounds.
@@ -42,7 +68,7 @@ def bind_symbols(
     return known
 
 
-def bind_inputs(graph: Graph, inputs: Sequence[Any]) -> dict[str, int]:
+def bind_inputs(graph: Callee, inputs: Sequence[Any]) -> dict[str, int]:
     """`bind_symbols` for arrays: torch tensors, numpy arrays (bf16 and fp8 as their bits), Python numbers, or encoded
     tensors."""
     described = [_describe(v, x) for v, x in zip(graph.inputs, inputs)]
@@ -54,13 +80,13 @@ def bind_inputs(graph: Graph, inputs: Sequence[Any]) -> dict[str, int]:
 class _Input:
     """An input of a call: the value it is for, what to call it, its shape and element type (None: unchecked)."""
 
-    value: Value
+    value: Port
     name: str
     shape: tuple[int, ...] | None
     dtype: DType | None = None
 
 
-def _given(graph: Graph, shapes: Sequence[Sequence[int] | None], names: Sequence[str] | None) -> list[_Input]:
+def _given(graph: Callee, shapes: Sequence[Sequence[int] | None], names: Sequence[str] | None) -> list[_Input]:
     missing = graph.input_specs[len(shapes) :]
     if len(shapes) > len(graph.inputs) or any(spec.kind != "state" for spec in missing):
         expected = sum(spec.kind != "state" for spec in graph.input_specs)
@@ -72,7 +98,7 @@ def _given(graph: Graph, shapes: Sequence[Sequence[int] | None], names: Sequence
     ]
 
 
-def _check_kind(graph: Graph, given: _Input) -> None:
+def _check_kind(graph: Callee, given: _Input) -> None:
     type, shape = given.value.type, given.shape
     if not isinstance(type, TensorType):
         if shape is not None:
@@ -97,7 +123,7 @@ def assume_symbols(graph: Graph, known: Mapping[str, int], default: int = 1) -> 
     return {**guessed, **known}
 
 
-def _describe(value: Value, given: Any) -> tuple[tuple[int, ...] | None, DType | None]:
+def _describe(value: Port, given: Any) -> tuple[tuple[int, ...] | None, DType | None]:
     if isinstance(given, (bool, int, float, complex)):
         return None, None
     if hasattr(given, "decode"):
@@ -113,7 +139,7 @@ def _describe(value: Value, given: Any) -> tuple[tuple[int, ...] | None, DType |
         raise CallError(f"input {value.name}: elements are {given.dtype}, expected {value.type}", code="MC0402") from e
 
 
-def _numpy_element(value: Value, dtype: np.dtype) -> DType:
+def _numpy_element(value: Port, dtype: np.dtype) -> DType:
     expected = value.tensor.dtype
     if not expected.is_numpy_native and dtype == expected.numpy:
         return expected
@@ -123,7 +149,7 @@ def _numpy_element(value: Value, dtype: np.dtype) -> DType:
 _Sources = dict[str, tuple[_Input, int]]
 
 
-def _solve(graph: Graph, inputs: Sequence[_Input]) -> tuple[dict[str, int], _Sources]:
+def _solve(graph: Callee, inputs: Sequence[_Input]) -> tuple[dict[str, int], _Sources]:
     """Solve for one symbol at a time until nothing new is found."""
     known: dict[str, int] = {}
     sources: _Sources = {}
@@ -152,7 +178,7 @@ def _solve(graph: Graph, inputs: Sequence[_Input]) -> tuple[dict[str, int], _Sou
     return known, sources
 
 
-def _check_sizes(graph: Graph, inputs: Sequence[_Input], known: Mapping[str, int], sources: _Sources) -> None:
+def _check_sizes(graph: Callee, inputs: Sequence[_Input], known: Mapping[str, int], sources: _Sources) -> None:
     for given in inputs:
         if given.shape is None or not isinstance(given.value.type, TensorType):
             continue
@@ -168,9 +194,9 @@ def _check_sizes(graph: Graph, inputs: Sequence[_Input], known: Mapping[str, int
             raise _fault(graph, given, f"dim {axis} is {size}, expected {dim} = {expected} ({origin})")
 
 
-def _fault(graph: Graph, given: _Input, message: str) -> CallError:
+def _fault(graph: Callee, given: _Input, message: str) -> CallError:
     return CallError(f"input {given.name}: {message}", code="MC0402", help=_signature(graph))
 
 
-def _signature(graph: Graph) -> str:
+def _signature(graph: Callee) -> str:
     return "the inputs are " + (", ".join(f"{v.name}: {v.type}" for v in graph.inputs) or "none")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from mcomp.errors import IRError
-from mcomp.ir.dims import Bounds, Dim
+from mcomp.ir.dims import Bounds
 from mcomp.ir.edit import Editor
 from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, InputSpec, OutputSpec, Value
 from mcomp.ir.scanner import DIGEST, IDENT, INT, OPNAME, VALUE
 from mcomp.ir.store import WeightStore
-from mcomp.ir.terms import TermReader
+from mcomp.ir.terms import TermReader, parse_dim, parse_type
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import ANY_ATTRS, op_named
 
-_T = TypeVar("_T")
+__all__ = ["parse_dim", "parse_graph", "parse_type"]
 
 
 def parse_graph(text: str, store: WeightStore | None = None, *, generate: bool = False) -> Graph:
@@ -35,25 +34,6 @@ def parse_graph(text: str, store: WeightStore | None = None, *, generate: bool =
     if parser.pos != len(text):
         raise parser.error("expected the end of the text")
     return graph
-
-
-def parse_type(text: str) -> Type:
-    """Read a type, such as `f32[B, 768]`."""
-    return _whole(text, _Parser.type)
-
-
-def parse_dim(text: str) -> Dim:
-    """Read a dim, such as `(S + 3)//4`."""
-    return _whole(text, _Parser.dim)
-
-
-def _whole(text: str, rule: Callable[[_Parser], _T]) -> _T:
-    parser = _Parser(text, WeightStore(), False)
-    found = rule(parser)
-    parser.space()
-    if parser.pos != len(text):
-        raise parser.error("expected the end of the text")
-    return found
 
 
 class _Parser(TermReader):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -13,6 +13,8 @@ from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
 from mcomp.ir.loc import UNKNOWN, Loc
 from mcomp.ir.scanner import FLOAT, IDENT, INT, NAME, STRING, Scanner
 from mcomp.ir.types import Layout, ScalarType, TensorType, Type
+
+_T = TypeVar("_T")
 
 _AFFINE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "axis": lambda v: isinstance(v, tuple) and all(type(a) is int for a in v),
@@ -248,3 +250,22 @@ class TermReader(Scanner):
     def source(self, path: str, file: str) -> Loc:
         self.expect(":")
         return Loc(path, file, self.integer("a line number"))
+
+
+def parse_type(text: str) -> Type:
+    """Read a type, such as `f32[B, 768]`."""
+    return _whole(text, TermReader.type)
+
+
+def parse_dim(text: str) -> Dim:
+    """Read a dim, such as `(S + 3)//4`."""
+    return _whole(text, TermReader.dim)
+
+
+def _whole(text: str, rule: Callable[[TermReader], _T]) -> _T:
+    reader = TermReader(text)
+    found = rule(reader)
+    reader.space()
+    if reader.pos != len(text):
+        raise reader.error("expected the end of the text")
+    return found

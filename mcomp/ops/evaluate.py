@@ -7,10 +7,10 @@ from typing import Any
 
 from mcomp.errors import BackendError, IRError, McompError
 from mcomp.ir import dims
+from mcomp.ir.binding import bind_inputs, bind_symbols
 from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
-from mcomp.ir.binding import bind_inputs, bind_symbols
 from mcomp.ops.encoded import Encoded, decoded, weight_tensor
 
 __all__ = ["Observe", "bind_inputs", "bind_symbols", "constant", "evaluate_attrs", "run_graph", "run_node"]

@@ -2,14 +2,18 @@
 
 Loading one runs no code from it, unless the caller trusts its compiled code. Needs numpy and safetensors, no torch.
 
-Contents: tensors `weights/<digest>/<part>`; byte tensors `ir`, `source`, `report`, `code/<isa>`; the header's metadata
-hold `format`, `version` and, under `mcomp`, JSON with the calling convention and a SHA-256 of every byte tensor.
+Contents: tensors `weights/<digest>/<part>`; byte tensors `ir`, `source`, `report`, `code/<isa>` and, optional, `plan`; the
+header's metadata hold `format`, `version` and, under `mcomp`, JSON with the calling convention and a SHA-256 of every byte
+tensor. `plan` is JSON: the graph's face, the recipe that runs the code without the graph, and the hash of the IR that both
+are of. It is used where the code is, with `trust_code=True`, and nowhere else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Mapping
@@ -23,11 +27,9 @@ from mcomp.capture.signature import Signature
 from mcomp.errors import ArtifactError, McompError
 from mcomp.ir.encoding import Encoding
 from mcomp.ir.graph import Graph
-from mcomp.ir.parser import parse_graph, parse_type
-from mcomp.ir.printer import graph_text
-from mcomp.ir.store import WeightStore, check_parts, digest_of
+from mcomp.ir.store import Weight, WeightStore, check_parts, digest_of
+from mcomp.ir.terms import parse_type
 from mcomp.ir.types import TensorType
-from mcomp.ir.verifier import verify
 
 if TYPE_CHECKING:
     from mcomp.runtime.compiled import CompiledModel
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 FORMAT = "mcomp"
 VERSION = 1
 MAX_TEXT = 256 << 20
+_CHUNK = 1 << 20
 
 
 def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = True) -> Path:
@@ -43,6 +46,8 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     Raises ArtifactError when the model holds eager parts, or when the file cannot be written (a file that was there
     stays as it was).
     """
+    from mcomp.ir.printer import graph_text
+
     program = model.only_program("saved")
     graph = program.graph
     tensors: dict[str, np.ndarray] = {}
@@ -57,6 +62,9 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
         "source": program.executable.source().encode(),
         "report": json.dumps(model.report().to_json()).encode(),
     }
+    if code and (recipe := program.executable.recipe()):
+        plan = {"face": program.face.to_json(), "recipe": recipe, "ir": hashlib.sha256(blobs["ir"]).hexdigest()}
+        blobs["plan"] = json.dumps(plan).encode()
     if code:
         blobs |= {f"code/{isa}": data for isa, data in program.executable.binaries().items()}
     header = {
@@ -133,6 +141,11 @@ class ArtifactReader:
             raise self.damaged(f"its header cannot be read ({e})") from e
         self._data = np.memmap(self.path, np.uint8, "r") if self.path.stat().st_size else np.zeros(0, np.uint8)
 
+    @property
+    def target(self) -> str:
+        """What the model was compiled for."""
+        return str(self.header.get("target", "cpu"))
+
     def damaged(self, why: str) -> ArtifactError:
         """The error for a file that is not what was written."""
         return ArtifactError(f"{self.path} is damaged: {why}", code="MC0701", help="get the file again, or save it anew")
@@ -150,6 +163,17 @@ class ArtifactReader:
         """Instruction sets for which the file holds compiled code."""
         return [n.removeprefix("code/") for n in self._hashes if n.startswith("code/")]
 
+    def plan(self) -> dict[str, Any] | None:
+        """The plan that goes with compiled code, for those who trust it; None where the file has none for its IR."""
+        text = self.blob("plan")
+        if not text:
+            return None
+        try:
+            plan: dict[str, Any] = json.loads(text)
+            return plan if plan["ir"] == self._hashes["ir"] else None
+        except (ValueError, KeyError, TypeError) as e:
+            raise self.damaged(f"its plan cannot be read ({e})") from e
+
     def store(self) -> WeightStore:
         """The weights. Arrays are mapped from the file, and their digest is checked when they are first used."""
         store = WeightStore()
@@ -157,6 +181,48 @@ class ArtifactReader:
             type = self._weight_type(text)
             store.add_lazy(type, digest, _LazyParts(self, digest, type))
         return store
+
+    def weight(self, digest: str) -> Weight:
+        """One weight, as in the store. Raises KeyError when the file has none with this digest."""
+        type = self._weight_type(self.weights[digest])
+        return Weight(type, digest, _LazyParts(self, digest, type))
+
+    def array(self, digest: str, part: str) -> np.ndarray:
+        """One array of a weight, mapped from the file; `check_weights` checks it. Raises KeyError when there is none."""
+        return self._array(f"weights/{digest}/{part}")
+
+    def check_weights(self) -> None:
+        """Raise ArtifactError unless every weight has the content it was written with. Reads the file; maps nothing."""
+        parts: dict[str, list[str]] = {}
+        for name in self._offsets:
+            kind, _, rest = name.partition("/")
+            if kind == "weights":
+                parts.setdefault(rest.partition("/")[0], []).append(name)
+        buffer = memoryview(bytearray(_CHUNK))
+        with open(self.path, "rb", buffering=0) as file:
+            for digest, text in self.weights.items():
+                h = hashlib.sha256(text.encode())
+                for name in sorted(parts.get(digest, ())):
+                    self._hash_part(h, name, file, buffer)
+                if h.hexdigest()[:32] != digest:
+                    raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
+
+    def _hash_part(self, h: hashlib._Hash, name: str, file: io.FileIO, buffer: memoryview) -> None:
+        dtype, shape, start, end = self._offsets[name]
+        h.update(f"|{name.rpartition('/')[2]}:{dtype.str}:{shape}|".encode())
+        file.seek(start)
+        while start < end:
+            count = file.readinto(buffer[: min(_CHUNK, end - start)])
+            if not count:
+                raise self.damaged("it ends early")
+            h.update(buffer[:count])
+            start += count
+
+    def forget_pages(self) -> None:
+        """Let the system take back memory that holds parts of the file; it is read again when needed."""
+        mapped = getattr(self._data, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def _weight_type(self, text: str) -> TensorType:
         try:
@@ -192,6 +258,9 @@ class ArtifactReader:
 
     def graph(self) -> Graph:
         """The graph, parsed and verified."""
+        from mcomp.ir.parser import parse_graph
+        from mcomp.ir.verifier import verify
+
         text = self.blob("ir")
         if len(text) > MAX_TEXT:
             raise self.damaged("its IR is larger than 256 MiB")

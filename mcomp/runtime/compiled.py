@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import ArtifactError, CallError
 from mcomp.ir.graph import Graph
-from mcomp.report.report import Report
 from mcomp.runtime.program import BoundProgram, CompiledProgram
 
 if TYPE_CHECKING:
+    from mcomp.report.report import Report
     from mcomp.runtime.artifact import ArtifactReader
     from mcomp.runtime.module import CompiledModule
 
@@ -22,14 +22,25 @@ class Built:
     """What compiling gives: one program for the whole model, or an eager module with compiled parts inside."""
 
     def __init__(
-        self, *, program: CompiledProgram | None, parts: Mapping[str, CompiledProgram], eager: Any, report: Report,
-        frontier: Sequence[Any] = (),
+        self, *, program: CompiledProgram | None, parts: Mapping[str, CompiledProgram], eager: Any,
+        report: Report | Callable[[], Report], frontier: Sequence[Any] = (),
     ) -> None:
         self.program = program
         self.parts = dict(parts)
         self.eager = eager
-        self.report = report
+        self._report = report
         self.frontier = list(frontier)
+
+    @property
+    def report(self) -> Report:
+        """What was done to each layer; read when it is first asked for."""
+        if callable(self._report):
+            self._report = self._report()
+        return self._report
+
+    @report.setter
+    def report(self, report: Report) -> None:
+        self._report = report
 
     def programs(self) -> dict[str, CompiledProgram]:
         """All programs by module path; the whole model is the empty path."""
@@ -168,9 +179,9 @@ class CompiledModel:
     def session(self) -> CompiledModel:
         """The same compiled model with state of its own."""
         program = self.only_program("given a session")
-        report = self.built.report
+        built = self.built
         return CompiledModel(
-            Built(program=program.session(), parts={}, eager=None, report=report), target=self.target,
+            Built(program=program.session(), parts={}, eager=None, report=lambda: built.report), target=self.target,
             original=self._original,
         )
 
@@ -182,26 +193,7 @@ class CompiledModel:
 
 def restore(reader: ArtifactReader, *, trust_code: bool, threads: int | None, isa: str | None) -> CompiledModel:
     """A compiled model from an opened artifact; see `mcomp.load`."""
-    import json
+    from mcomp.runtime.restore import restored
 
-    from mcomp.backend import CompileOptions, backend_named
-    from mcomp.runtime.safety import check_opaque
-
-    graph = reader.graph()
-    check_opaque(graph)
-    signature, arguments, results, rebinds = reader.convention()
-    target = str(reader.header.get("target", "cpu"))
-    options = CompileOptions(isa=isa, threads=threads)
-    backend = backend_named(target)
-    binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
-    from mcomp.runtime.choose import compile_on, lowered
-
-    executable = backend.restore(lowered(backend, graph), binaries, options) if binaries else None
-    if executable is None:
-        executable = compile_on(backend, graph, options)
-    try:
-        report = Report.from_json(json.loads(reader.blob("report") or b"{}"))
-    except (ValueError, TypeError, KeyError) as e:
-        raise reader.damaged(f"its report cannot be read ({e})") from e
-    program = CompiledProgram(graph, executable, signature, arguments, results, rebinds)
-    return CompiledModel(Built(program=program, parts={}, eager=None, report=report), target=target)
+    program, report = restored(reader, trust_code=trust_code, threads=threads, isa=isa)
+    return CompiledModel(Built(program=program, parts={}, eager=None, report=report), target=reader.target)

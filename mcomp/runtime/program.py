@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,37 +15,48 @@ from mcomp.capture.signature import Signature
 from mcomp.capture.structure import Rebind, Spec
 from mcomp.errors import CallError
 from mcomp.ir import dims, dtypes
-from mcomp.ir.graph import Graph, Value
-from mcomp.ops.evaluate import bind_symbols
+from mcomp.ir.binding import bind_symbols
+from mcomp.ir.graph import Graph
+from mcomp.runtime.face import Face, FaceInput
 
 
 class CompiledProgram:
-    """One captured call, compiled. `graph` is the optimized graph; the executable may hold a lowered form of it.
+    """One captured call, compiled. `graph` is the optimized graph, or reads it when it is first asked for (then `face` says
+    how it is called); the executable may hold a lowered form of it.
 
     Safe to call from several threads; calls that keep state run one after another.
     """
 
     def __init__(
-        self, graph: Graph, executable: Executable, signature: Signature, arguments: Spec, results: Spec,
-        rebinds: Sequence[Rebind] = (),
+        self, graph: Graph | Callable[[], Graph], executable: Executable, signature: Signature, arguments: Spec,
+        results: Spec, rebinds: Sequence[Rebind] = (), *, face: Face | None = None,
     ) -> None:
-        self.graph = graph
+        self._graph = graph
         self.executable = executable
         self.signature = signature
         self.arguments = arguments
         self.results = results
         self.rebinds = tuple(rebinds)
-        self._arg_count = sum(1 for s in graph.input_specs if s.kind == "arg")
-        self._state_names = [s.target for s in graph.input_specs if s.kind == "state"]
-        self._plain = not self._state_names and all(s.kind == "result" for s in graph.output_specs)
+        self.face = face if face is not None else Face.of(self.graph)
+        self._arg_count = sum(1 for s in self.face.input_specs if s.kind == "arg")
+        self._state_names = [s.target for s in self.face.input_specs if s.kind == "state"]
+        self._plain = not self._state_names and all(s.kind == "result" for s in self.face.output_specs)
         self._state: dict[str, Array] = {}
         self._lock = threading.Lock()
         self._symbols: dict[tuple[Any, ...], dict[str, int]] = {}
 
+    @property
+    def graph(self) -> Graph:
+        """The optimized graph."""
+        if callable(self._graph):
+            self._graph = self._graph()
+        return self._graph
+
     def session(self) -> CompiledProgram:
         """The same program with state of its own, at its initial value."""
         return CompiledProgram(
-            self.graph, self.executable, self.signature, self.arguments, self.results, self.rebinds
+            lambda: self.graph, self.executable, self.signature, self.arguments, self.results, self.rebinds,
+            face=self.face,
         )
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -77,7 +88,7 @@ class CompiledProgram:
         return found
 
     def _check(self, leaves: Sequence[Array]) -> dict[str, int]:
-        inputs = self.graph.inputs[: self._arg_count]
+        inputs = self.face.inputs[: self._arg_count]
         paths = {i: structure.path_text(p) for i, p in structure.leaf_paths(self.arguments).items()}
         if len(leaves) != len(inputs):
             raise CallError(f"{len(leaves)} tensors were passed where the model takes {len(inputs)}")
@@ -94,7 +105,7 @@ class CompiledProgram:
             if device is not None and getattr(device, "type", "cpu") not in ("cpu",):
                 raise CallError(f"{paths.get(i, value.name)} is on {device}", help="move it to the CPU")
         return bind_symbols(
-            self.graph, [tuple(int(d) for d in leaf.shape) for leaf in leaves],
+            self.face, [tuple(int(d) for d in leaf.shape) for leaf in leaves],
             names=[paths.get(i, v.name) for i, v in enumerate(inputs)],
         )
 
@@ -110,8 +121,8 @@ class CompiledProgram:
 
     def _settle(self, leaves: Sequence[Array], outputs: Sequence[Array]) -> list[Array]:
         results: list[Array] = []
-        positions = {v.name: i for i, v in enumerate(self.graph.inputs)}
-        for spec, output in zip(self.graph.output_specs, outputs, strict=True):
+        positions = {v.name: i for i, v in enumerate(self.face.inputs)}
+        for spec, output in zip(self.face.output_specs, outputs, strict=True):
             if spec.kind == "result":
                 results.append(output)
             elif spec.kind == "state":
@@ -133,7 +144,7 @@ class CompiledProgram:
         return value
 
     def _initial_state(self, name: str, symbols: Mapping[str, int]) -> Array:
-        for value, spec in zip(self.graph.inputs, self.graph.input_specs):
+        for value, spec in zip(self.face.inputs, self.face.input_specs):
             if spec.kind == "state" and spec.target == name:
                 if spec.initial:
                     return self.graph.store.get(spec.initial).parts["values"].copy()
@@ -178,9 +189,9 @@ class CompiledProgram:
             array_dtype(leaf) is type.dtype and len(leaf.shape) == type.rank for leaf, type in zip(leaves, expected)
         )
 
-    def input_values(self) -> list[Value]:
-        """The graph inputs that the caller passes."""
-        return self.graph.inputs[: self._arg_count]
+    def input_values(self) -> tuple[FaceInput, ...]:
+        """The inputs that the caller passes."""
+        return self.face.inputs[: self._arg_count]
 
 
 class BoundProgram:

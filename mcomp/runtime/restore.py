@@ -1,0 +1,118 @@
+"""From an opened artifact to a program that runs: by its trusted code and plan, or from its graph."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mcomp.backend import CompileOptions, Executable, Stored
+from mcomp.errors import ArtifactError, McompError
+from mcomp.plugins import reviver
+from mcomp.runtime.artifact import ArtifactReader
+from mcomp.runtime.face import Face
+from mcomp.runtime.program import CompiledProgram
+
+if TYPE_CHECKING:
+    from mcomp.ir.graph import Graph
+    from mcomp.report.report import Report
+
+
+def restored(
+    reader: ArtifactReader, *, trust_code: bool, threads: int | None, isa: str | None
+) -> tuple[CompiledProgram, Callable[[], Report]]:
+    """The program of a file, and what reads its report. Raises ArtifactError for a file that is damaged or not allowed."""
+    options = CompileOptions(isa=isa, threads=threads)
+    program = _by_plan(reader, options) if trust_code else None
+    if program is None:
+        program = _by_graph(reader, options, trust_code)
+        report = _report(reader)
+        return program, lambda: report
+    return program, lambda: _report(reader)
+
+
+def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram | None:
+    """The program from trusted code, without reading its graph: that is read when it is first asked for. Weights are
+    checked beside everything else."""
+    revive, plan = reviver(reader.target), reader.plan()
+    if revive is None or plan is None:
+        return None
+    check = _Beside(reader.check_weights)
+    try:
+        stored = Stored(
+            recipe=str(plan["recipe"]), code=lambda name: reader.blob(f"code/{name}"),
+            source=lambda: reader.blob("source").decode(), array=reader.array, weight=reader.weight,
+            whole=lambda: _executable(reader, _checked_graph(reader), options, trust_code=True),
+        )
+        executable = revive(stored, options)
+        face = Face.from_json(plan["face"])
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, McompError) as e:
+        raise reader.damaged(f"its plan cannot be used ({e})") from e
+    finally:
+        check.join()
+    reader.forget_pages()
+    if executable is None:
+        return None
+    signature, arguments, results, rebinds = reader.convention()
+    return CompiledProgram(
+        lambda: _checked_graph(reader), executable, signature, arguments, results, rebinds, face=face
+    )
+
+
+def _by_graph(reader: ArtifactReader, options: CompileOptions, trust_code: bool) -> CompiledProgram:
+    graph = _checked_graph(reader)
+    signature, arguments, results, rebinds = reader.convention()
+    executable = _executable(reader, graph, options, trust_code=trust_code)
+    return CompiledProgram(graph, executable, signature, arguments, results, rebinds)
+
+
+def _checked_graph(reader: ArtifactReader) -> Graph:
+    from mcomp.runtime.safety import check_opaque
+
+    graph = reader.graph()
+    check_opaque(graph)
+    return graph
+
+
+def _executable(reader: ArtifactReader, graph: Graph, options: CompileOptions, *, trust_code: bool) -> Executable:
+    """The executable of a graph: by the file's code where that is trusted and is of this very graph, else compiled."""
+    from mcomp.backend import backend_named
+    from mcomp.runtime.choose import compile_on, lowered
+
+    backend = backend_named(reader.target)
+    binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
+    executable = backend.restore(lowered(backend, graph), binaries, options) if binaries else None
+    return compile_on(backend, graph, options) if executable is None else executable
+
+
+def _report(reader: ArtifactReader) -> Report:
+    from mcomp.report.report import Report
+
+    try:
+        return Report.from_json(json.loads(reader.blob("report") or b"{}"))
+    except (ValueError, TypeError, KeyError) as e:
+        raise reader.damaged(f"its report cannot be read ({e})") from e
+
+
+class _Beside:
+    """A function that runs in a thread of its own; `join` waits for it and raises what it raised."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as e:  # handed to the thread that joins
+            self._error = e
+
+    def join(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
