@@ -13,6 +13,7 @@ from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import channels_last
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
+from mcomp.backends.cpu.lower.winograd import winograd
 from mcomp.backends.cpu.tiles import tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
@@ -100,6 +101,8 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if isinstance(given, EncodedAccess) and isinstance(coded, EncodedAccess) and _bytes_fit(given, weight) \
             and not transposed:
         _conv_i8(_last(given, order, b), weight, coded, sizes, ep, depthwise, b)
+        return None
+    if winograd(node, sizes, ep, b):
         return None
     source = b.contiguous(x, order)
     if depthwise:
