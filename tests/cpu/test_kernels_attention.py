@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 import torch
@@ -28,24 +26,29 @@ def run(
     threads: int = 1,
     scale: float | None = None,
     transposed_out: bool = False,
+    codes: tuple[tuple[float, int], ...] = ((1.0, 0),) * 3,
+    out_code: tuple[float, int] | None = None,
 ) -> np.ndarray:
+    """`codes`: scale and zero point of q, k, v where they are bytes; `out_code`: of the result, stored as bytes."""
     batch, heads, queries, dim = q.shape
-    shape = (batch, heads, queries, v.shape[3])
-    out = (
-        np.full((batch, queries, heads, v.shape[3]), 9, q.dtype).transpose(0, 2, 1, 3)
-        if transposed_out
-        else np.full(shape, 9, q.dtype)
-    )
+    name = {np.float32: "f32", np.uint16: "bf16", np.int8: "i8", np.uint8: "u8"}[q.dtype.type]
+    out_type = np.uint8 if out_code else np.float32 if q.dtype.itemsize == 1 else q.dtype
+    order = (batch, queries, heads) if transposed_out else (batch, heads, queries)
+    out = np.full((*order, v.shape[3]), 9, out_type)
+    if transposed_out:
+        out = out.transpose(0, 2, 1, 3)
     mask_strides = [0, 0, 0, 0] if mask is None else strides(np.broadcast_to(mask, (batch, heads, queries, k.shape[2])))
     numbers = [batch, heads, k.shape[1], queries, k.shape[2], dim, v.shape[3]]
-    for array in (q, k, v, out):
+    for array in (q, k, v):
         numbers += strides(array)[:3]
-    numbers += [*mask_strides, int(causal), offset, threads]
+    numbers += [queries * heads, 1, heads] if transposed_out else [heads * queries, queries, 1]
+    numbers += [*mask_strides, int(causal), offset, threads, *(zero for _, zero in codes)]
+    numbers.append(out_code[1] if out_code else 0)
+    scales = np.array([scale or dim**-0.5, *(s for s, _ in codes), 1 / out_code[0] if out_code else 1], np.float32)
     bias = mask if mask is not None and mask.dtype == np.float32 else None
     keep = mask if mask is not None and mask.dtype == np.bool_ else None
-    run = load("attention_driver", isa)[f"attention_{'f32' if q.dtype == np.float32 else 'bf16'}"]
-    args = np.array(numbers, np.int64)
-    run(ptr(q), ptr(k), ptr(v), ptr(out), ptr(bias), ptr(keep), ptr(args), ctypes.c_float(scale or dim**-0.5))
+    run = load("attention_driver", isa)[f"attention_{name}{'_u8' if out_code else ''}"]
+    run(ptr(q), ptr(k), ptr(v), ptr(out), ptr(bias), ptr(keep), ptr(np.array(numbers, np.int64)), ptr(scales))
     return out
 
 

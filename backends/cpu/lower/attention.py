@@ -6,14 +6,17 @@ import math
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
-from mcomp.backends.cpu.builder import TARGET, Builder, pointer
+from mcomp.backends.cpu.builder import TARGET, Builder, computed, pointer
 from mcomp.backends.cpu.cxx import Real, Size, c_type
+from mcomp.backends.cpu.epilogue import HEADERS, Tail, functor, plain
 from mcomp.backends.cpu.expressions import store
-from mcomp.backends.cpu.kernel import Kernel, Pointer
+from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import collapse
 from mcomp.backends.cpu.lower.elementwise import loop_kernel
+from mcomp.backends.cpu.lower.products import ANCHORS
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
+from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
 
 _DTYPES = (dtypes.f32, dtypes.bf16, dtypes.f16)
@@ -21,33 +24,51 @@ _DTYPES = (dtypes.f32, dtypes.bf16, dtypes.f16)
 
 @lowers("attention", target=TARGET)
 def lower_attention(node: Node, b: Builder) -> Declined | None:
-    """softmax(scale q k^T + mask) v, head by head; operands may be strided views, the result is laid out
+    return attention(node, plain(node), b)
+
+
+def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
+    """softmax(scale q k^T + mask) v, head by head, then the tail; operands may be strided views, the result is laid out
     [batch, position, head, dim] when nobody asks otherwise, as the projection that follows wants it."""
     query, key, value, mask = node.operand(0), node.operand(1), node.operand(2), node.maybe(3)
     if node.type.dtype not in _DTYPES:
         return Declined(f"{node.type.dtype} has no kernel")
     out_shape = node.type.shape
-    q, k, v = (_heads(x, out_shape[:-2], node.attrs["grouped"], b) for x in (query, key, value))
-    order = (0, 2, 1, 3) if len(out_shape) == 4 and not b.is_output(node.result) else None
-    out = b.write(node.result, order)
-    four = _four(out)
-    assert four is not None
-    parts = {"q": q, "k": k, "v": v, "out": four}
-    numbers: dict[str, Size | Real] = {}
+    turned = len(out_shape) == 4 and not any(b.is_output(result) for _, result in tail.outputs)
+    ep = functor(tail, b, (0, 2, 1, 3) if turned else tuple(range(len(out_shape))), None)
+    if isinstance(ep, Declined):
+        return ep
+    coded = [_bytes(x, b) for x in (query, key, value)]
     kind = c_type(node.type.dtype)
-    lines = [f"Attention<{kind}, {kind}> a{{}};", "a.q = q; a.k = k; a.v = v; a.out = out;"]
+    numbers: dict[str, Size | Real] = {}
+    lines = [f"Attention<{kind}> a{{}};"]
+    if all(c is not None for c in coded) and len({c.dtype for c in coded if c is not None}) == 1:
+        found = [c for c in coded if c is not None]
+        kind = c_type(found[0].dtype)
+        lines = [f"Attention<{kind}> a{{}};"]
+        operands = []
+        for name, x, values in zip("qkv", (query, key, value), found):
+            operands.append(_heads(values, out_shape[:-2], node.attrs["grouped"], b))
+            encoding = x.tensor.encoding
+            assert isinstance(encoding, Affine) and encoding.scale is not None
+            numbers[f"{name}_scale"], numbers[f"{name}_zero"] = Real(encoding.scale), encoding.zero
+            lines.append(f"a.{name}_code = {{float({name}_scale), int32_t({name}_zero)}};")
+    else:
+        operands = [_heads(b.read(x), out_shape[:-2], node.attrs["grouped"], b) for x in (query, key, value)]
+    q, k, v = operands
+    lines.append("a.q = q; a.k = k; a.v = v;")
     sizes = {
-        "batch": parts["q"].shape[0], "heads": parts["q"].shape[1], "kv_heads": parts["k"].shape[1],
-        "queries": parts["q"].shape[2], "keys": parts["k"].shape[2], "dim": parts["q"].shape[3],
-        "value_dim": parts["v"].shape[3],
+        "batch": q.shape[0], "heads": q.shape[1], "kv_heads": k.shape[1],
+        "queries": q.shape[2], "keys": k.shape[2], "dim": q.shape[3], "value_dim": v.shape[3],
     }
     for name, size in sizes.items():
         numbers[name] = size
         lines.append(f"a.{name} = {name};")
-    for name, access in parts.items():
+    for name, access in zip("qkv", operands):
         for axis, field in enumerate(("batch", "head", "position")):
             numbers[f"{name}_{field}"] = access.strides[axis]
         lines.append(f"a.{name}_stride = {{{name}_batch, {name}_head, {name}_position}};")
+    lines.append(f"a.row_stride = {{heads * queries, {'1, heads' if turned else 'queries, 1'}}};")
     scale = node.attrs["scale"]
     if scale is None:
         head = sizes["dim"]
@@ -56,7 +77,7 @@ def lower_attention(node: Node, b: Builder) -> Declined | None:
         scale = 1.0 / math.sqrt(head) if head else 1.0
     numbers["scale"] = Real(scale)
     lines.append(f"a.scale = float(scale); a.causal = {'true' if node.attrs['causal'] else 'false'};")
-    pointers: list[Pointer] = [pointer("out", out, write=True), pointer("q", q), pointer("k", k), pointer("v", v)]
+    pointers: list[Pointer] = [*ep.pointers, pointer("q", q), pointer("k", k), pointer("v", v)]
     if mask is not None:
         spread = _mask(mask, out_shape[:-2], sizes["queries"], sizes["keys"], b)
         if isinstance(spread, Declined):
@@ -66,27 +87,42 @@ def lower_attention(node: Node, b: Builder) -> Declined | None:
         for axis, name in enumerate(("batch", "head", "query", "key")):
             numbers[f"mask_{name}"] = spread.strides[axis]
         lines.append(f"a.{field} = mask; a.mask_stride = {{mask_batch, mask_head, mask_query, mask_key}};")
-    lines.append("attention(w, a);")
-    b.emit(Kernel("attention", "\n".join(lines), tuple(pointers), tuple(numbers.items()), ("attention.hpp",)))
+    pointers.append(b.scratch(computed(f"attention_scratch_bytes<{kind}>({{0}}, {{1}}, {{2}}, workers)",
+                                       sizes["keys"], sizes["dim"], sizes["value_dim"])))
+    body = "\n".join((ep.text, *lines, "attention(w, a, ep, scratch);"))
+    b.emit(Kernel("attention", body, tuple(pointers), (*ep.numbers, *numbers.items()), (*HEADERS, "attention.hpp")))
     return None
 
 
-def _heads(value: Value, lead: tuple[Dim, ...], grouped: bool, b: Builder) -> Access:
+ANCHORS["attention"] = attention
+
+
+def _bytes(value: Value, b: Builder) -> Access | None:
+    """The bytes of an operand with one scale for all of it; None when it is no such thing."""
+    place = b.place(value)
+    if not isinstance(place, EncodedAccess):
+        return None
+    encoding = value.tensor.encoding
+    if not isinstance(encoding, Affine) or encoding.scale is None or encoding.dtype not in (dtypes.i8, dtypes.u8):
+        return None
+    return place.part("values")
+
+
+def _heads(access: Access, lead: tuple[Dim, ...], grouped: bool, b: Builder) -> Access:
     """[batch, head, position, dim] with the last axis side by side; batch axes broadcast to those of the result."""
-    access = b.read(value)
     if access.strides[-1] != 1 and access.shape[-1] != 1:
-        access = b.contiguous(value)
+        access = _dense(access, b)
     wanted = (*lead[:-1], access.shape[-3]) if grouped else lead
-    found = _four(access.expand((*wanted, *access.shape[-2:])))
-    if found is None:
-        found = _four(b.contiguous(value).expand((*wanted, *access.shape[-2:])))
-    if found is None:
-        spread = access.expand((*wanted, *access.shape[-2:]))
-        copy = b.temp(access.dtype, spread.shape)
-        b.copy(spread, copy)
-        found = _four(copy)
+    spread = access.expand((*wanted, *access.shape[-2:]))
+    found = _four(spread) or _four(_dense(spread, b))
     assert found is not None
     return found
+
+
+def _dense(access: Access, b: Builder) -> Access:
+    copy = b.temp(access.dtype, access.shape)
+    b.copy(access, copy)
+    return copy
 
 
 def _four(access: Access) -> Access | None:
