@@ -17,7 +17,7 @@ Attrs = Mapping[str, Any]
 
 _ATTRS = (
     Attr("layers", "int"), Attr("bidirectional", "bool", False), Attr("batch_first", "bool", False),
-    Attr("bias", "bool", True),
+    Attr("bias", "bool", True), Attr("dynamic", "bool", False),
 )
 
 
@@ -27,6 +27,9 @@ class _Recurrent(Op):
     Weights come layer by layer, in each layer forward then backward: input weights [gates * H, I], recurrent weights
     [gates * H, P], with `bias` two biases [gates * H], with a projection its weight [P, H]. I is the last size of x in
     the first layer, then directions * P; P is H without a projection.
+
+    dynamic: whatever is multiplied by a weight (x, states, what is projected) is rounded to i8 first, with a scale per
+    row from its largest magnitude, as `quantize` does.
     """
 
     gates: ClassVar[int]
@@ -117,6 +120,8 @@ class Lstm(_Recurrent):
     def reference(self, inputs: Sequence[Any], attrs: Attrs) -> Any:
         from torch import lstm
 
+        if attrs["dynamic"]:
+            return _rounded_layers("lstm", inputs, 2, attrs)
         x, h0, c0, *weights = inputs
         return lstm(
             x, [h0.contiguous(), c0.contiguous()], weights, attrs["bias"], attrs["layers"], 0.0, False,
@@ -136,6 +141,8 @@ class Gru(_Recurrent):
     def reference(self, inputs: Sequence[Any], attrs: Attrs) -> Any:
         from torch import gru
 
+        if attrs["dynamic"]:
+            return _rounded_layers("gru", inputs, 1, attrs)
         x, h0, *weights = inputs
         return gru(
             x, h0.contiguous(), weights, attrs["bias"], attrs["layers"], 0.0, False, attrs["bidirectional"],
@@ -161,9 +168,63 @@ class Rnn(_Recurrent):
     def reference(self, inputs: Sequence[Any], attrs: Attrs) -> Any:
         import torch
 
+        if attrs["dynamic"]:
+            return _rounded_layers(attrs["nonlinearity"], inputs, 1, attrs)
         x, h0, *weights = inputs
         function = torch.rnn_tanh if attrs["nonlinearity"] == "tanh" else torch.rnn_relu
         return function(
             x, h0.contiguous(), weights, attrs["bias"], attrs["layers"], 0.0, False, attrs["bidirectional"],
             attrs["batch_first"],
         )
+
+
+def _rounded_layers(cell: str, inputs: Sequence[Any], states: int, attrs: Attrs) -> tuple[Any, ...]:
+    """All layers, step by step, with rounded rows. cell: lstm, gru, or an rnn's nonlinearity."""
+    import torch
+
+    x, initial, weights = inputs[0], inputs[1 : 1 + states], list(inputs[1 + states :])
+    y = x.transpose(0, 1) if attrs["batch_first"] else x
+    directions = 2 if attrs["bidirectional"] else 1
+    finals: list[list[Any]] = [[] for _ in range(states)]
+    for layer in range(attrs["layers"]):
+        outputs = []
+        for direction in range(directions):
+            matrices = [weights.pop(0), weights.pop(0)]
+            biases = [weights.pop(0), weights.pop(0)] if attrs["bias"] else [0.0, 0.0]
+            projection = weights.pop(0) if attrs.get("projection") else None
+            state = [s[layer * directions + direction] for s in initial]
+            steps: list[Any] = []
+            given = _rounded(y) @ matrices[0].T + biases[0]
+            for now in given.flip(0) if direction else given:
+                state = _advance(cell, now, _rounded(state[0]) @ matrices[1].T + biases[1], state, projection)
+                steps.append(state[0])
+            outputs.append(torch.stack(steps[::-1] if direction else steps))
+            for final, s in zip(finals, state):
+                final.append(s)
+        y = torch.cat(outputs, -1)
+    return (y.transpose(0, 1) if attrs["batch_first"] else y, *(torch.stack(f) for f in finals))
+
+
+def _rounded(x: Any) -> Any:
+    """Rows as they are after they were i8."""
+    from mcomp.ir import dtypes
+    from mcomp.ir.encoding import Affine
+    from mcomp.ops.encoded import quantize_tensor
+
+    return quantize_tensor(x, Affine(dtypes.i8, axis=tuple(range(x.dim() - 1)))).decode()
+
+
+def _advance(cell: str, x: Any, s: Any, state: list[Any], projection: Any) -> list[Any]:
+    """The states after a step whose gates receive x from the input and s from the state before."""
+    import torch
+
+    if cell == "lstm":
+        i, f, g, o = (x + s).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return [h if projection is None else _rounded(h) @ projection.T, c]
+    if cell == "gru":
+        (xr, xz, xn), (sr, sz, sn) = x.chunk(3, -1), s.chunk(3, -1)
+        candidate = torch.tanh(xn + torch.sigmoid(xr + sr) * sn)
+        return [(state[0] - candidate) * torch.sigmoid(xz + sz) + candidate]
+    return [torch.tanh(x + s) if cell == "tanh" else torch.relu(x + s)]

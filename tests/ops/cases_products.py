@@ -244,8 +244,9 @@ def _rnn_step(nonlinearity: str) -> Any:
 def _recurrent(step: Any, states: int) -> Any:
     def run(
         x: np.ndarray, *rest: np.ndarray, layers: int, bidirectional: bool, batch_first: bool, bias: bool,
-        projection: bool = False, nonlinearity: str = "",
+        dynamic: bool, projection: bool = False, nonlinearity: str = "",
     ) -> tuple[np.ndarray, ...]:
+        assert not dynamic  # rounded rows: tests/cpu/test_backend_recurrent.py
         advance = _rnn_step(nonlinearity) if nonlinearity else step
         initial, weights = rest[:states], list(rest[states:])
         y = np.swapaxes(x, 0, 1) if batch_first else x

@@ -64,13 +64,23 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     return None
 
 
-def project(rows: Rows, weight: Value, bias: Value | None, out: Access, b: Builder) -> None:
-    """Rows of floats times the transposed weight plus bias, stored as rows of `out`."""
+def project(rows: Rows, weight: Value, bias: Value | None, out: Access, b: Builder,
+            coded_rows: EncodedAccess | None = None) -> None:
+    """Rows times the transposed weight plus bias, stored as rows of `out`: rows of floats, or their int8 form
+    `coded_rows` where the weight is int8 too."""
+    columns, length = weight.tensor.shape
     pointers = [pointer("out", out, write=True)]
     if bias is not None:
         pointers.append(pointer("bias", b.contiguous(bias)))
     text = f"const StoreF32 ep{{out, columns, {'nullptr' if bias is None else 'bias'}}};"
-    _gemm("project", rows, weight, Functor(text, tuple(pointers), ()), b)
+    ep = Functor(text, tuple(pointers), ())
+    coded = b.place(weight)
+    if isinstance(coded, EncodedAccess) and coded_rows is not None:
+        _linear_i8(coded_rows, weight, coded, ep, columns, length, b)
+    elif isinstance(coded, EncodedAccess) and fits(weight, b):
+        weight_only(rows, weight, coded, ep, b)
+    else:
+        _gemm("project", rows, weight, ep, b)
 
 
 def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None:
