@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "gemm_weight_only.hpp"
 #include "isa.hpp"
@@ -111,33 +112,52 @@ void pack_recurrent(const Worker& w, void* packed, const S* weights, const float
   }
 }
 
+namespace detail {
+
+// Of kLanes numbers, in place. One function a loop: several in one are not vectorized.
+inline void sigmoid_lanes(float* v) {
+  for (int j = 0; j < kLanes; ++j) v[j] = math::sigmoid(v[j]);
+}
+inline void tanh_lanes(float* v) {
+  for (int j = 0; j < kLanes; ++j) v[j] = math::tanh(v[j]);
+}
+inline void add_lanes(const float* a, const float* b, float* sum) {
+  vstore(sum, vload(a) + vload(b));
+}
+
+}  // namespace detail
+
 // A cell: `x` the projected input of its gates, `s` W_hh h + b_hh, both [gate][kLanes]; h the previous state; c the
 // cell state, updated. Leaves the new state in h.
 struct Lstm {
   static constexpr int kGates = 4;
   static void update(const float (*x)[kLanes], const float (*s)[kLanes], float* h, float* c) {
-    for (int j = 0; j < kLanes; ++j) {
-      const float in = math::sigmoid(x[0][j] + s[0][j]), forget = math::sigmoid(x[1][j] + s[1][j]);
-      const float candidate = math::tanh(x[2][j] + s[2][j]);
-      c[j] = forget * c[j] + in * candidate;
-    }
-    for (int j = 0; j < kLanes; ++j) h[j] = math::sigmoid(x[3][j] + s[3][j]) * math::tanh(c[j]);
+    alignas(64) float gate[kGates][kLanes];
+    for (int g = 0; g < kGates; ++g) detail::add_lanes(x[g], s[g], gate[g]);
+    for (int g : {0, 1, 3}) detail::sigmoid_lanes(gate[g]);
+    detail::tanh_lanes(gate[2]);
+    const vf32 cell = vload(gate[1]) * vload(c) + vload(gate[0]) * vload(gate[2]);
+    vstore(c, cell);
+    vstore(gate[2], cell);
+    detail::tanh_lanes(gate[2]);
+    vstore(h, vload(gate[3]) * vload(gate[2]));
   }
 };
 struct Gru {
   static constexpr int kGates = 3;
   static void update(const float (*x)[kLanes], const float (*s)[kLanes], float* h, float*) {
-    for (int j = 0; j < kLanes; ++j) {
-      const float reset = math::sigmoid(x[0][j] + s[0][j]), keep = math::sigmoid(x[1][j] + s[1][j]);
-      const float candidate = math::tanh(x[2][j] + reset * s[2][j]);
-      h[j] = (h[j] - candidate) * keep + candidate;
-    }
+    alignas(64) float gate[kGates][kLanes];
+    for (int g = 0; g < 2; ++g) detail::add_lanes(x[g], s[g], gate[g]), detail::sigmoid_lanes(gate[g]);
+    vstore(gate[2], vload(x[2]) + vload(gate[0]) * vload(s[2]));
+    detail::tanh_lanes(gate[2]);
+    vstore(h, (vload(h) - vload(gate[2])) * vload(gate[1]) + vload(gate[2]));
   }
 };
 struct RnnTanh {
   static constexpr int kGates = 1;
   static void update(const float (*x)[kLanes], const float (*s)[kLanes], float* h, float*) {
-    for (int j = 0; j < kLanes; ++j) h[j] = math::tanh(x[0][j] + s[0][j]);
+    detail::add_lanes(x[0], s[0], h);
+    detail::tanh_lanes(h);
   }
 };
 struct RnnRelu {
