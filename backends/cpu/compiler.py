@@ -28,6 +28,8 @@ FLAGS = (
 )
 GCC_STORES = ("-mmove-max=128", "-mstore-max=128")
 """For g++ with AVX-512; see `_own_flags`."""
+GCC_LOOPS = ("--param=max-completely-peel-times=7",)
+"""For g++; see `_own_flags`."""
 _TAIL = 4000
 
 
@@ -59,10 +61,14 @@ def find_compiler() -> Compiler | None:
 
 
 def _own_flags(command: tuple[str, ...]) -> tuple[str, ...]:
-    """Flags that this compiler needs. g++ 12 stores constant arrays wrongly with AVX-512 (`{2, 2, 2, 2, 2, 2, 0, 0}` as
-    eight twos) unless such stores are kept to 128 bits; other compilers do not know the flags."""
-    tried = [*command, *GCC_STORES, "-x", "c++", "-fsyntax-only", os.devnull]
-    return GCC_STORES if subprocess.run(tried, capture_output=True, check=False).returncode == 0 else ()
+    """Flags that this compiler needs, those of them that it knows. g++ 12 stores constant arrays wrongly with AVX-512
+    (`{2, 2, 2, 2, 2, 2, 0, 0}` as eight twos) unless such stores are kept to 128 bits. g++ unrolls loops of up to 16 steps
+    whole and then vectorizes the loop around them, with strided stores: rows of 8 and 16 results must stay loops."""
+    def knows(flags: tuple[str, ...]) -> bool:
+        tried = [*command, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
+        return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+    return tuple(f for flags in (GCC_LOOPS, GCC_STORES) if knows(flags) for f in flags)
 
 
 def missing_compiler() -> str | None:
@@ -111,7 +117,8 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
 
 
 def _flags(isa: Isa, compiler: Compiler) -> list[str]:
-    flags = [*FLAGS, *isa.flags, *(compiler.flags if "-mavx512f" in isa.flags else ())]
+    own = [f for f in compiler.flags if f not in GCC_STORES or "-mavx512f" in isa.flags]
+    flags = [*FLAGS, *isa.flags, *own]
     if "clang" in compiler.version or "ziglang" in compiler.command:
         flags.remove("-fno-semantic-interposition")
         if "ziglang" in compiler.command:
