@@ -9,7 +9,7 @@
 //     attention(w, a, StoreF32{out, Dv}, scratch);                // attention_scratch_bytes<float>(Lk, D, Dv, w.count)
 //
 // out = softmax(scale q k^T + bias) v. Head h reads key head h / (heads / kv_heads). A row whose keys are all masked
-// gives 0 (torch's CPU kernel). The epilogue gets float rows of the result, at most kBlock columns at a time.
+// gives 0 (torch's CPU kernel). The epilogue gets float rows of the result, piece by piece.
 //
 // T is float, bf16 or f16, computed in float: weights are within 1e-6 of exact ones, relatively, given exact scores. Or
 // int8_t or uint8_t with one scale and zero point for each of q, k, v: scores are exact sums of products of bytes, the

@@ -88,20 +88,31 @@ MCOMP_INLINE void reduce_rows(const vf32* v, float* out) {
 
 // ---- packing
 
+// What stored bytes are offset by, as a mask for exclusive or: queries become unsigned, keys and values signed.
+template <class T>
+constexpr uint32_t query_flip = std::is_same<T, int8_t>::value ? 0x80808080u : 0u;
+template <class T>
+constexpr uint32_t key_flip = std::is_same<T, uint8_t>::value ? 0x80808080u : 0u;
+
 // kLanes elements (bytes: words of four), of which `left` elements exist; the others are 0.
 template <class T>
-MCOMP_INLINE vf32 words_of(const T* p, int64_t left) {
+MCOMP_INLINE vf32 words_of(const T* p, int64_t left, uint32_t flip = 0) {
   if constexpr (is_byte<T>) {
-    vi32 words;
-    if (left >= 4 * kLanes) {
-      words = vload(reinterpret_cast<const int32_t*>(p));
-    } else {
-      alignas(64) char bytes[4 * kLanes] = {};
-      std::memcpy(bytes, p, static_cast<size_t>(left));
-      std::memcpy(&words, bytes, sizeof words);
-    }
-    return (vf32)words;
+    const int32_t mask = static_cast<int32_t>(flip);
+    const int32_t* words = reinterpret_cast<const int32_t*>(p);
+    if (left >= 4 * kLanes) return (vf32)(vload(words) ^ mask);
+    const int64_t whole = left / 4;
+    vi32 found = vload_n(words, whole) ^ mask;
+    uint32_t last = 0;
+    std::memcpy(&last, p + 4 * whole, static_cast<size_t>(left % 4));
+    last ^= flip & ((1u << (left % 4 * 8)) - 1u);
+    alignas(64) int32_t lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    const vi32 lanes = vload(lane);
+    found = lanes < static_cast<int32_t>(whole) ? found : vset(0);
+    return (vf32)(lanes == static_cast<int32_t>(whole) ? vset(static_cast<int32_t>(last)) : found);
   } else {
+    (void)flip;
     return left >= kLanes ? vload(p) : vload_n(p, left);
   }
 }
@@ -168,13 +179,12 @@ MCOMP_NOINLINE void pack_keys(const T* k, int64_t step, int64_t begin, int64_t e
     for (int64_t word = 0; word < words; word += kLanes) {
       vf32 square[kLanes];
       for (int64_t i = 0; i < kLanes; ++i)
-        square[i] = i < live ? words_of(k + (key + i) * step + word * group, dim - word * group) : vset(0.0f);
+        square[i] =
+            i < live ? words_of(k + (key + i) * step + word * group, dim - word * group, key_flip<T>) : vset(0.0f);
       transpose_square(square);
       const int64_t count = min_i64(kLanes, words - word);
       for (int64_t i = 0; i < count; ++i) {
-        vf32 column = square[i];
-        if constexpr (std::is_same<T, uint8_t>::value) column = (vf32)((vi32)column ^ int32_t(0x80808080u));
-        vstore(columns + (word + i) * width, column);
+        vstore(columns + (word + i) * width, square[i]);
         if constexpr (is_byte<T>) {
           const int8_t* stored = reinterpret_cast<const int8_t*>(columns + (word + i) * width);
           total = ByteProducts::add(total, ByteProducts::row(0x01010101u), ByteProducts::columns(stored));
@@ -214,7 +224,7 @@ MCOMP_NOINLINE void pack_values(const T* v, int64_t step, int64_t begin, int64_t
     PanelElement<T>* columns = to + panel * capacity + (d - panel) * kGroup<T>;
     const int64_t left = min_i64(kLanes, dim - d);
     if constexpr (is_byte<T>) {
-      constexpr int8_t flip = std::is_same<T, uint8_t>::value ? int8_t(-128) : int8_t(0);
+      constexpr int8_t flip = static_cast<int8_t>(key_flip<T>);
       for (int64_t n = begin; n < stop; n += 4) {
         int8_t padded[4][kLanes];
         const int8_t* rows[4];

@@ -141,21 +141,19 @@ template <class T>
 inline void mask_row(const Attention<T>& a, int64_t b, int64_t h, int64_t query, int64_t key0, int64_t count,
                      float unit, float* s) {
   const int64_t step = a.mask_stride.key, at = a.mask_at(b, h, query) + key0 * step;
-  if (a.bias) {
-    const float* from = a.bias + at;
-    if (step == 1) {
-      for (int64_t n = 0; n < count; ++n) s[n] += from[n] * unit;
-    } else {
-      for (int64_t n = 0; n < count; ++n) s[n] += from[n * step] * unit;
-    }
-  } else {
-    const bool* from = a.keep + at;
-    if (step == 1) {
-      for (int64_t n = 0; n < count; ++n) s[n] = from[n] ? s[n] : kLowest;
-    } else {
-      for (int64_t n = 0; n < count; ++n) s[n] = from[n * step] ? s[n] : kLowest;
-    }
+  const auto masked = [&](int64_t n) MCOMP_LAMBDA {
+    return a.bias ? s[n] + a.bias[at + n * step] * unit : a.keep[at + n * step] ? s[n] : kLowest;
+  };
+  int64_t n = 0;
+  if (step == 1 && a.bias) {
+    for (; n + kLanes <= count; n += kLanes) vstore(s + n, vfma(vload(a.bias + at + n), vset(unit), vload(s + n)));
+  } else if (step == 1) {
+    static_assert(sizeof(bool) == 1, "masks are read as bytes");
+    const uint8_t* from = reinterpret_cast<const uint8_t*>(a.keep + at);
+    for (; n + kLanes <= count; n += kLanes)
+      vstore(s + n, load_as_f32(from + n) == 0.0f ? vset(kLowest) : vload(s + n));
   }
+  for (; n < count; ++n) s[n] = masked(n);
 }
 
 // The running softmax of a tile: for each row its largest score (in units of ln 2) and the sum of its weights so far, and
@@ -240,9 +238,8 @@ inline void pack_queries(const Attention<T>& a, const AttentionScratch<T>& s, co
       }
       const T* from = q + i * a.q_stride.position + d;
       if constexpr (is_byte<T>) {
-        constexpr uint8_t flip = uint8_t(row_offset<T>());
-        for (int64_t n = 0; n < count; ++n) to[n] = uint8_t(from[n]) ^ flip;
-        for (int64_t n = count; n < round_up(count, 4); ++n) to[n] = 0;
+        for (int64_t n = 0; n < count; n += 4 * kLanes)
+          vstore(reinterpret_cast<float*>(to + n), words_of(from + n, count - n, query_flip<T>));
       } else {
         const vf32 scale = vset(a.scale * kLog2E);
         int64_t n = 0;
@@ -253,20 +250,31 @@ inline void pack_queries(const Attention<T>& a, const AttentionScratch<T>& s, co
   }
 }
 
-// What was summed over weights and packed values to what it means.
-template <class T>
-inline void finish_row(const Attention<T>& a, float sum, bool any, float* row, int64_t width) {
-  if (!any || sum == 0.0f) {
-    for (int64_t j = 0; j < width; j += kLanes) vstore(row + j, vset(0.0f));
-    return;
-  }
-  if constexpr (is_byte<T>) {
-    const int32_t packed_zero = a.v_code.zero - (std::is_same<T, uint8_t>::value ? 128 : 0);
-    const vf32 factor = vset(a.v_code.scale / sum), shift = vset(-a.v_code.scale * float(packed_zero));
-    for (int64_t j = 0; j < width; j += kLanes) vstore(row + j, vfma(vload(row + j), factor, shift));
-  } else {
-    const vf32 factor = vset(1.0f / sum);
-    for (int64_t j = 0; j < width; j += kLanes) vstore(row + j, vload(row + j) * factor);
+// Rows of sums over weights and packed values, as what they mean, to the epilogue.
+template <class T, class Ep>
+inline void finish_tile(const Attention<T>& a, const AttentionScratch<T>& s, const AttentionHead<T>& head,
+                        const RowState& state, int64_t query0, int64_t live, bool any, const Ep& ep) {
+  const int32_t packed_zero = a.v_code.zero - (key_flip<T> != 0 ? 128 : 0);
+  for (int64_t i = 0; i < live; ++i) {
+    const int64_t row = a.row(head.b, head.h, query0 + i);
+    const bool some = any && state.sum[i] != 0.0f;
+    const vf32 factor = vset(some ? (is_byte<T> ? a.v_code.scale : 1.0f) / state.sum[i] : 0.0f);
+    const vf32 shift = vset(some && is_byte<T> ? -a.v_code.scale * float(packed_zero) : 0.0f);
+    for (int64_t d = 0; d < a.value_dim; d += kPanel) {
+      alignas(64) float held[kPanel];
+      const float* sums = s.output + d / kBlock * (kTileRows * kBlock) + i * kBlock + d % kBlock;
+      const int64_t width = min_i64(kPanel, a.value_dim - d);
+      for (int64_t j = 0; j < kPanel; j += kLanes) {
+        if (j > 0 && width <= kLanes) break;
+        const vf32 sum = any ? vload(sums + j) : vset(0.0f);
+        vstore(held + j, is_byte<T> ? vfma(sum, factor, shift) : sum * factor);
+      }
+      if (width == kPanel) {
+        ep(static_cast<const float*>(held), row, d, kPanel);
+      } else {
+        ep(static_cast<const float*>(held), row, d, width);
+      }
+    }
   }
 }
 
@@ -318,15 +326,7 @@ inline void attention_tile(const Attention<T>& a, const AttentionScratch<T>& s, 
       }
     }
   }
-  for (int64_t i = 0; i < live; ++i) {
-    const int64_t row = a.row(head.b, head.h, query0 + i);
-    for (int64_t d = 0; d < a.value_dim; d += kBlock) {
-      const int64_t width = min_i64(kBlock, a.value_dim - d);
-      float* out = s.output + d * kTileRows + i * kBlock;
-      finish_row(a, state.sum[i], keys > 0, out, width);
-      ep(static_cast<const float*>(out), row, d, width);
-    }
-  }
+  finish_tile(a, s, head, state, query0, live, keys > 0, ep);
 }
 
 }  // namespace detail
