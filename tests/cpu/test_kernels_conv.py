@@ -117,6 +117,18 @@ DEPTHWISE = [
 ]
 
 
+SQUARE = [
+    Case(1, 100, 100, (9, 13), (3, 3), (1, 1), (1, 1), (1, 1), groups=100),
+    Case(2, 64, 64, (10, 12), (3, 3), (2, 2), (0, 1), (1, 1), groups=64, threads=2),
+    Case(1, 37, 37, (3, 5), (3, 3), (1, 1), (2, 2), (1, 1), groups=37, threads=3),
+    Case(1, 130, 130, (8, 21), (5, 5), (1, 1), (2, 2), (1, 1), groups=130, threads=2),
+    Case(1, 48, 48, (11, 30), (5, 5), (3, 2), (2, 1), (1, 1), groups=48),
+    Case(1, 3, 3, (2, 1), (5, 5), (1, 1), (2, 2), (1, 1), groups=3),
+    Case(2, 65, 65, (7, 7), (7, 7), (1, 1), (3, 3), (1, 1), groups=65),
+    Case(0, 16, 16, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1), groups=16),
+]
+
+
 def channels_last(x: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(torch.movedim(x, 1, -1).numpy())
 
@@ -202,6 +214,30 @@ def test_int8_convolutions_are_exact(isa: str, signed: bool) -> None:
         check_bytes(run, case, signed, transposed=True)
     for case in DEPTHWISE:
         check_bytes(lib.depthwise_s8 if signed else lib.depthwise_u8, case, signed, transposed=None)
+    for case in SQUARE:
+        check_bytes(lib.square_s8 if signed else lib.square_u8, case, signed, transposed=None)
+
+
+@each_isa
+def test_depthwise_sums_become_bytes(isa: str) -> None:
+    """Scales are powers of two, biases multiples of a step: nothing is rounded but the result."""
+    lib = load("conv_driver", isa)
+    for case in SQUARE:
+        rng = np.random.default_rng(case.reduction * 13 + case.outputs)
+        x = rng.integers(0, 256, (case.batch, case.channels, *case.size)).astype(np.uint8)
+        weight = rng.integers(-128, 128, case.weight_shape(False)).astype(np.int8)
+        zero = int(rng.integers(0, 256))
+        column_scale = (2.0 ** rng.integers(-9, -6, case.outputs)).astype(np.float32)
+        bias = rng.integers(-200, 800, case.outputs).astype(np.float32)
+        centred = torch.from_numpy(x.astype(np.float64) - zero)
+        exact = case.reference(centred, torch.from_numpy(weight.astype(np.float64)), None, False)
+        steps = (channels_last(exact) * column_scale * 0.5 + bias) * 0.125
+        expected = (np.rint(np.clip(steps, -4.5, 240.0)) + 9).astype(np.uint8)
+        got = np.zeros(expected.shape, dtype=np.uint8)
+        shape, source = case.shape(tuple(exact.shape[2:])), np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        lib.square_to_bytes(case.threads, ptr(source), ptr(weight), ctypes.byref(shape), ctypes.c_float(0.5), zero,
+                            ptr(column_scale), ptr(bias), ptr(got))
+        np.testing.assert_array_equal(got, expected, err_msg=str(case))
 
 
 @each_isa

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcomp.backend import Declined, lowers
-from mcomp.backends.cpu.access import Access, Buffer, whole_buffer
-from mcomp.backends.cpu.builder import TARGET, Builder, computed, pointer
+from mcomp.backends.cpu.access import Buffer, whole_buffer
+from mcomp.backends.cpu.builder import TARGET, Builder, pointer
 from mcomp.backends.cpu.cxx import Computed
 from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import channels_last
+from mcomp.backends.cpu.lower.depthwise import bytes_call, floats_call
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
 from mcomp.backends.cpu.lower.winograd import winograd
 from mcomp.backends.cpu.tiles import tile
@@ -106,19 +107,19 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
         return None
     source = b.contiguous(x, order)
     if depthwise:
-        packed, kind = _packed_depthwise(weight, b.contiguous(weight), sizes.weights, b, "depthwise")
-        call = "depthwise_f32(w, x, packed, s, ep, scratch);"
-        scratch = sizes.computed("depthwise_scratch_bytes(SHAPE, workers)")
+        call, packed, scratch = floats_call(sizes, weight, b)
+        header = "depthwise.hpp"
     else:
         stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
         name = "conv_transposed" if transposed else "conv"
-        packed, kind = _packed_float(weight, sizes.weights, b, name, stored), stored
+        packed = Pointer("packed", stored, whole_buffer(_packed_float(weight, sizes.weights, b, name, stored)))
         call = f"{name}_f32<{tile(sizes.columns)}>(w, x, packed, s, ep, scratch);"
         scratch = sizes.computed(f"{name}_f32_scratch_bytes(SHAPE, workers)")
+        header = "conv.hpp"
     b.emit(Kernel(
         node.op.name, f"{sizes.text}\n{ep.text}\n{call}",
-        (*ep.pointers, pointer("x", source), Pointer("packed", kind, whole_buffer(packed)), b.scratch(scratch)),
-        (*ep.numbers, *sizes.numbers), (*HEADERS, "conv.hpp", "depthwise.hpp", "tiles.hpp"),
+        (*ep.pointers, pointer("x", source), packed, b.scratch(scratch)),
+        (*ep.numbers, *sizes.numbers), (*HEADERS, header, "tiles.hpp"),
     ))
     return None
 
@@ -135,17 +136,6 @@ def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored
         )
 
     return b.prepare(weight, (name, stored, *sizes.values), size, pack)
-
-
-def _packed_depthwise(weight: Value, source: Access, sizes: ConvSizes, b: Builder, key: str) -> tuple[Buffer, str]:
-    def pack(buffer: Buffer) -> Kernel:
-        return Kernel(
-            "pack_depthwise", f"{sizes.text}\npack_depthwise(w, packed, from, s);",
-            (Pointer("packed", "float", whole_buffer(buffer), write=True), pointer("from", source)),
-            sizes.numbers, ("depthwise.hpp",),
-        )
-
-    return b.prepare(weight, (key,), computed("{0} * 4", weight.tensor.numel), pack), "float"
 
 
 def _bytes_fit(place: EncodedAccess, weight: Value) -> bool:
@@ -174,12 +164,9 @@ def _conv_i8(
     outputs = sizes.values[2]
     sums = ""
     if depthwise:
-        packed, kind = _packed_depthwise(weight, source, sizes.weights, b, "depthwise_i8")
-        call = "depthwise_i8(w, x, packed, s, scales, ep, scratch);"
-        scratch = sizes.computed("depthwise_scratch_bytes(SHAPE, workers)")
-        scales = scales_of(place, weight, coded, outputs, "nullptr", b)
+        call, packed, scratch = bytes_call(sizes, weight, source, b)
+        scales, header = scales_of(place, weight, coded, outputs, "nullptr", b), "depthwise_i8.hpp"
     else:
-        kind = "int8_t"
         weights, chosen = sizes.weights, tile(sizes.columns, int8=True)
         size = weights.computed(
             f"round_up(packed_conv_i8_bytes<{chosen}>(SHAPE), 64) + round_up({{2}}, {chosen}::NR) * 4"
@@ -195,16 +182,15 @@ def _conv_i8(
                 weights.numbers, ("conv_i8.hpp", "tiles.hpp"),
             )
 
-        packed = b.prepare(weight, ("conv_i8", *weights.values), size, pack)
+        packed = Pointer("packed", "int8_t", whole_buffer(b.prepare(weight, ("conv_i8", *weights.values), size, pack)))
         sums = f"const int32_t* sums = reinterpret_cast<const int32_t*>(packed + {at});\n"
         call = f"conv_i8<{chosen}>(w, x, packed, s, scales, ep, scratch);"
         scratch = sizes.computed("conv_i8_scratch_bytes(SHAPE, workers)")
-        scales = scales_of(place, weight, coded, outputs, "sums", b)
+        scales, header = scales_of(place, weight, coded, outputs, "sums", b), "conv_i8.hpp"
     b.emit(Kernel(
         "conv_i8", f"{sizes.text}\n{ep.text}\n{sums}{scales.text}\n{call}",
-        (*ep.pointers, *scales.pointers, pointer("x", values), Pointer("packed", kind, whole_buffer(packed)),
-         b.scratch(scratch)),
-        (*ep.numbers, *scales.numbers, *sizes.numbers), (*HEADERS, "conv_i8.hpp", "depthwise.hpp", "tiles.hpp"),
+        (*ep.pointers, *scales.pointers, pointer("x", values), packed, b.scratch(scratch)),
+        (*ep.numbers, *scales.numbers, *sizes.numbers), (*HEADERS, header, "tiles.hpp"),
     ))
 
 

@@ -2,6 +2,7 @@
 #include "conv.hpp"
 #include "conv_i8.hpp"
 #include "depthwise.hpp"
+#include "depthwise_i8.hpp"
 #include "driver.hpp"
 
 using namespace mcomp;
@@ -96,4 +97,46 @@ EXPORT void depthwise_u8(int threads, const uint8_t* x, const int8_t* weight, co
 EXPORT void depthwise_s8(int threads, const int8_t* x, const int8_t* weight, const ConvShape* s, float scale,
                          int32_t zero, const float* column_scale, float* out) {
   run_depthwise_i8(threads, x, weight, s, scale, zero, column_scale, out);
+}
+
+template <int K, int S, class A>
+static void run_square_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
+                          const float* column_scale, const float* bias, float* floats, uint8_t* bytes) {
+  constexpr int P = 4;
+  Guarded packed(packed_depthwise_bytes<K>(s->in_channels)), scratch(depthwise_bytes_scratch<K, S, P>(*s, threads));
+  const Scales8 q{&scale, &zero, column_scale, nullptr};
+  Pool::run(threads, [&](const Worker& w) {
+    pack_depthwise_bytes<K>(w, packed.as<int8_t>(), weight, *s);
+    w.barrier();
+    if (floats != nullptr)
+      depthwise_bytes<K, S, P>(w, x, packed.as<int8_t>(), *s, q, StoreF32{floats, s->out_channels}, scratch.as<void>());
+    else
+      depthwise_bytes<K, S, P>(w, x, packed.as<int8_t>(), *s, q,
+                               Requantize<uint8_t>{bytes, s->out_channels, bias, 0.125f, 9, -4.5f, 240.0f},
+                               scratch.as<void>());
+  });
+}
+template <class A>
+static void run_square_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
+                          const float* column_scale, const float* bias, float* floats, uint8_t* bytes) {
+  const int64_t kind = s->kernel[2] * 10 + s->stride[2];
+  auto run = kind == 31 ? run_square_i8<3, 1, A>
+             : kind == 32 ? run_square_i8<3, 2, A>
+             : kind == 51 ? run_square_i8<5, 1, A>
+             : kind == 52 ? run_square_i8<5, 2, A>
+                          : run_square_i8<7, 1, A>;
+  run(threads, x, weight, s, scale, zero, column_scale, bias, floats, bytes);
+}
+EXPORT void square_u8(int threads, const uint8_t* x, const int8_t* weight, const ConvShape* s, float scale,
+                      int32_t zero, const float* column_scale, float* out) {
+  run_square_i8(threads, x, weight, s, scale, zero, column_scale, nullptr, out, nullptr);
+}
+EXPORT void square_s8(int threads, const int8_t* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
+                      const float* column_scale, float* out) {
+  run_square_i8(threads, x, weight, s, scale, zero, column_scale, nullptr, out, nullptr);
+}
+// With inverse 1 / 8, zero point 9 and the clamp [-4.5, 240].
+EXPORT void square_to_bytes(int threads, const uint8_t* x, const int8_t* weight, const ConvShape* s, float scale,
+                            int32_t zero, const float* column_scale, const float* bias, uint8_t* out) {
+  run_square_i8(threads, x, weight, s, scale, zero, column_scale, bias, nullptr, out);
 }
