@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mcomp.backends.cpu.cxx import Size
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.dtypes import DType
+
+if TYPE_CHECKING:
+    from mcomp.backends.cpu.cxx import Size
 
 Kind = Literal["input", "output", "temp", "scratch", "const", "packed"]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from mcomp.errors import BackendError
 
@@ -44,12 +42,13 @@ ISAS: dict[str, Isa] = {
 @functools.cache
 def cpu_features() -> frozenset[str]:
     """Features of this CPU; empty where the system does not list them (other architectures, other systems)."""
-    info = Path("/proc/cpuinfo")
-    if platform.machine() not in ("x86_64", "AMD64") or not info.exists():
+    try:
+        with open("/proc/cpuinfo") as info:
+            for line in info:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except FileNotFoundError:
         return frozenset()
-    for line in info.read_text().splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
     return frozenset()
 
 

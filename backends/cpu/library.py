@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 from pathlib import Path
 
 from mcomp.errors import BackendError
@@ -34,13 +33,21 @@ class Library:
     @classmethod
     def from_bytes(cls, content: bytes) -> Library:
         """Load code that is no file (from an artifact)."""
-        handle, name = tempfile.mkstemp(prefix="mcomp-", suffix=".so")
-        try:
-            with os.fdopen(handle, "wb") as file:
+        if hasattr(os, "memfd_create"):  # the descriptor stays open: its number is the library's name to the loader
+            handle = os.memfd_create("mcomp")
+            with open(handle, "wb", closefd=False) as file:
                 file.write(content)
-            library = cls(Path(name))
-        finally:
-            os.unlink(name)
+            library = cls(Path(f"/proc/self/fd/{handle}"))
+        else:
+            import tempfile
+
+            handle, name = tempfile.mkstemp(prefix="mcomp-", suffix=".so")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                library = cls(Path(name))
+            finally:
+                os.unlink(name)
         library._content = content
         return library
 

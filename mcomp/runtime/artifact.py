@@ -11,11 +11,8 @@ are of. It is used where the code is, with `trust_code=True`, and nowhere else.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import mmap
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +27,7 @@ from mcomp.ir.graph import Graph
 from mcomp.ir.store import Weight, WeightStore, check_parts, digest_of
 from mcomp.ir.terms import parse_type
 from mcomp.ir.types import TensorType
+from mcomp.runtime.container import Beside, Container, write
 
 if TYPE_CHECKING:
     from mcomp.runtime.compiled import CompiledModel
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 FORMAT = "mcomp"
 VERSION = 1
 MAX_TEXT = 256 << 20
-_CHUNK = 1 << 20
 
 
 def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = True) -> Path:
@@ -78,7 +75,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     }
     tensors |= {name: np.frombuffer(data, np.uint8) for name, data in blobs.items() if data}
     metadata = {"format": FORMAT, "version": str(VERSION), "mcomp": json.dumps(header)}
-    return _write(Path(path), tensors, metadata)
+    return write(Path(path), tensors, metadata)
 
 
 def used_weights(graph: Graph) -> list[str]:
@@ -91,38 +88,14 @@ def used_weights(graph: Graph) -> list[str]:
     return list(found)
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Path:
-    from safetensors.numpy import save_file
-
-    handle, temporary = -1, ""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent or ".")
-        os.close(handle)
-        save_file({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as e:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        if not isinstance(e, Exception):
-            raise
-        raise ArtifactError(
-            f"{path} could not be written: {e}", code="MC0702",
-            help="free space or choose another folder; a file that was there before is unchanged",
-        ) from e
-    return path
-
-
 class ArtifactReader:
     """An opened `.mcomp` file. Every text and every compiled code is checked against its hash when it is read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._offsets, metadata = _read_header(self.path)
+        self._container = Container(self.path)
+        self._check: Beside | None = None
+        self._offsets, metadata = self._container.places, self._container.metadata
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701")
         version = metadata.get("version", "")
@@ -139,7 +112,6 @@ class ArtifactReader:
             self._hashes: dict[str, str] = {str(k): str(v) for k, v in self.header["blobs"].items()}
         except (KeyError, ValueError, AttributeError, TypeError) as e:
             raise self.damaged(f"its header cannot be read ({e})") from e
-        self._data = np.memmap(self.path, np.uint8, "r") if self.path.stat().st_size else np.zeros(0, np.uint8)
 
     @property
     def target(self) -> str:
@@ -148,13 +120,13 @@ class ArtifactReader:
 
     def damaged(self, why: str) -> ArtifactError:
         """The error for a file that is not what was written."""
-        return ArtifactError(f"{self.path} is damaged: {why}", code="MC0701", help="get the file again, or save it anew")
+        return self._container.damaged(why)
 
     def blob(self, name: str) -> bytes:
         """A text or compiled code by name; empty when the file has none. Raises ArtifactError when it was altered."""
         if name not in self._hashes:
             return b""
-        data = self._array(name).tobytes() if name in self._offsets else b""
+        data = self._container.array(name).tobytes() if name in self._offsets else b""
         if hashlib.sha256(data).hexdigest() != self._hashes[name]:
             raise self.damaged(f"{name} does not have the hash it was written with")
         return data
@@ -188,41 +160,37 @@ class ArtifactReader:
         return Weight(type, digest, _LazyParts(self, digest, type))
 
     def array(self, digest: str, part: str) -> np.ndarray:
-        """One array of a weight, mapped from the file; `check_weights` checks it. Raises KeyError when there is none."""
-        return self._array(f"weights/{digest}/{part}")
+        """One array of a weight, mapped from the file. `finish_check` says whether it is what was written. Raises KeyError
+        when there is none."""
+        return self._container.array(f"weights/{digest}/{part}")
 
-    def check_weights(self) -> None:
-        """Raise ArtifactError unless every weight has the content it was written with. Reads the file; maps nothing."""
+    def start_check(self) -> None:
+        """Begin to check all weights, in a thread of its own; `finish_check` waits for it."""
+        self._check = Beside(self._check_weights)
+
+    def finish_check(self) -> None:
+        """Raise ArtifactError unless every weight has the content it was written with."""
+        if self._check is None:
+            self.start_check()
+        assert self._check is not None
+        self._check.join()
+
+    def _check_weights(self) -> None:
         parts: dict[str, list[str]] = {}
         for name in self._offsets:
             kind, _, rest = name.partition("/")
             if kind == "weights":
                 parts.setdefault(rest.partition("/")[0], []).append(name)
-        buffer = memoryview(bytearray(_CHUNK))
-        with open(self.path, "rb", buffering=0) as file:
-            for digest, text in self.weights.items():
-                h = hashlib.sha256(text.encode())
-                for name in sorted(parts.get(digest, ())):
-                    self._hash_part(h, name, file, buffer)
-                if h.hexdigest()[:32] != digest:
-                    raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
-
-    def _hash_part(self, h: hashlib._Hash, name: str, file: io.FileIO, buffer: memoryview) -> None:
-        dtype, shape, start, end = self._offsets[name]
-        h.update(f"|{name.rpartition('/')[2]}:{dtype.str}:{shape}|".encode())
-        file.seek(start)
-        while start < end:
-            count = file.readinto(buffer[: min(_CHUNK, end - start)])
-            if not count:
-                raise self.damaged("it ends early")
-            h.update(buffer[:count])
-            start += count
+        for digest, text in self.weights.items():
+            h = hashlib.sha256(text.encode())
+            for name in sorted(parts.get(digest, ())):
+                self._container.hash_array(h, name, name.rpartition("/")[2])
+            if h.hexdigest()[:32] != digest:
+                raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
 
     def forget_pages(self) -> None:
         """Let the system take back memory that holds parts of the file; it is read again when needed."""
-        mapped = getattr(self._data, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        self._container.forget_pages()
 
     def _weight_type(self, text: str) -> TensorType:
         try:
@@ -240,7 +208,7 @@ class ArtifactReader:
         missing = [n for n in names if f"weights/{digest}/{n}" not in self._offsets]
         if missing:
             raise self.damaged(f"weight {digest[:8]} lacks its {missing[0]}")
-        parts = {n: self._array(f"weights/{digest}/{n}") for n in names}
+        parts = {n: self._container.array(f"weights/{digest}/{n}") for n in names}
         try:
             check_parts(type, parts)
         except ValueError as e:
@@ -249,12 +217,6 @@ class ArtifactReader:
         if digest_of(type, parts) != digest:
             raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
         return parts
-
-    def _array(self, name: str) -> np.ndarray:
-        dtype, shape, start, end = self._offsets[name]
-        array = np.ndarray(shape, dtype, buffer=self._data, offset=start) if end > start else np.empty(shape, dtype)
-        array.flags.writeable = False
-        return array
 
     def graph(self) -> Graph:
         """The graph, parsed and verified."""
@@ -310,39 +272,6 @@ def check_indices(encoding: Encoding, type: TensorType, parts: Mapping[str, np.n
             raise reader.damaged("an index of a block-sparse weight is out of range")
 
 
-_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
-}
-
-
-def _read_header(path: Path) -> tuple[dict[str, tuple[np.dtype, tuple[int, ...], int, int]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as opened:  # checks that lengths and offsets agree with the file
-            metadata = opened.metadata() or {}
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            table = json.loads(file.read(length))
-    except FileNotFoundError as e:
-        raise ArtifactError(f"there is no file {path}", code="MC0704") from e
-    except (SafetensorError, OSError, ValueError) as e:
-        raise ArtifactError(
-            f"{path} is damaged or no mcomp file: {e}", code="MC0701", help="get the file again, or save it anew"
-        ) from e
-    offsets = {}
-    for name, row in table.items():
-        if name == "__metadata__":
-            continue
-        if row["dtype"] not in _DTYPES:
-            raise ArtifactError(f"{path}: {name} has the unknown element type {row['dtype']}", code="MC0701")
-        start, end = row["data_offsets"]
-        dtype = np.dtype(_DTYPES[row["dtype"]])
-        offsets[name] = (dtype, tuple(row["shape"]), 8 + length + start, 8 + length + end)
-    return offsets, metadata
-
-
 def load(
     path: str | os.PathLike[str], *, trust_code: bool = False, threads: int | None = None, isa: str | None = None,
 ) -> CompiledModel:
@@ -352,6 +281,9 @@ def load(
     checked. Raises ArtifactError for a file that is damaged, altered, newer than this mcomp, or whose graph calls
     operators that are not on the allow-list.
     """
+    reader = ArtifactReader(path)
+    if trust_code:
+        reader.start_check()
     from mcomp.runtime.compiled import restore
 
-    return restore(ArtifactReader(path), trust_code=trust_code, threads=threads, isa=isa)
+    return restore(reader, trust_code=trust_code, threads=threads, isa=isa)

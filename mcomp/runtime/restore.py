@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,6 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
     revive, plan = reviver(reader.target), reader.plan()
     if revive is None or plan is None:
         return None
-    check = _Beside(reader.check_weights)
     try:
         stored = Stored(
             recipe=str(plan["recipe"]), code=lambda name: reader.blob(f"code/{name}"),
@@ -52,7 +50,7 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
     except (KeyError, TypeError, ValueError, IndexError, McompError) as e:
         raise reader.damaged(f"its plan cannot be used ({e})") from e
     finally:
-        check.join()
+        reader.finish_check()
     reader.forget_pages()
     if executable is None:
         return None
@@ -95,24 +93,3 @@ def _report(reader: ArtifactReader) -> Report:
         return Report.from_json(json.loads(reader.blob("report") or b"{}"))
     except (ValueError, TypeError, KeyError) as e:
         raise reader.damaged(f"its report cannot be read ({e})") from e
-
-
-class _Beside:
-    """A function that runs in a thread of its own; `join` waits for it and raises what it raised."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._function()
-        except BaseException as e:  # handed to the thread that joins
-            self._error = e
-
-    def join(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error

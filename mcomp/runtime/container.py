@@ -1,0 +1,168 @@
+"""The container of `.mcomp` files: safetensors, named arrays and a text header. Read here without its library, which would
+cost a cold start; written with it. Needs numpy only to read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import mmap
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcomp.errors import ArtifactError
+
+MAX_HEADER = 100 << 20
+_CHUNK = 1 << 20
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}
+
+Place = tuple[np.dtype, tuple[int, ...], int, int]
+"""Where an array is: element type, shape, first byte, byte after the last."""
+
+
+class Container:
+    """An opened file. Arrays are mapped from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                self.places, self.metadata = _read_header(file, size)
+        except FileNotFoundError as e:
+            raise ArtifactError(f"there is no file {path}", code="MC0704") from e
+        except (OSError, ValueError, RecursionError) as e:
+            raise ArtifactError(
+                f"{path} is damaged or no mcomp file: {e}", code="MC0701", help="get the file again, or save it anew"
+            ) from e
+        self._data = np.memmap(path, np.uint8, "r")
+
+    def damaged(self, why: str) -> ArtifactError:
+        """The error for a file that is not what was written."""
+        return ArtifactError(f"{self.path} is damaged: {why}", code="MC0701", help="get the file again, or save it anew")
+
+    def array(self, name: str) -> np.ndarray:
+        """An array, read-only. Raises KeyError when there is none of this name."""
+        dtype, shape, start, end = self.places[name]
+        array = np.ndarray(shape, dtype, buffer=self._data, offset=start) if end > start else np.empty(shape, dtype)
+        array.flags.writeable = False
+        return array
+
+    def hash_array(self, h: hashlib._Hash, name: str, label: str) -> None:
+        """Feed an array to a hash, as `mcomp.ir.store.digest_of` does. Reads the file and maps nothing."""
+        dtype, shape, start, end = self.places[name]
+        h.update(f"|{label}:{dtype.str}:{shape}|".encode())
+        buffer = memoryview(bytearray(min(_CHUNK, end - start)))
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            while start < end:
+                count = file.readinto(buffer[: end - start])
+                if not count:
+                    raise self.damaged("it ends early")
+                h.update(buffer[:count])
+                start += count
+
+    def forget_pages(self) -> None:
+        """Let the system take back memory that holds parts of the file; it is read again when needed."""
+        mapped = getattr(self._data, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _read_header(file: io.BufferedReader, size: int) -> tuple[dict[str, Place], dict[str, str]]:
+    """The arrays' places and the metadata. Raises ValueError unless arrays have the sizes that their types say and cover
+    what follows the header without gap and overlap."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise ValueError("its header is longer than the file")
+    table = json.loads(file.read(length))
+    if not isinstance(table, dict):
+        raise ValueError("its header is no table")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata are no texts")
+    places = {name: _place(name, row, 8 + length) for name, row in table.items()}
+    at = 8 + length
+    for _, _, start, end in sorted(places.values(), key=lambda p: (p[2], p[3])):
+        if start != at:
+            raise ValueError("its arrays overlap or leave a gap")
+        at = end
+    if at != size:
+        raise ValueError("its arrays do not end where the file ends")
+    return places, metadata
+
+
+def _place(name: str, row: Any, base: int) -> Place:
+    if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {name} is none")
+    if not isinstance(row["dtype"], str) or row["dtype"] not in _DTYPES:
+        raise ValueError(f"{name} has the unknown element type {row['dtype']}")
+    shape, offsets = row["shape"], row["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2 or len(shape) > 32:
+        raise ValueError(f"the entry of {name} is none")
+    if not all(type(n) is int and n >= 0 for n in (*shape, *offsets)):
+        raise ValueError(f"the entry of {name} has a number that is no size")
+    dtype = np.dtype(_DTYPES[row["dtype"]])
+    if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} does not have the size of its type")
+    return dtype, tuple(shape), base + offsets[0], base + offsets[1]
+
+
+class Beside:
+    """A function that runs in a thread of its own; `join` waits for it and raises what it raised."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as e:  # handed to the thread that joins
+            self._error = e
+
+    def join(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path:
+    """Write a file, whole or not at all. Raises ArtifactError; a file that was there then stays as it was."""
+    import tempfile
+
+    from safetensors.numpy import save_file
+
+    handle, temporary = -1, ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent or ".")
+        os.close(handle)
+        contiguous = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
+        save_file(contiguous, temporary, dict(metadata))
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as e:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        if not isinstance(e, Exception):
+            raise
+        raise ArtifactError(
+            f"{path} could not be written: {e}", code="MC0702",
+            help="free space or choose another folder; a file that was there before is unchanged",
+        ) from e
+    return path

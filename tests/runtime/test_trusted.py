@@ -1,0 +1,152 @@
+"""Files whose code is trusted: they run by their plan, without their graph, and are what was saved all the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mcomp
+from mcomp.errors import ArtifactError
+from mcomp.plugins import reviver
+from mcomp.runtime import restore
+from mcomp.runtime.artifact import ArtifactReader
+from tests.cpu.backend_harness import needs_compiler
+from tests.runtime.build import COUNTER, model
+from tests.runtime.test_artifact import Header, altered
+
+pytestmark = needs_compiler
+
+TABLE = """
+graph @table[B in 1..](%i: i64[B]) -> (f32[B, 4]) {
+  %w = const @table.weight#seed=1 : f32[8, 4]
+  %y = embedding %w, %i : f32[B, 4]  loc(table "model.py":3)
+  return %y
+}
+"""
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return model(target="cpu").save(tmp_path / "model.mcomp")
+
+
+def without_plan(path: Path) -> Path:
+    def drop(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        del tensors["plan"], header["blobs"]["plan"]  # type: ignore[attr-defined]
+
+    return altered(path, drop)
+
+
+def with_plan(path: Path, **changes: object) -> Path:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        plan = json.loads(tensors["plan"].tobytes()) | changes
+        tensors["plan"] = np.frombuffer(json.dumps(plan).encode(), np.uint8)
+
+    return altered(path, change)
+
+
+def test_trusted_code_gives_the_same_results(saved: Path) -> None:
+    x = torch.randn(5, 8)
+    again, plain = mcomp.load(saved, trust_code=True), mcomp.load(saved)
+    torch.testing.assert_close(again(x), plain(x), rtol=0, atol=0)
+    torch.testing.assert_close(again(x[:1]), plain(x[:1]), rtol=0, atol=0)
+    run = again.bind(x)
+    torch.testing.assert_close(run(), plain(x), rtol=0, atol=0)
+    assert str(again.ir) == str(plain.ir)
+    assert again.report().to_json() == plain.report().to_json()
+
+
+def test_what_only_the_graph_knows_is_read_when_asked_for(saved: Path, tmp_path: Path) -> None:
+    again, plain = mcomp.load(saved, trust_code=True), mcomp.load(saved)
+    here, there = (m.only_program("compared").executable for m in (again, plain))
+    assert here.kernels({"B": 3}) == there.kernels({"B": 3})
+    assert here.source().encode() == ArtifactReader(saved).blob("source")
+    assert here.arena_bytes({"B": 3}) == there.arena_bytes({"B": 3})
+    assert len(here.profile([torch.zeros(3, 8)], {"B": 3}, 1)) == len(here.kernels({"B": 3}))
+    twice = mcomp.load(again.save(tmp_path / "twice.mcomp"), trust_code=True)
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(twice(x), plain(x), rtol=0, atol=0)
+
+
+def test_a_start_imports_no_operators_passes_or_lowerings(saved: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['safetensors'] = None\n"
+        "import numpy as np, mcomp\n"
+        f"y = mcomp.load({str(saved)!r}, trust_code=True)(np.ones((2, 8), np.float32))\n"
+        "print(y.shape, [m for m in sys.modules if m.startswith(('mcomp.ops', 'mcomp.passes', 'mcomp.manager'))\n"
+        "      or m in ('mcomp.ir.parser', 'mcomp.backends.cpu.builder', 'networkx', 'rich', 'importlib.metadata')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 4) []"
+
+
+def test_arguments_are_checked_without_the_graph(saved: Path) -> None:
+    again = mcomp.load(saved, trust_code=True)
+    with pytest.raises(mcomp.errors.CallError, match="expected 8"):
+        again(torch.zeros(2, 7))
+    with pytest.raises(mcomp.errors.CallError, match="f64"):
+        again(torch.zeros(2, 8).double())
+
+
+def test_an_index_out_of_range_names_its_operator(tmp_path: Path) -> None:
+    again = mcomp.load(model(TABLE, "cpu").save(tmp_path / "table.mcomp"), trust_code=True)
+    assert again(torch.tensor([1, 2])).shape == (2, 4)
+    with pytest.raises(IndexError, match=r"embedding: an index is out of range.*model.py"):
+        again(torch.tensor([8]))
+
+
+def test_state_starts_over(tmp_path: Path) -> None:
+    fast = model(COUNTER, "cpu")
+    fast(torch.ones(2))
+    again = mcomp.load(fast.save(tmp_path / "counter.mcomp"), trust_code=True)
+    assert [float(again(torch.ones(2))[0]) for _ in range(2)] == [1.0, 2.0]
+
+
+def test_files_without_a_plan_load_by_their_graph(saved: Path) -> None:
+    x = torch.randn(5, 8)
+    expected = mcomp.load(saved)(x)
+    torch.testing.assert_close(mcomp.load(without_plan(saved), trust_code=True)(x), expected, rtol=0, atol=0)
+
+
+def test_a_plan_of_another_graph_is_not_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    revive = reviver("cpu")
+    assert revive is not None
+    monkeypatch.setattr(restore, "reviver", lambda target: lambda *a: calls.append(a) or revive(*a))
+    mcomp.load(saved, trust_code=True)
+    assert len(calls) == 1
+    assert mcomp.load(with_plan(saved, ir="0" * 64), trust_code=True)(torch.zeros(1, 8)).shape == (1, 4)
+    assert len(calls) == 1
+
+
+def test_nothing_of_the_plan_is_used_without_trust(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("the plan was read")
+
+    monkeypatch.setattr(restore, "reviver", never)
+    assert mcomp.load(with_plan(saved, recipe="[", face=3))(torch.zeros(1, 8)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("changes", [
+    {"recipe": "["}, {"recipe": "{}"}, {"recipe": "[]"}, {"face": {}}, {"face": 3}, {"face": {"inputs": [["x", "f32[B"]]}},
+])
+def test_plans_that_cannot_be_read_are_refused(saved: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ArtifactError, match="plan"):
+        mcomp.load(with_plan(saved, **changes), trust_code=True)
+
+
+def test_any_changed_byte_is_noticed_with_trust(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    rng = np.random.default_rng(0)
+    for position in rng.integers(start, len(data), 25):
+        broken = bytearray(data)
+        broken[position] ^= 0x40
+        saved.write_bytes(broken)
+        with pytest.raises(ArtifactError):
+            again = mcomp.load(saved, trust_code=True)
+            str(again.ir), again.report(), again.only_program("read").executable.source()
