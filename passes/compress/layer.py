@@ -110,14 +110,14 @@ def _try(
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
         encoding = _encoding(options, layer, context)
-        parts = _encode(scaled, encoding)
+        parts = encode_weight(scaled, encoding)
         decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, scaled)))
         exact = _apply(layer.node, rows, weight)
         rough = _apply(layer.node, quantized, decoded)
         shift = _shift(exact, rough, layer.node) if options.correct and layer.bits == 8 else None
         if shift is not None:
             rough = rough + shift
-        errors.append(_by_row(rough, exact))
+        errors.append(error_by_row(rough, exact))
         shifts.append(shift)
         encodings.append((encoding, parts))
     return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(encodings))
@@ -204,7 +204,7 @@ def _encoding(options: Quantize, layer: Layer, context: Context) -> Affine:
     return Affine(dtype, axis=(0,), group=group if layer.node.op.name == "linear" else None)
 
 
-def _encode(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
+def encode_weight(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
     data = weight.numpy()
     if encoding.group is not None:
         return quantize_array(data, encoding)
@@ -249,7 +249,7 @@ def _relative(rough: Tensor, exact: Tensor) -> float:
     return (error / scale) ** 0.5
 
 
-def _by_row(rough: Tensor, exact: Tensor) -> float:
+def error_by_row(rough: Tensor, exact: Tensor) -> float:
     """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
     what happens to the others. Rows of zeros count only where they no longer are."""
     import torch

@@ -15,6 +15,7 @@ from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.compress.layer import Layer, Plan, plan_layer, product_error, product_ranges
+from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.samples import Ranges, Sample, collect
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _WEIGHTED = ("linear", "conv")
 @register_pass
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Weights of linear and conv to integers, one scale per output channel; their activations to 8-bit integers.
+    """Weights of linear, conv, lstm, gru and rnn to integers, one scale per output channel; their activations to 8-bit
+    integers.
 
     before:
         %w = const @fc.weight#9f3a : f32[64, 128]
@@ -37,8 +39,8 @@ class Quantize(Pass):
         %y = linear %q, %w, %b : f32[B, 64]
 
     bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale.
-    activations: static (ranges from calibration), dynamic (a scale per token at run time; linear only), none
-        (weights only), or auto (static with calibration data, else dynamic).
+    activations: static (ranges from calibration), dynamic (a scale per token at run time; not for conv), none
+        (weights only), or auto (static with calibration data, else dynamic). Recurrent layers are dynamic or none.
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
@@ -95,11 +97,13 @@ class Quantize(Pass):
     def run(self, graph: Graph, context: Context) -> PassResult:
         layers = self._layers(graph, context)
         pairs = self._activation_products(graph, context) if self.attention else []
-        if not layers and not pairs:
+        recurrent = recurrent_nodes(self, graph, context)
+        if not layers and not pairs and not recurrent:
             return PassResult(changed=False)
         samples = self._samples(graph, context, layers, pairs)
         plans = self._plans(context, layers, samples)
         quantized = sum(self._apply(graph, context, plan) for plan in plans)
+        quantized += quantize_recurrent(self, graph, context, recurrent)
         count = sum(self._apply_product(graph, context, node, samples) for node in pairs)
         return PassResult(
             changed=quantized + count > 0, preserved=NONE, statistics={"layers": quantized, "products": count}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mcomp.errors import PassError
-from mcomp.ir import Affine, Graph, graph_text, parse_graph, verify
+from mcomp.ir import Affine, Graph, dtypes, graph_text, parse_graph, verify
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 from mcomp.plan.quality import relative_error
@@ -179,3 +179,42 @@ def test_zeros_stay_zero() -> None:
     PassManager("quantize").run(graph, Context(calibration=Calibration([[rows()]])))
     weight = graph.value("h").producer.operand(1).weight  # type: ignore[union-attr]
     assert weight is not None and not weight.decode()[::2].any()
+
+
+LSTM = """
+graph @recurrent[B in 1.., T in 1..](%x: f32[B, T, 24]) -> (f32[B, T, 32]) {
+  %h = full {shape = [2, B, 16], value = 0.0, dtype = !f32} : f32[2, B, 16]
+  %wi = const @l.wi#seed=1 : f32[64, 24]  loc(l)
+  %wh = const @l.wh#seed=2 : f32[64, 16]  loc(l)
+  %vi = const @l.vi#seed=3 : f32[64, 24]  loc(l)
+  %vh = const @l.vh#seed=4 : f32[64, 16]  loc(l)
+  %y, %hn, %cn = lstm %x, %h, %h, %wi, %wh, %vi, %vh {layers = 1, bidirectional = true, batch_first = true, bias = false}
+      : f32[B, T, 32], f32[2, B, 16], f32[2, B, 16]  loc(l)
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize(("pipeline", "dynamic", "limit"), [
+    ("quantize", True, 0.03), ("quantize{activations=dynamic}", True, 0.03), ("quantize{activations=none}", False, 0.02),
+])
+def test_recurrent_weights_become_int8(pipeline: str, dynamic: bool, limit: float) -> None:
+    x = torch.randn(3, 9, 24, generator=torch.Generator().manual_seed(0))
+    graph, _, error = quantized(LSTM, pipeline, [x])
+    assert 0 < error < limit
+    (node,) = [n for n in graph.nodes if n.op.name == "lstm"]
+    assert node.attrs["dynamic"] is dynamic
+    weights = [n for n in graph.nodes if n.op.name == "const"]
+    assert len(weights) == 4 and all(n.type.encoding == Affine(dtypes.i8, axis=(0,)) for n in weights)
+    (entry,) = graph.ledger
+    assert entry.layer == "l" and 0 < entry.error < limit and entry.bytes_saved > 0
+
+
+def test_recurrent_layers_stay_when_excluded_too_inexact_or_of_four_bits() -> None:
+    x = torch.randn(2, 5, 24)
+    for pipeline, options in (
+        ("quantize{max_error=0.0001}", {}), ("quantize{bits=4}", {}), ("quantize", {"exclude": ("l",)}),
+    ):
+        graph, context, error = quantized(LSTM, pipeline, [x], **options)
+        assert error == 0 and not graph.ledger
+        assert any(r.rule == "quantize" and r.kind in ("missed", "note") for r in context.remarks)
