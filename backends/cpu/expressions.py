@@ -85,7 +85,7 @@ def _cast(args: list[str], node: Node) -> str:
     return f"convert<{c_type(target)}>({args[0]})"
 
 
-_COARSE_SCALE = 16 * 2.0e-4
+_COARSE_SCALE = 32 * 1.6e-4
 """From this scale on, a requantized result may be off by `kCoarse` (activation.hpp) before it is rounded."""
 
 
@@ -95,7 +95,7 @@ def _gelu(args: list[str], node: Node) -> str:
 
 
 def _is_coarse(node: Node) -> bool:
-    """Whether an error of a sixteenth of a step is nothing to those who read a result: all of them requantize it to 8 bits,
+    """Whether an error of 1/32 of a step is nothing to those who read a result: all of them requantize it to 8 bits,
     with scales that are large enough."""
     users = node.result.users
     encodings = [u.results[0].tensor.encoding for u in users if u.op.name == "quantize"]

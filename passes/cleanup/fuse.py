@@ -31,8 +31,10 @@ class Fuse(Pass):
 
     `epilogues`: linear, matmul, conv, attention, norms and softmax, first in the body, with the pointwise nodes behind
     them; only the last node is a result. It may be a `quantize` with a known scale. `reductions`: pointwise nodes before a
-    reduction, softmax or norm, which comes last in the body. `elementwise`: pointwise nodes of one shape, with one or
-    more results. Numbers (`full`) go into the body. A body has at most `max_size` nodes besides them.
+    reduction, softmax or norm, which comes last in the body; both together: a norm or softmax along the last axes with
+    pointwise nodes before it, and pointwise and quantizing nodes behind it, with one or more results (kind `rows`).
+    `elementwise`: pointwise nodes of one shape, with one or more results. Numbers (`full`) go into the body. A body has
+    at most `max_size` nodes besides them.
     """
 
     name = "fuse"

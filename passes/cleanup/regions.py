@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mcomp.ir.dims import Dim, Expr
-from mcomp.ir.encoding import DENSE
+from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 
 MATRIX_ANCHORS = frozenset({"linear", "matmul", "grouped_matmul", "conv", "conv_transpose", "attention"})
 NORM_ANCHORS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "softmax", "log_softmax"})
+ROW_ANCHORS = frozenset({"layer_norm", "rms_norm", "softmax", "log_softmax"})
+"""Norms that are computed row by row where they go along the last axes."""
 REDUCTIONS = frozenset({
     "sum", "mean", "amax", "amin", "prod", "all", "any", "logsumexp", "var", "std", "norm", "softmax", "log_softmax",
     "layer_norm", "rms_norm",
@@ -27,7 +29,7 @@ _UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "u4"})
 @dataclass(eq=False)
 class Region:
     """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; reduction: the last
-    node is."""
+    node is; rows: a norm among them is."""
 
     kind: str
     nodes: list[Node] = field(default_factory=list)
@@ -51,6 +53,22 @@ def _plain(value: Value) -> bool:
 def is_static_quantize(node: Node) -> bool:
     """Whether a node quantizes with a scale known when compiling: it may end a kernel."""
     return node.op.name == "quantize" and node.attrs["scale"] is not None and bool(node.results[0].uses)
+
+
+def is_row_quantize(node: Node, norm: Node) -> bool:
+    """Whether a node quantizes to bytes with scales that a kernel over the rows of a norm has at hand."""
+    encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
+    if not isinstance(encoding, Affine) or encoding.dtype.bits != 8 or not node.results[0].uses:
+        return False
+    rows = tuple(range(norm.results[0].tensor.rank - 1))
+    return encoding.scale is not None or (encoding.axis == rows and norm.attrs.get("axes_count", 1) == 1)
+
+
+def goes_along_rows(node: Node) -> bool:
+    """Whether a node normalizes the last axes of what it reads."""
+    if node.op.name in ("softmax", "log_softmax"):
+        return bool(node.attrs["axis"] == node.results[0].tensor.rank - 1)
+    return node.op.name in ROW_ANCHORS and node.attrs["axes_count"] > 0
 
 
 def goes_inside(value: Value) -> bool:
@@ -77,6 +95,8 @@ class Planner:
         """Regions of at least two nodes, in order of their last nodes."""
         if epilogues:
             self._anchored(MATRIX_ANCHORS, epilogues=True, reductions=False)
+        if epilogues and reductions:
+            self._rows()
         self._anchored(NORM_ANCHORS | REDUCTIONS, epilogues=epilogues, reductions=reductions)
         if elementwise:
             self._elementwise()
@@ -95,6 +115,43 @@ class Planner:
                 self._claim(Region("reduction", before))
             elif len(behind) > 1:
                 self._claim(Region("epilogue", behind))
+
+    def _rows(self) -> None:
+        for node in self.graph.nodes:
+            if node in self.owner or not goes_along_rows(node) or not node.results[0].uses:
+                continue
+            if node.results[0].tensor.dtype.name in _UNFUSED_TYPES:
+                continue
+            nodes = self.rows(node)
+            if len(nodes) > 1:
+                self._claim(Region("rows", nodes))
+
+    def rows(self, norm: Node) -> list[Node]:
+        """A norm, the pointwise nodes before it that nobody else needs, and the pointwise and quantizing nodes behind it
+        that can run where the last of them stands."""
+        shape = norm.results[0].tensor.shape
+        nodes = self.prologue(norm)
+        grown = True
+        while grown and len(nodes) < self.max_size:
+            grown = False
+            inside = set(nodes)
+            users = {u for n in nodes for v in n.results for u in v.users if u not in inside}
+            for user in sorted(users, key=self.order.__getitem__):
+                quantizes = is_row_quantize(user, norm) and user not in self.owner
+                if not quantizes and not self._free(user, shape):
+                    continue
+                if user.results[0].tensor.shape != shape:
+                    continue
+                together = sorted({*nodes, user}, key=self.order.__getitem__)
+                if self._runs_last(together):
+                    nodes, grown = together, True
+                    break
+        return nodes
+
+    def _runs_last(self, nodes: list[Node]) -> bool:
+        """Whether nodes may all run where the last of them stands."""
+        inside, position = set(nodes), self.order[nodes[-1]]
+        return all(self._seen_after(n, inside, position) for n in nodes[:-1])
 
     def _claim(self, region: Region) -> None:
         for node in region.nodes:

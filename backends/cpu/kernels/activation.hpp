@@ -129,7 +129,7 @@ inline float gelu_tanh(float x) {
   return x * detail::unit_interval(x * p + 0.5f);
 }
 
-constexpr float kCoarse = 2.0e-4f;
+constexpr float kCoarse = 1.6e-4f;
 
 namespace detail {
 

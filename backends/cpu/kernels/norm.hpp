@@ -1,12 +1,14 @@
 // Normalizations: layer_norm, rms_norm, group_norm (and instance_norm), batch_norm for inference.
 //
 //     layer_norm(w, x, y, weight, bias, rows, n, 1e-5f);       // weight and bias may be nullptr
-//     for (int64_t row = r.begin; row < r.end; ++row) {        // fused residual
+//     for (int64_t row = r.begin; row < r.end; ++row) {        // fused residual and what follows
 //       for (int64_t i = 0; i < n; ++i) t[i] = x[row * n + i] + residual[row * n + i];
-//       layer_norm_row(t, y + row * n, weight, bias, n, 1e-5f);
+//       const auto m = layer_moments(t, n, 1e-5f);
+//       for (int64_t i = 0; i < n; ++i) y[row * n + i] = math::relu((t[i] - m.mean) * m.scale * weight[i] + bias[i]);
 //     }
 // Two passes with float lanes and double block sums; the variance is the biased one. In, Out: float, bf16, f16 or
 // double; weights: any of these. About 8 FLOPs an element, one read and one write of memory (rows stay in cache).
+// A lane adds at most 32 terms and a block 64 lanes, so that a sum is within 38 * 2^-24 of the sum of magnitudes.
 #pragma once
 
 #include <cstdint>
@@ -39,24 +41,98 @@ inline void affine_row(const In* x, Out* y, const W* weight, const W* bias, int6
   }
 }
 
+// Sum of the values of a row, and of the squares of their distances from `mean`.
+template <class T>
+inline double row_sum(const T* x, int64_t n) {
+  return lane_sum(n, [&](int64_t i) { return convert<compute_t<T>>(x[i]); });
+}
+template <class T>
+inline double row_squares(const T* x, int64_t n, compute_t<T> mean) {
+  return lane_sum(n, [&](int64_t i) {
+    const compute_t<T> d = convert<compute_t<T>>(x[i]) - mean;
+    return d * d;
+  });
+}
+
+// What a row is normalized with: y = (x - mean) * scale.
+template <class C>
+struct Moments {
+  C mean, scale;
+};
+template <class T>
+inline Moments<compute_t<T>> layer_moments(const T* x, int64_t n, float eps) {
+  using C = compute_t<T>;
+  const double part = 1.0 / double(n);
+  const C mean = C(row_sum(x, n) * part);
+  return {mean, C(1) / math::sqrt(C(row_squares(x, n, mean) * part) + C(eps))};
+}
+// The mean is 0: the root mean square alone counts.
+template <class T>
+inline Moments<compute_t<T>> rms_moments(const T* x, int64_t n, float eps) {
+  using C = compute_t<T>;
+  return {C(0), C(1) / math::sqrt(C(row_squares(x, n, C(0)) / double(n)) + C(eps))};
+}
+
+constexpr int kRowsAtOnce = 4;
+
+namespace detail {
+
+// Sums over four rows of n values at once, so that they wait for each other's additions: sums[r] += term(row r's
+// vector, shift[r]). Lanes past n hold the shift. As exact as lane_sum.
+template <class T, class F>
+inline void four_sums(const T* const* rows, int64_t n, const float* shift, double* sums, const F& term) {
+  for (int r = 0; r < kRowsAtOnce; ++r) sums[r] = 0.0;
+  for (int64_t block = 0; block < n; block += kSumBlock / 4) {
+    const int64_t end = min_i64(block + kSumBlock / 4, n);
+    vf32 lanes[kRowsAtOnce] = {};
+    int64_t i = block;
+    for (; i + kLanes <= end; i += kLanes)
+      unroll<kRowsAtOnce>([&](auto r) MCOMP_LAMBDA { lanes[r] = term(vload(rows[r] + i) - shift[r], lanes[r]); });
+    if (i < end)
+      unroll<kRowsAtOnce>([&](auto r) MCOMP_LAMBDA {
+        alignas(64) float last[kLanes];
+        for (int j = 0; j < kLanes; ++j) last[j] = i + j < end ? convert<float>(rows[r][i + j]) : shift[r];
+        lanes[r] = term(vload(last) - shift[r], lanes[r]);
+      });
+    for (int r = 0; r < kRowsAtOnce; ++r) sums[r] += static_cast<double>(vsum(lanes[r]));
+  }
+}
+
+}  // namespace detail
+
+// The moments of four rows, sooner than one after the other. T: float, bf16, f16.
+template <class T>
+inline void layer_moments(const T* const (&rows)[kRowsAtOnce], int64_t n, float eps, Moments<float>* m) {
+  const double part = 1.0 / static_cast<double>(n);
+  float mean[kRowsAtOnce] = {};
+  double sums[kRowsAtOnce];
+  detail::four_sums(rows, n, mean, sums, [](vf32 v, vf32 sum) MCOMP_LAMBDA { return sum + v; });
+  for (int r = 0; r < kRowsAtOnce; ++r) mean[r] = static_cast<float>(sums[r] * part);
+  detail::four_sums(rows, n, mean, sums, [](vf32 v, vf32 sum) MCOMP_LAMBDA { return vfma(v, v, sum); });
+  for (int r = 0; r < kRowsAtOnce; ++r)
+    m[r] = {mean[r], 1.0f / math::sqrt(static_cast<float>(sums[r] * part) + eps)};
+}
+template <class T>
+inline void rms_moments(const T* const (&rows)[kRowsAtOnce], int64_t n, float eps, Moments<float>* m) {
+  const double part = 1.0 / static_cast<double>(n);
+  const float zero[kRowsAtOnce] = {};
+  double sums[kRowsAtOnce];
+  detail::four_sums(rows, n, zero, sums, [](vf32 v, vf32 sum) MCOMP_LAMBDA { return vfma(v, v, sum); });
+  for (int r = 0; r < kRowsAtOnce; ++r) m[r] = {0.0f, 1.0f / math::sqrt(static_cast<float>(sums[r] * part) + eps)};
+}
+
 // One row of n values; `y` may be `x`.
 template <class In, class Out, class W>
 inline void layer_norm_row(const In* x, Out* y, const W* weight, const W* bias, int64_t n, float eps) {
-  using C = compute_t<In>;
-  const C mean = C(lane_sum(n, [&](int64_t i) { return convert<C>(x[i]); }) / double(n));
-  const double squares = lane_sum(n, [&](int64_t i) {
-    const C d = convert<C>(x[i]) - mean;
-    return d * d;
-  });
-  affine_row(x, y, weight, bias, n, mean, C(1) / math::sqrt(C(squares / double(n)) + C(eps)));
+  const auto m = layer_moments(x, n, eps);
+  affine_row(x, y, weight, bias, n, m.mean, m.scale);
 }
 
 // y = x / sqrt(mean(x^2) + eps) * weight. `offset` is added to the weight (1 in models that store weight - 1).
 template <class In, class Out, class W>
 inline void rms_norm_row(const In* x, Out* y, const W* weight, int64_t n, float eps, float offset = 0.0f) {
   using C = compute_t<In>;
-  const double squares = lane_sum(n, [&](int64_t i) { return convert<C>(x[i]) * convert<C>(x[i]); });
-  const C scale = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
+  const C scale = rms_moments(x, n, eps).scale;
   if (weight) {
     MCOMP_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) y[i] = convert<Out>(convert<C>(x[i]) * scale * (convert<C>(weight[i]) + C(offset)));
@@ -92,12 +168,7 @@ void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* 
   for (int64_t item = r.begin; item < r.end; ++item) {
     const In* from = x + item * n;
     const int64_t channel = item % groups * width;
-    const C mean = C(lane_sum(n, [&](int64_t i) { return convert<C>(from[i]); }) / double(n));
-    const double squares = lane_sum(n, [&](int64_t i) {
-      const C d = convert<C>(from[i]) - mean;
-      return d * d;
-    });
-    const C rstd = C(1) / math::sqrt(C(squares / double(n)) + C(eps));
+    const auto [mean, rstd] = layer_moments(from, n, eps);
     for (int64_t c = 0; c < width; ++c) {
       const C scale = weight ? rstd * convert<C>(weight[channel + c]) : rstd;
       const C shift = bias ? convert<C>(bias[channel + c]) : C(0);
@@ -122,15 +193,12 @@ void group_norm_channels_last(const Worker& w, const In* x, Out* y, const W* wei
     double sum = 0.0, squares = 0.0;
     for (int64_t i = 0; i < inner; ++i) {
       const In* row = x + at + i * channels;
-      sum += lane_sum(width, [&](int64_t c) { return convert<C>(row[c]); });
+      sum += row_sum(row, width);
     }
     const C mean = C(sum / n);
     for (int64_t i = 0; i < inner; ++i) {
       const In* row = x + at + i * channels;
-      squares += lane_sum(width, [&](int64_t c) {
-        const C d = convert<C>(row[c]) - mean;
-        return d * d;
-      });
+      squares += row_squares(row, width, mean);
     }
     const C rstd = C(1) / math::sqrt(C(squares / n) + C(eps));
     for (int64_t i = 0; i < inner; ++i)

@@ -1,4 +1,5 @@
-"""Fused nodes: a product with what follows it as one kernel, runs of element-wise nodes as one kernel, the rest alone."""
+"""Fused nodes: a product with what follows it as one kernel, a norm with what surrounds it as one kernel, runs of
+element-wise nodes as one kernel, the rest alone."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.epilogue import Tail
 from mcomp.backends.cpu.expressions import is_scalar
 from mcomp.backends.cpu.lower.elementwise import lower_region
+from mcomp.backends.cpu.lower.fused_rows import lower_rows, row_region
 from mcomp.backends.cpu.lower.products import ANCHORS
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Graph, Node, Value
@@ -51,6 +53,13 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
                 return 1 + len(tail)
             b.context.missed("lower", first, f"{first.op.name} with its epilogue: {refused.reason}", refused.remedy)
             tail = tail[: len(tail) // 2]
+    region = row_region(nodes[at:])
+    if region is not None:
+        refused = b.attempt(lambda: lower_rows(region, b))
+        if refused is None:
+            return len(region.nodes)
+        b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
+                         refused.remedy)
     if is_scalar(first):
         run = _run(nodes, at, None, b, quantizes=False)
         outputs = _seen_outside(run)
