@@ -8,6 +8,7 @@ import torch
 from kernel_harness import each_isa, from_bf16, load, ptr, to_bf16
 
 Mask = np.ndarray | None
+Codes = tuple[tuple[float, int], ...]
 
 
 def strides(array: np.ndarray) -> list[int]:
@@ -26,7 +27,7 @@ def run(
     threads: int = 1,
     scale: float | None = None,
     transposed_out: bool = False,
-    codes: tuple[tuple[float, int], ...] = ((1.0, 0),) * 3,
+    codes: Codes = ((1.0, 0),) * 3,
     out_code: tuple[float, int] | None = None,
 ) -> np.ndarray:
     """`codes`: scale and zero point of q, k, v where they are bytes; `out_code`: of the result, stored as bytes."""
@@ -138,3 +139,85 @@ def test_bf16_storage(isa: str, queries: int) -> None:
     got = from_bf16(run(isa, q, k, v, causal=False))
     want = reference(from_bf16(q), from_bf16(k), from_bf16(v))
     np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+
+
+def byte_reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, codes: Codes, mask: Mask = None, causal: bool = False
+) -> np.ndarray:
+    """Attention over what bytes stand for, exponentials over a row's largest rounded to 255ths (up to 128 keys)."""
+    q, k, v = ((x.astype(np.float64) - zero) * scale for x, (scale, zero) in zip((q, k, v), codes))
+    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    scores = np.einsum("bhqd,bhkd->bhqk", q, k) * q.shape[3] ** -0.5
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + mask
+    if causal:
+        scores = np.where(np.tril(np.ones(scores.shape[-2:], np.bool_)), scores, -np.inf)
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    weights = np.rint(255 * np.exp(scores - np.where(np.isinf(top), 0, top)))
+    total = weights.sum(-1, keepdims=True)
+    return np.einsum("bhqk,bhkd->bhqd", weights / np.where(total == 0, 1, total), v)
+
+
+CODES = ((0.05, 3), (0.04, -7), (0.03, 11))
+
+
+def random_bytes(name: str, *shape: int, seed: int = 0) -> np.ndarray:
+    kind = np.int8 if name == "i8" else np.uint8
+    limits = np.iinfo(kind)
+    return np.random.default_rng(seed).integers(limits.min, limits.max, shape, kind, endpoint=True)
+
+
+def code_of(name: str) -> Codes:
+    return CODES if name == "i8" else tuple((scale, zero + 128) for scale, zero in CODES)
+
+
+@each_isa
+@pytest.mark.parametrize("name", ["i8", "u8"])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[4] <= 128])
+@pytest.mark.parametrize("causal", [False, True])
+def test_bytes_are_multiplied_exactly(isa: str, name: str, shape: tuple[int, ...], causal: bool) -> None:
+    """A weight may be rounded the other way where the kernel's exponential and the exact one differ, and a few queries
+    are computed without rounding: a 255th of two values more or less."""
+    batch, heads, queries, keys, dim, value_dim = shape
+    q, k = random_bytes(name, batch, heads, queries, dim), random_bytes(name, batch, heads, keys, dim, seed=1)
+    v = random_bytes(name, batch, heads, keys, value_dim, seed=2)
+    codes = code_of(name)
+    got = run(isa, q, k, v, causal=causal, threads=2, codes=codes)
+    want = byte_reference(q, k, v, codes, causal=causal)
+    np.testing.assert_allclose(got, want, rtol=0, atol=0.06)
+
+
+@each_isa
+@pytest.mark.parametrize("name", ["i8", "u8"])
+@pytest.mark.parametrize("keys", [90, 300])
+def test_bytes_stay_close_to_floats(isa: str, name: str, keys: int) -> None:
+    """Small scores, so that all keys count: rounding weights to 255ths hardly shows."""
+    q, k, v = (random_bytes(name, 2, h, n, 32, seed=n) for h, n in ((4, 37), (2, keys), (2, keys)))
+    codes = tuple((scale * factor, zero) for (scale, zero), factor in zip(code_of(name), (0.2, 0.2, 1)))
+    mask = np.random.default_rng(3).standard_normal((2, 1, 37, keys)).astype(np.float32)
+    decoded = [((x.astype(np.float32) - zero) * np.float32(scale)) for x, (scale, zero) in zip((q, k, v), codes)]
+    for given in (None, mask, mask > -1, mask[:, :, :1], mask[:, :, :1] > -1):
+        got = run(isa, q, k, v, codes=codes, mask=given, threads=2)
+        want = reference(*decoded, mask=given)
+        assert np.abs(got - want).max() < 0.01 * np.abs(decoded[2]).max()
+
+
+@each_isa
+def test_byte_rows_without_keys_are_zero_and_nan_stays_in_its_row(isa: str) -> None:
+    q, k, v = (random_bytes("i8", 1, 1, 20, 16, seed=n) for n in range(3))
+    mask = np.zeros((20, 20), np.float32)
+    mask[0] = -np.inf
+    mask[1, 3] = np.nan
+    mask[2, 19] = np.inf
+    got = run(isa, q, k, v, mask=mask, codes=CODES)
+    np.testing.assert_array_equal(got[0, 0, 0], 0)
+    assert np.isnan(got[0, 0, 1:3]).all() and np.isfinite(got[0, 0, 3:]).all()
+
+
+@each_isa
+def test_results_leave_as_bytes(isa: str) -> None:
+    q, k, v = (random(1, 2, 30, 20, seed=n) for n in range(3))
+    got = run(isa, q, k, v, out_code=(0.01, 120), transposed_out=True)
+    want = np.clip(np.rint(reference(q, k, v) / 0.01) + 120, 0, 255)
+    assert np.abs(got.astype(np.int64) - want).max() <= 1
+    assert (got == want).mean() > 0.99
