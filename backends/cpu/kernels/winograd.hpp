@@ -116,59 +116,107 @@ struct WinogradAxis<4> {
 constexpr int winograd_first(int group) { return group == 0 ? 0 : 2 * group - 1; }
 constexpr int winograd_size(int group, int groups) { return group == 0 || group == groups - 1 ? 1 : 2; }
 
-// B^T d B of kLanes channels: d has N x N pixels, point p of the result goes to v + p * point.
+// Six floats' addresses a constant step apart, as x86 encodes them in one operand each.
+struct Steps {
+  int64_t one, three, five;
+  explicit MCOMP_INLINE Steps(int64_t floats) : one(4 * floats), three(12 * floats), five(20 * floats) {}
+  // Offset in bytes of float i * step.
+  template <int I>
+  MCOMP_INLINE int64_t offset() const {
+    static_assert(I <= 5, "there are six");
+    return I == 3 ? three : I == 5 ? five : I * one;
+  }
+};
+// p, in a register of its own: keeps the compiler from making many addresses of one base.
+template <class T>
+MCOMP_INLINE T* based(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// Pixels of a tile's inputs: one base and constant distances.
+struct EvenPixels {
+  const float* first;
+  Steps rows;
+  int64_t pixel;
+  // Calls f(j, load) for column j < N of pixels, where load(i) gives kLanes channels from c on of row i.
+  template <int N, class F>
+  MCOMP_INLINE void columns(int64_t c, F&& f) const {
+    const char* column = reinterpret_cast<const char*>(first + c);
+    unroll<N>([&](auto j) MCOMP_LAMBDA {
+      column = based(column);
+      f(j, [&](auto i) MCOMP_LAMBDA {
+        return vload(reinterpret_cast<const float*>(column + rows.template offset<i>()));
+      });
+      column += pixel * 4;
+    });
+  }
+};
+// Pixels of a tile's inputs that lie anywhere.
 template <int M>
-MCOMP_INLINE void winograd_input(const float* d, int64_t row, int64_t pixel, float* v, int64_t point) {
+struct ScatteredPixels {
+  const float* at[M + 2][M + 2];
+  template <int N, class F>
+  MCOMP_INLINE void columns(int64_t c, F&& f) const {
+    unroll<N>([&](auto j) MCOMP_LAMBDA { f(j, [&](auto i) MCOMP_LAMBDA { return vload(at[i][j] + c); }); });
+  }
+};
+
+// B^T d B for vectors of channels from c on, before `end`; point p of the result goes to v + p * point.
+template <int M, class Pixels>
+MCOMP_NOINLINE void winograd_input(const Pixels& pixels, int64_t c, int64_t end, float* v, int64_t point) {
   using Axis = WinogradAxis<M>;
   constexpr int N = M + 2, kGroups = Axis::kGroups;
-  unroll<kGroups>([&](auto g) MCOMP_LAMBDA {
-    vf32 lines[2][N];
-    unroll<N>([&](auto j) MCOMP_LAMBDA {
-      vf32 pair[2]{};
-      Axis::template input<g>([&](auto i) MCOMP_LAMBDA { return vload(d + i * row + j * pixel); }, pair);
-      lines[0][j] = pair[0], lines[1][j] = pair[1];
-    });
-    unroll<winograd_size(g, kGroups)>([&](auto k) MCOMP_LAMBDA {
-      unroll<kGroups>([&](auto h) MCOMP_LAMBDA {
+  const Steps points(point);
+  for (; c < end; c += kLanes) {
+    char* to = reinterpret_cast<char*>(v + c);
+    unroll<kGroups>([&](auto g) MCOMP_LAMBDA {
+      vf32 lines[2][N];
+      pixels.template columns<N>(c, [&](auto j, auto load) MCOMP_LAMBDA {
         vf32 pair[2]{};
-        Axis::template input<h>([&](auto j) MCOMP_LAMBDA { return lines[k][j]; }, pair);
-        unroll<winograd_size(h, kGroups)>([&](auto q) MCOMP_LAMBDA {
-          vstore(v + ((winograd_first(g) + k) * N + winograd_first(h) + q) * point, pair[q]);
+        Axis::template input<g>(load, pair);
+        lines[0][j] = pair[0], lines[1][j] = pair[1];
+      });
+      unroll<winograd_size(g, kGroups)>([&](auto k) MCOMP_LAMBDA {
+        to = based(to);
+        unroll<kGroups>([&](auto h) MCOMP_LAMBDA {
+          vf32 pair[2]{};
+          Axis::template input<h>([&](auto j) MCOMP_LAMBDA { return lines[k][j]; }, pair);
+          unroll<winograd_size(h, kGroups)>([&](auto q) MCOMP_LAMBDA {
+            vstore(reinterpret_cast<float*>(to + points.template offset<winograd_first(h) + q>()), pair[q]);
+          });
         });
+        to += point * (4 * N);
       });
     });
-  });
+  }
 }
 
 // The N x N inputs whose first is (top, left) of an image, for all channels; pixels outside are zero. Point p of the
-// result, channels rounded up to whole vectors, goes to v + p * point.
+// result, channels rounded up to whole vectors, goes to v + p * point. zeros: as many as there are channels.
 template <int M>
-MCOMP_NOINLINE void winograd_input_tile(const float* image, const ConvShape& s, int64_t top, int64_t left, float* v,
-                                        int64_t point) {
+MCOMP_INLINE void winograd_input_tile(const float* image, const ConvShape& s, int64_t top, int64_t left, float* v,
+                                      int64_t point, const float* zeros) {
   constexpr int N = M + 2;
-  const int64_t height = s.in[1], width = s.in[2], channels = s.in_channels;
+  const int64_t height = s.in[1], width = s.in[2], channels = s.in_channels, whole = channels / kLanes * kLanes;
+  const float* first = image + (top * width + left) * channels;
   const bool inside = top >= 0 && left >= 0 && top + N <= height && left + N <= width;
-  int64_t c = 0;
-  if (inside) {
-    const float* first = image + (top * width + left) * channels;
-    for (; c + kLanes <= channels; c += kLanes)
-      winograd_input<M>(first + c, width * channels, channels, v + c, point);
+  if (inside && whole == channels) {
+    winograd_input<M>(EvenPixels{first, Steps(width * channels), channels}, 0, whole, v, point);
+    return;
   }
-  for (; c < channels; c += kLanes) {
-    alignas(64) float patch[N * N * kLanes];
-    const int64_t count = min_i64(kLanes, channels - c);
-    for (int64_t i = 0; i < N; ++i)
-      for (int64_t j = 0; j < N; ++j) {
-        const int64_t y = top + i, x = left + j;
-        vf32 value{};
-        if (y >= 0 && y < height && x >= 0 && x < width) {
-          const float* from = image + (y * width + x) * channels + c;
-          value = count == kLanes ? vload(from) : vload_n(from, count);
-        }
-        vstore(patch + (i * N + j) * kLanes, value);
-      }
-    winograd_input<M>(patch, N * kLanes, kLanes, v + c, point);
-  }
+  ScatteredPixels<M> pixels;
+  for (int i = 0; i < N; ++i)
+    for (int j = 0; j < N; ++j) {
+      const bool in = top + i >= 0 && top + i < height && left + j >= 0 && left + j < width;
+      pixels.at[i][j] = in ? first + (i * width + j) * channels : zeros;
+    }
+  winograd_input<M>(pixels, 0, whole, v, point);
+  if (whole == channels) return;
+  alignas(64) float ends[N * N * kLanes];
+  for (int i = 0; i < N * N; ++i)
+    vstore(ends + i * kLanes, vload_n(pixels.at[i / N][i % N] + whole, channels - whole));
+  winograd_input<M>(EvenPixels{ends - whole, Steps(N * kLanes), kLanes}, whole, whole + 1, v, point);
 }
 
 // The M x M outputs of NV vectors of channels: point p at a + p * point, results to y[M * M][NV * kLanes]. False when one
@@ -176,14 +224,20 @@ MCOMP_NOINLINE void winograd_input_tile(const float* image, const ConvShape& s, 
 template <int M, int NV>
 MCOMP_NOINLINE bool winograd_output(const float* a, int64_t point, float* y) {
   constexpr int N = M + 2;
+  const Steps rows(N * point);
   vf32 poison{};
   for (int64_t c = 0; c < NV * kLanes; c += kLanes) {
     vf32 lines[M][N];
+    const char* from = reinterpret_cast<const char*>(a + c);
     unroll<N>([&](auto j) MCOMP_LAMBDA {
+      from = based(from);
       vf32 column[N], sums[M];
-      unroll<N>([&](auto i) MCOMP_LAMBDA { column[i] = vload(a + c + (i * N + j) * point); });
+      unroll<N>([&](auto i) MCOMP_LAMBDA {
+        column[i] = vload(reinterpret_cast<const float*>(from + rows.template offset<i>()));
+      });
       WinogradAxis<M>::output(column, sums);
       unroll<M>([&](auto k) MCOMP_LAMBDA { lines[k][j] = sums[k]; });
+      from += point * 4;
     });
     unroll<M>([&](auto k) MCOMP_LAMBDA {
       vf32 sums[M];
@@ -220,7 +274,7 @@ inline void winograd_direct(const float* image, const float* weight, const ConvS
 
 constexpr int64_t kWinogradBytes = 640 * 1024;    // transformed inputs and products that a worker keeps hot
 constexpr int64_t kWinogradLeast = 28;            // tiles of a block, so that transformed weights serve several
-constexpr int64_t kWinogradShared = 1024 * 1024;  // transformed weights from which on workers divide them, not the tiles
+constexpr int64_t kWinogradShared = 4096 * 1024;  // transformed weights from which on workers divide them, not the tiles
 
 // Sizes of a convolution's tiles and of the scratch that they need.
 template <class Tile, int M>
@@ -243,7 +297,7 @@ struct WinogradPlan {
   int64_t input_bytes() const { return round_up(N * N * point * 4, 64); }
   int64_t product_bytes() const { return round_up(N * N * apart * 4, 64); }
   int64_t worker_bytes(const ConvShape& s) const {
-    return input_bytes() + product_bytes() + round_up(9 * s.in_channels * 4, 64);
+    return input_bytes() + product_bytes() + round_up(10 * s.in_channels * 4, 64);
   }
 };
 
@@ -256,10 +310,22 @@ struct Winograd {
   const ConvShape& s;
   const WinogradPlan<Tile, M>& p;
   const Emitter<float>& emit;
+  const float* zeros;  // one for every input channel
 
-  const float* image(int64_t tile) const { return x + tile / p.per_image * s.in[1] * s.in[2] * s.in_channels; }
-  int64_t oh(int64_t tile) const { return tile % p.per_image / p.across * M; }
-  int64_t ow(int64_t tile) const { return tile % p.across * M; }
+  // A tile's place: its image, and its first output in it. Divides once for a run of tiles.
+  struct Place {
+    int64_t image, top, left;
+  };
+  Place place(int64_t tile) const {
+    return {tile / p.per_image, tile % p.per_image / p.across * M, tile % p.across * M};
+  }
+  void next(Place& at) const {
+    if ((at.left += M) < s.out[2]) return;
+    at.left = 0;
+    if ((at.top += M) < s.out[1]) return;
+    at.top = 0, ++at.image;
+  }
+  const float* image(const Place& at) const { return x + at.image * s.in[1] * s.in[2] * s.in_channels; }
 
   // Products of tiles [rows) of a block with a panel, for every point.
   void multiply(const float* v, Range rows, int64_t panel, float* a) const {
@@ -275,33 +341,40 @@ struct Winograd {
     }
   }
 
-  // Hands the results of a tile over.
-  void finish(const float* a, int64_t tile, int64_t panel, float* patch) const {
+  // Inputs of tiles [tiles) of a block, which starts at tile `start`.
+  void transform(int64_t start, Range tiles, float* v) const {
+    Place at = place(start + tiles.begin);
+    for (int64_t t = tiles.begin; t < tiles.end; ++t, next(at))
+      winograd_input_tile<M>(image(at), s, at.top - s.pad[1], at.left - s.pad[2], v + t * p.row, p.point, zeros);
+  }
+
+  // Hands the results of tiles [tiles) and a panel over; a: those of the first tile.
+  void finish(const float* a, Range tiles, int64_t panel, float* patch) const {
     alignas(64) float y[M * M * NR];
-    const int64_t top = oh(tile), left = ow(tile), first = panel * NR, count = min_i64(NR, s.out_channels - first);
-    const int64_t height = min_i64(M, s.out[1] - top), width = min_i64(M, s.out[2] - left);
-    if (!winograd_output<M, Tile::NV>(a, p.apart, y)) {
-      for (int64_t i = 0; i < height; ++i)
-        for (int64_t j = 0; j < width; ++j)
-          winograd_direct(image(tile), weight, s, top + i, left + j, first, count, patch, y + (i * M + j) * NR);
+    const int64_t first = panel * NR, count = min_i64(NR, s.out_channels - first);
+    Place at = place(tiles.begin);
+    for (int64_t t = tiles.begin; t < tiles.end; ++t, a += NR, next(at)) {
+      const int64_t height = min_i64(M, s.out[1] - at.top), width = min_i64(M, s.out[2] - at.left);
+      if (!winograd_output<M, Tile::NV>(a, p.apart, y)) {
+        for (int64_t i = 0; i < height; ++i)
+          for (int64_t j = 0; j < width; ++j)
+            winograd_direct(image(at), weight, s, at.top + i, at.left + j, first, count, patch, y + (i * M + j) * NR);
+      }
+      const int64_t row0 = (at.image * s.out[1] + at.top) * s.out[2] + at.left;
+      for (int64_t i = 0; i < height; ++i) emit(y + i * M * NR, NR, width, row0 + i * s.out[2], 1, first, count);
     }
-    const int64_t row0 = (tile / p.per_image * s.out[1] + top) * s.out[2] + left;
-    for (int64_t i = 0; i < height; ++i) emit(y + i * M * NR, NR, width, row0 + i * s.out[2], 1, first, count);
   }
 
   // All tiles in `all`, by the workers of a team. v: shared by the team; a and patch: the worker's own.
   void run(const Worker& team, Range all, float* v, float* a, float* patch) const {
     for (int64_t b = all.begin; b < all.end; b += p.block) {
       const int64_t height = min_i64(p.block, all.end - b);
-      const Range mine = team.range(height);
-      for (int64_t t = mine.begin; t < mine.end; ++t)
-        winograd_input_tile<M>(image(b + t), s, oh(b + t) - s.pad[1], ow(b + t) - s.pad[2], v + t * p.row, p.point);
+      transform(b, team.range(height), v);
       team.barrier();
       const Split split = split_product(team, height, 1, p.panels, true);
       for (int64_t panel = split.panels.begin; panel < split.panels.end; ++panel) {
         multiply(v, split.rows, panel, a);
-        for (int64_t t = split.rows.begin; t < split.rows.end; ++t)
-          finish(a + (t - split.rows.begin) * NR, b + t, panel, patch);
+        finish(a, {b + split.rows.begin, b + split.rows.end}, panel, patch);
       }
       if (b + p.block < all.end) team.barrier();
     }
@@ -313,13 +386,15 @@ void conv_winograd_emitting(const Worker& w, const float* x, const float* packed
                             const ConvShape& s, const Emitter<float>& emit, void* scratch) {
   const WinogradPlan<Tile, M> p(s);
   if (p.tiles == 0) return;
-  const Winograd<Tile, M> conv{x, packed, weight, s, p, emit};
   const int64_t own_bytes = p.worker_bytes(s), weight_bytes = (M + 2) * (M + 2) * s.in_channels * s.out_channels * 4;
-  const bool together = w.count > 1 && (weight_bytes > kWinogradShared || p.tiles < w.count * Tile::MR);
+  const bool together = w.count > 1 && p.panels > 1 && (weight_bytes > kWinogradShared || p.tiles < w.count * Tile::MR);
   char* own = static_cast<char*>(scratch) + w.id * own_bytes;
   float* v = reinterpret_cast<float*>(together ? static_cast<char*>(scratch) : own);
   float* a = reinterpret_cast<float*>(own + p.input_bytes());
   float* patch = reinterpret_cast<float*>(own + p.input_bytes() + p.product_bytes());
+  float* zeros = patch + 9 * s.in_channels;
+  for (int64_t c = 0; c < s.in_channels; ++c) zeros[c] = 0.0f;
+  const Winograd<Tile, M> conv{x, packed, weight, s, p, emit, zeros};
   conv.run(together ? w : Worker{}, together ? Range{0, p.tiles} : w.range(p.tiles), v, a, patch);
 }
 
