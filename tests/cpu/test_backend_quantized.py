@@ -85,3 +85,49 @@ def test_infinities_do_not_pass_for_numbers() -> None:
     found = executable.run([x], {"B": 1})[0]
     assert not torch.isfinite(found[0, 1]).any()
     assert torch.isfinite(found[0, 0]).all() and torch.isfinite(found[0, 2]).all()
+
+POOLED = """graph @pooled [B in 1..] (%x: f32[B, 8, 9, 10]) -> (f32[B, 4, 5, 5], f32[B, 8, 5, 5]) {
+  %w = const @w#int8 : f32[4, 8, 1, 1] affine<i8, axis=0>
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, 8, 9, 10] affine<u8, scale=0.03, zero=120>
+  %d = decode %q : f32[B, 8, 9, 10]
+  %p = max_pool %d {kernel=[3,3], stride=[2,2], padding=[[1,1],[1,1]], dilation=[1,1]} : f32[B, 8, 5, 5]
+  %r = quantize %p {dtype=!u8, scale=0.03, zero=120} : f32[B, 8, 5, 5] affine<u8, scale=0.03, zero=120>
+  %y = conv %r, %w {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 4, 5, 5]
+  %n = neg %p : f32[B, 8, 5, 5]
+  return %y, %n
+}"""
+
+CLAMPED = """graph @clamped [B in 1..] (%x: f32[B, 37]) -> (f32[B, 5]) {
+  %w = const @w#int8 : f32[45, 37] affine<i8, axis=0>
+  %v = const @v#int8 : f32[5, 45] affine<i8>
+  %b = const @b#seed=2 : f32[45]
+  %q = quantize %x {dtype=!i8, scale=0.02} : f32[B, 37] affine<i8, scale=0.02>
+  %h = fused %q, %w, %b {kind="epilogue", body=graph @body [B in 1..]
+      (%q: f32[B, 37] affine<i8, scale=0.02>, %w: f32[45, 37] affine<i8, axis=0>, %b: f32[45])
+      -> (f32[B, 45] affine<i8, scale=0.05, zero=-60>) {
+    %h = linear %q, %w, %b : f32[B, 45]
+    %r = hardtanh %h {min=-0.5, max=6.0} : f32[B, 45]
+    %o = quantize %r {dtype=!i8, scale=0.05, zero=-60} : f32[B, 45] affine<i8, scale=0.05, zero=-60>
+    return %o
+  }} : f32[B, 45] affine<i8, scale=0.05, zero=-60>
+  %y = linear %h, %v : f32[B, 5]
+  return %y
+}"""
+
+
+@each_isa
+def test_bytes_are_pooled_as_they_are(isa: str | None) -> None:
+    torch.manual_seed(5)
+    for batch in (1, 3):
+        check(compiled(POOLED, isa=isa, among=(POOLED, CLAMPED)), [3 * torch.randn(batch, 8, 9, 10)], tolerance=LOOSE)
+    names = kernel_names(compiled(POOLED, isa=isa, among=(POOLED, CLAMPED)))
+    assert names.count("quantize") == 1, names
+
+
+@each_isa
+def test_clamps_before_bytes_stay_inside_their_bounds(isa: str | None) -> None:
+    torch.manual_seed(6)
+    executable = compiled(CLAMPED, isa=isa, among=(POOLED, CLAMPED))
+    for batch in (1, 5, 33):
+        check(executable, [4 * torch.randn(batch, 37)], tolerance=LOOSE)
+    assert "Requantize<int8_t>" in executable.source()

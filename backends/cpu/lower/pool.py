@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size
+from mcomp.backends.cpu.kernel import EncodedAccess
+from mcomp.backends.cpu.loops import channels_last
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Node
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Node, Value
 
 _FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation")
 
@@ -43,6 +47,9 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
         return Declined(f"{dtype} has no kernel")
     if not 3 <= node.operand(0).tensor.rank <= 5:
         return Declined("it has no batch axis")
+    place = b.place(node.operand(0))
+    if isinstance(place, EncodedAccess) and name in ("max_pool", "adaptive_max_pool") and len(node.results) == 1:
+        return _max_of_bytes(node, place, b)
     order = b.follow(node.results[0], node.operand(0)) if len(node.results) == 1 else None
     x = b.contiguous(node.operand(0), order)
     pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
@@ -63,6 +70,28 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
     else:
         call = "adaptive_avg_pool(w, s, x, y);"
     b.call(name, f"{text}\n{call}", outs=outs, ins={"x": x}, numbers=numbers, headers=("pool.hpp",))
+    return None
+
+
+def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | None:
+    """The largest bytes of each window, which stand for the largest numbers."""
+    encoding, values = place.value.tensor.encoding, place.part("values")
+    if not isinstance(encoding, Affine) or encoding.scale is None or values is None or encoding.dtype.bits != 8:
+        return Declined(f"{encoding} is not ordered as its bytes are")
+    order = values.dense_order()
+    last = order == channels_last(values.rank)
+    if order is None or not (last or values.is_contiguous()) or (last and values.is_contiguous()):
+        order, last = None, False
+    if not values.is_contiguous(order):
+        return Declined("its bytes are not dense")
+    pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
+    text, numbers = _shape(values, node.result.tensor.shape, node, pads, last)
+    out = b.temp(values.dtype, node.result.tensor.shape, order)
+    call = "max_pool(w, s, x, y, (int64_t*)nullptr);" if node.op.name == "max_pool" \
+        else "adaptive_max_pool(w, s, x, y, (int64_t*)nullptr);"
+    b.call(node.op.name, f"{text}\n{call}", outs={"y": out}, ins={"x": values}, numbers=numbers, headers=("pool.hpp",))
+    type = replace(node.result.tensor, encoding=encoding)
+    b.bind(node.result, EncodedAccess(Value(b.graph, node.result.name, type, None, 0), (("values", out),)))
     return None
 
 

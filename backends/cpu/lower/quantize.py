@@ -17,9 +17,14 @@ from mcomp.ir.graph import Node
 
 @lowers("quantize", target=TARGET)
 def lower_quantize(node: Node, b: Builder) -> Declined | None:
-    """Floats to integers: with a static scale element by element, else one scale per row, or one for the tensor."""
+    """Floats to integers: with a static scale element by element, else one scale per row, or one for the tensor. What has
+    such a scale already stays as it is."""
     encoding = node.type.encoding
     assert isinstance(encoding, Affine)
+    place = b.place(node.operand(0))
+    if isinstance(place, EncodedAccess) and encoding.scale is not None and place.value.tensor.encoding == encoding:
+        b.bind(node.result, place)
+        return None
     x = b.read(node.operand(0))
     if x.dtype is f64 or encoding.dtype.bits != 8:
         return Declined(f"{x.dtype} to {encoding.dtype} has no kernel")
@@ -106,5 +111,5 @@ def decode_kernel(place: EncodedAccess, target: Access) -> Kernel:
 @lowers("decode", target=TARGET)
 def lower_decode(node: Node, b: Builder) -> Declined | None:
     """What is encoded is decoded when it is read."""
-    b.bind(node.result, b.read(node.operand(0)))
+    b.alias(node.result, node.operand(0))
     return None
