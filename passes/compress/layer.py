@@ -10,7 +10,7 @@ import numpy as np
 
 from mcomp.ir import dtypes
 from mcomp.ir.encoding import Affine, quantize_array
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Node
 from mcomp.manager.context import Context
 from mcomp.passes.compress.samples import Method, Sample, activation_range, scale_and_zero, smoothing
 
@@ -105,7 +105,7 @@ def _try(
     activation = _activation(options, mode, sample, factors, method)
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
-    quantized = _round_trip(seen, activation)
+    quantized = round_trip(seen, activation)
     errors, shifts, encodings = [], [], []
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
@@ -180,7 +180,7 @@ def _activation(
     return {"dtype": dtypes.u8, "scale": scale, "zero": zero}
 
 
-def _round_trip(x: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
+def round_trip(x: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
     """What is left of activations after they were integers."""
     import torch
 
@@ -241,14 +241,6 @@ def _apply(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     return node.op.reference([x, weight, None], node.attrs)
 
 
-def _relative(rough: Tensor, exact: Tensor) -> float:
-    scale = float(exact.square().sum())
-    error = float((rough - exact).square().sum())
-    if scale == 0.0:
-        return 0.0 if error == 0.0 else float("inf")
-    return (error / scale) ** 0.5
-
-
 def error_by_row(rough: Tensor, exact: Tensor) -> float:
     """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
     what happens to the others. Rows of zeros count only where they no longer are."""
@@ -258,28 +250,3 @@ def error_by_row(rough: Tensor, exact: Tensor) -> float:
     error = (rough - exact).reshape(exact.shape[0], -1).square().sum(1)
     shares = torch.where(scale > 0, error / scale.clamp(min=1e-30), torch.where(error > 0, torch.inf, 0.0))
     return float(shares.mean().sqrt()) if shares.numel() else 0.0
-
-
-def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample]) -> list[dict[str, Any]]:
-    """Static symmetric parameters for the operands of a product of activations."""
-    count = 3 if node.op.name == "attention" else 2
-    found = []
-    for value in node.operands[:count]:
-        assert value is not None
-        method: Method = "mse" if options.ranges == "auto" else options.ranges
-        low, high = activation_range(samples[value], method, options.percentile, 256)
-        scale, zero = scale_and_zero(low, high, unsigned=False)
-        found.append({"dtype": dtypes.i8, "scale": scale, "zero": zero})
-    return found
-
-
-def product_error(node: Node, ranges: list[dict[str, Any]], samples: Mapping[Value, Sample]) -> float | None:
-    """The largest relative error of an operand, on its sample; None when calibration never reached it."""
-    errors = []
-    for value, attrs in zip(node.operands, ranges):
-        assert value is not None
-        if not samples[value].values:
-            return None
-        flat = samples[value].flat()
-        errors.append(_relative(_round_trip(flat, attrs), flat))
-    return max(errors)

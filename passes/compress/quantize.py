@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir import dtypes
@@ -14,13 +14,18 @@ from mcomp.ir.printer import node_text
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
-from mcomp.passes.compress.layer import Layer, Plan, plan_layer, product_error, product_ranges
+from mcomp.passes.compress.layer import Layer, Plan, plan_layer
+from mcomp.passes.compress.pooling import pool_bytes
+from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.samples import Ranges, Sample, collect
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
 
+AUTO_ATTENTION = 0.03
+"""The error of an attention's result up to which its operands become integers by themselves."""
+_FEW = 8
 _WEIGHTED = ("linear", "conv")
 
 
@@ -44,7 +49,10 @@ class Quantize(Pass):
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
-    attention: also quantize the operands of attention and of matmul between activations (static).
+    attention: also quantize the operands of products between activations (static). true: of attention and matmul, where
+        max_error allows; auto: of attention, where calibration data is given, results change by at most 3% and there are
+        more than a few queries; false: none. With int8 operands the weights of an attention may be rounded to 255ths of
+        a row's largest; measured errors include that.
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
@@ -59,7 +67,7 @@ class Quantize(Pass):
     ranges: Ranges = "auto"
     percentile: float = 99.99
     smooth: float | None = None
-    attention: bool = False
+    attention: bool | Literal["auto"] = "auto"
     group: int | None = None
     max_error: float = 0.25
     correct: bool = True
@@ -96,7 +104,7 @@ class Quantize(Pass):
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         layers = self._layers(graph, context)
-        pairs = self._activation_products(graph, context) if self.attention else []
+        pairs = self._activation_products(graph, context)
         recurrent = recurrent_nodes(self, graph, context)
         if not layers and not pairs and not recurrent:
             return PassResult(changed=False)
@@ -104,9 +112,11 @@ class Quantize(Pass):
         plans = self._plans(context, layers, samples)
         quantized = sum(self._apply(graph, context, plan) for plan in plans)
         quantized += quantize_recurrent(self, graph, context, recurrent)
-        count = sum(self._apply_product(graph, context, node, samples) for node in pairs)
+        count = self._apply_products(graph, context, pairs, samples)
+        pooled = pool_bytes(graph, context)
         return PassResult(
-            changed=quantized + count > 0, preserved=NONE, statistics={"layers": quantized, "products": count}
+            changed=quantized + count > 0, preserved=NONE,
+            statistics={"layers": quantized, "products": count, "pools": pooled},
         )
 
     # which layers
@@ -156,10 +166,15 @@ class Quantize(Pass):
         return mode
 
     def _activation_products(self, graph: Graph, context: Context) -> list[Node]:
+        """Products between activations whose operands may become integers."""
+        given = context.calibration is not None and context.calibration.given
+        static = self.bits == 8 and self.activations in ("auto", "static")
+        if self.attention is False or (self.attention == "auto" and not (given and static)):
+            return []
         found = []
         for node in graph.nodes:
-            count = {"attention": 3, "matmul": 2}.get(node.op.name, 0)
-            if not count or context.excluded("quantize", node):
+            count = OPERANDS.get(node.op.name, 0)
+            if not count or (self.attention == "auto" and not _pays(node)) or context.excluded("quantize", node):
                 continue
             if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
                    for v in node.operands[:count]):
@@ -176,7 +191,7 @@ class Quantize(Pass):
         for layer in layers:
             wanted[layer.node.operand(0)] = 1 if layer.node.op.name == "conv" else -1
         for node in products:
-            for value in node.operands[: 3 if node.op.name == "attention" else 2]:
+            for value in node.operands[: OPERANDS[node.op.name]]:
                 if value is not None:
                     wanted.setdefault(value, -1)
         if context.calibration is None:
@@ -243,12 +258,31 @@ class Quantize(Pass):
                 editor.replace(before, after)
                 editor.erase(before.producer)
 
-    def _apply_product(self, graph: Graph, context: Context, node: Node, samples: dict[Value, Sample]) -> bool:
-        ranges = product_ranges(self, node, samples)
-        error = product_error(node, ranges, samples)
-        if error is None or not error <= self.max_error:
-            reason = "calibration data never reached it" if error is None else f"its operands would change by {error:.1%}"
-            context.missed("quantize", node, reason)
+    def _apply_products(
+        self, graph: Graph, context: Context, nodes: list[Node], samples: dict[Value, Sample]
+    ) -> int:
+        ranges: dict[Node, list[dict[str, Any]]] = {}
+        for node in nodes:
+            found = product_ranges(self, node, samples)
+            if found is None:
+                context.missed("quantize", node, "calibration data never reached it")
+            else:
+                ranges[node] = found
+        if not ranges:
+            return 0
+        assert context.calibration is not None
+        errors = product_errors(graph, context.calibration, ranges, self.limit)
+        return sum(self._apply_product(graph, context, node, ranges[node], errors[node]) for node in ranges)
+
+    def _apply_product(
+        self, graph: Graph, context: Context, node: Node, ranges: list[dict[str, Any]], error: float
+    ) -> bool:
+        limit = context.option(node, "max_error", self.max_error)
+        if self.attention == "auto":
+            limit = min(limit, AUTO_ATTENTION)
+        if not error <= limit:
+            remedy = "use attention=true, or raise max_error" if self.attention == "auto" else "raise max_error"
+            context.missed("quantize", node, f"its output would change by {error:.1%}, more than {limit:.1%}", remedy)
             return False
         if not context.allow_rewrite("quantize"):
             return False
@@ -264,3 +298,8 @@ class Quantize(Pass):
         context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
         return True
 
+
+def _pays(node: Node) -> bool:
+    """Whether attention over integers is faster: with a few queries, reading keys and values takes the time."""
+    queries = node.operand(0).tensor.shape[-2] if node.op.name == "attention" else 0
+    return not isinstance(queries, int) or queries > _FEW

@@ -102,13 +102,34 @@ def test_masked_scores_do_not_widen_the_range() -> None:
     assert scales and max(scales) < 1.0
 
 
-def test_attention_operands_only_when_asked() -> None:
-    inputs = [torch.randn(2, 2, 5, 8) for _ in range(3)]
-    graph, _, _ = quantized(ATTENTION, "quantize", inputs)
-    assert not graph.ledger
-    graph, _, error = quantized(ATTENTION, "quantize{attention=true}", inputs)
-    assert 0 < error < 0.05
-    assert sum(n.op.name == "quantize" for n in graph.nodes) == 3
+@pytest.mark.parametrize(("queries", "pipeline", "count"), [
+    (5, "quantize", 0), (5, "quantize{attention=true}", 3), (20, "quantize", 3), (20, "quantize{attention=false}", 0),
+    (20, "quantize{activations=dynamic}", 0), (20, "quantize{attention=true,max_error=0.001}", 0),
+])
+def test_attention_operands_become_integers_where_that_pays(queries: int, pipeline: str, count: int) -> None:
+    inputs = [torch.randn(2, 2, queries, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    graph, context, error = quantized(ATTENTION.replace("2, 5, 8", f"2, {queries}, 8"), pipeline, inputs)
+    assert sum(n.op.name == "quantize" for n in graph.nodes) == count
+    if count:
+        assert 0 < error < 0.03 and 0.5 * error < graph.ledger[0].error < 2 * error
+    elif "max_error" in pipeline:
+        assert any("more than 0.1%" in r.reason for r in context.remarks)
+
+
+def test_attention_that_rounding_harms_stays_in_float_by_itself() -> None:
+    """One key far ahead, and many whose weights together count, each less than half of a 255th of it."""
+    query = torch.ones(1, 1, 16, 8)
+    key = torch.zeros(1, 1, 2048, 8)
+    key[..., 0, :] = 2.25
+    value = torch.cat([torch.full((1, 1, 1, 8), -1.0), torch.ones(1, 1, 2047, 8)], -2)
+    text = """
+    graph @attend(%q: f32[1, 1, 16, 8], %k: f32[1, 1, 2048, 8], %v: f32[1, 1, 2048, 8]) -> (f32[1, 1, 16, 8]) {
+      %y = attention %q, %k, %v : f32[1, 1, 16, 8]  loc(attn)
+      return %y
+    }"""
+    graph, context, error = quantized(text, "quantize", [query, key, value])
+    assert error == 0 and not graph.ledger
+    assert [r.layer for r in context.remarks if "more than 3.0%" in r.reason] == ["attn"]
 
 
 def test_layers_that_would_change_too_much_stay_in_float() -> None:
@@ -218,3 +239,25 @@ def test_recurrent_layers_stay_when_excluded_too_inexact_or_of_four_bits() -> No
         graph, context, error = quantized(LSTM, pipeline, [x], **options)
         assert error == 0 and not graph.ledger
         assert any(r.rule == "quantize" and r.kind in ("missed", "note") for r in context.remarks)
+
+
+POOLED = """graph @g [B in 1..] (%x: f32[B, 4, 8, 8]) -> (f32[B, 6, 4, 4], f32[B, 4, 4, 4]) {
+  %w = const @c1.weight#seed=1 : f32[4, 4, 3, 3]
+  %v = const @c2.weight#seed=2 : f32[6, 4, 1, 1]
+  %h = conv %x, %w {stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 4, 8, 8]  loc(c1)
+  %r = relu %h : f32[B, 4, 8, 8]
+  %p = max_pool %r {kernel=[2,2], stride=[2,2], padding=[[0,0],[0,0]], dilation=[1,1]} : f32[B, 4, 4, 4]  loc(pool)
+  %y = conv %p, %v {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 6, 4, 4]  loc(c2)
+  return %y, %p
+}"""
+
+
+def test_what_is_pooled_is_quantized_before_it() -> None:
+    inputs = [torch.randn(16, 4, 8, 8)]
+    graph, _, error = quantized(POOLED, "quantize{bits=8}", inputs)
+    pool = next(n for n in graph.nodes if n.op.name == "max_pool")
+    assert pool.operand(0).producer is not None and pool.operand(0).producer.op.name == "decode"
+    after = next(u for u in pool.result.users if u.op.name == "quantize")
+    before = pool.operand(0).producer.operand(0).producer
+    assert before is not None and before.type.encoding == after.type.encoding
+    assert error < 0.02
