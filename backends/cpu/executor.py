@@ -20,6 +20,7 @@ from mcomp.backends.cpu.kernel import EncodedAccess, KernelStep, Program, Segmen
 from mcomp.backends.cpu.library import Library
 from mcomp.backends.cpu.plan import Region, size_of
 from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads, index_fault
+from mcomp.backends.cpu.schedule import compute_type, work_of_step
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node, Value
@@ -244,8 +245,7 @@ def region_of(segment: Segment, code: SegmentCode) -> Region:
     """What running a segment's code takes."""
     work: Dim = 0
     for step in segment.steps:
-        for part in (step.work.flops, step.work.read, step.work.write):
-            work = dims.add(work, part)
+        work = dims.add(work, work_of_step(step))
     arena = tuple(segment.slot(b) for b in code.arena)
     return Region(code.prefix, code.number_count, len(segment.steps), tuple(segment.buffers), arena, code.phases, work)
 
@@ -272,10 +272,7 @@ def _compute(step: KernelStep | TorchStep) -> str:
     if isinstance(step, TorchStep):
         result = step.node.results[0].type if step.node.results else None
         return "f32" if result is None else result.dtype.name
-    if step.kernel.name.endswith("_i8"):
-        return "i8"
-    source = next((p for p in step.kernel.pointers if p.name in ("a", "x", "q", "p0")), None)
-    return "f32" if source is None else source.access.dtype.name
+    return compute_type(step)
 
 
 def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:

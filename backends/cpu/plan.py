@@ -13,18 +13,19 @@ from mcomp.backends.cpu.library import Entry
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 
-WORK_PER_MICROSECOND = 8_000.0
-"""Operations, or bytes moved, that one core does in a microsecond, roughly."""
+NANOSECOND = 200
+"""Units of `Region.work` that one core does in a nanosecond."""
 
-SINGLE_MICROSECONDS = 20.0
-"""Regions estimated below this run on the calling thread alone: waking others would cost more."""
+SINGLE_MICROSECONDS = 20
+"""Regions estimated below this run on the calling thread alone. Waking a sleeping thread takes twice as long, and threads
+that are awake save little on them."""
 
 
 @dataclass(frozen=True)
 class Region:
     """What running one segment's code takes: the prefix of its entry points, how many numbers and steps it has, the
     buffers by slot, the slots that lie in its arena (in the order of the plan's offsets), how many barriers it passes, and
-    its operations plus bytes moved."""
+    the work of all steps."""
 
     prefix: str
     number_count: int
@@ -46,7 +47,7 @@ class Region:
         """How many threads it is worth for these sizes."""
         if dims.symbols(self.work) - values.keys():
             return most
-        return most if size_of(self.work, values) >= SINGLE_MICROSECONDS * WORK_PER_MICROSECOND else 1
+        return most if size_of(self.work, values) >= SINGLE_MICROSECONDS * 1000 * NANOSECOND else 1
 
 
 class SegmentPlan:
@@ -64,6 +65,8 @@ class SegmentPlan:
         self._arena = dict(zip(region.arena, offsets))
         self._fixed = {i: fixed[b] for i, b in enumerate(region.buffers) if b in fixed}
         self._count = len(region.buffers)
+        self.output_shapes: list[tuple[int, ...]] | None = None
+        """Shapes of the outputs, noted when they are first needed."""
         self._free: list[Frame] = []
 
     def frame(self) -> Frame:

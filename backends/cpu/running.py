@@ -11,7 +11,7 @@ import numpy as np
 
 from mcomp.backend import Array, Bound
 from mcomp.backends.cpu.access import Buffer
-from mcomp.backends.cpu.arrays import address, contiguous, empty
+from mcomp.backends.cpu.arrays import address, contiguous
 from mcomp.backends.cpu.library import Entry
 from mcomp.backends.cpu.plan import Region, SegmentPlan, size_of
 from mcomp.errors import CallError
@@ -99,6 +99,9 @@ class Solo:
     def __init__(self, native: Native, outputs: Sequence[TensorType]) -> None:
         self.native = native
         self._outputs = tuple(outputs)
+        self._numpy_kinds = [t.dtype.numpy for t in outputs]
+        self._torch_kinds: list[Any] = []
+        self._torch_empty: Any = None
         self._given = tuple((slot, b.index) for slot, b in native.region.outside if b.kind == "input")
         self._made = tuple((slot, b.index) for slot, b in native.region.outside if b.kind == "output")
 
@@ -109,18 +112,27 @@ class Solo:
             isinstance(t, TensorType) for t in outputs
         )
 
-    def fresh(self, symbols: Mapping[str, int], *, numpy: bool) -> list[Array]:
+    def fresh(self, plan: SegmentPlan, symbols: Mapping[str, int], *, numpy: bool) -> list[Array]:
         """New arrays for the outputs."""
-        return [
-            empty([d if isinstance(d, int) else size_of(d, symbols) for d in t.shape], t.dtype, numpy=numpy)
-            for t in self._outputs
-        ]
+        if plan.output_shapes is None:
+            plan.output_shapes = [tuple(size_of(d, symbols) for d in t.shape) for t in self._outputs]
+        if numpy:
+            return [np.empty(shape, kind) for shape, kind in zip(plan.output_shapes, self._numpy_kinds)]
+        if self._torch_empty is None:
+            import torch
+
+            from mcomp.ir.dtypes import to_torch
+
+            self._torch_kinds = [to_torch(t.dtype) for t in self._outputs]
+            self._torch_empty = torch.empty
+        make = self._torch_empty
+        return [make(shape, dtype=kind) for shape, kind in zip(plan.output_shapes, self._torch_kinds)]
 
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool) -> list[Array]:
         """See `Executable.run`."""
         native = self.native
         plan = native.plan(symbols)
-        outputs = self.fresh(symbols, numpy=numpy)
+        outputs = self.fresh(plan, symbols, numpy=numpy)
         held = [contiguous(x) for x in inputs]
         frame = plan.frame()
         self.fill(frame.slots, held, outputs)
@@ -145,8 +157,8 @@ class NativeBound(Bound):
         self.inputs = list(inputs)
         held = [contiguous(x) for x in inputs]
         numpy = all(isinstance(x, np.ndarray) for x in inputs) and bool(inputs)
-        self.outputs = solo.fresh(symbols, numpy=numpy)
         plan = solo.native.plan(symbols)
+        self.outputs = solo.fresh(plan, symbols, numpy=numpy)
         self._frame = plan.frame()
         solo.fill(self._frame.slots, held, self.outputs)
         self._held, self._plan, self._native = held, plan, solo.native
