@@ -1,19 +1,33 @@
-// The register tile for a product with few columns: one vector wide where two would be half empty.
+// The register tile of a product by how many vectors of columns it is wide: where panels of two vectors would pad many
+// columns, one or three may pad less.
 //
-//   using T0 = TileFor<8>;       // float products with at most 8 columns (of a group)
-//   using T1 = TileForI8<16>;    // int8 products with at most 16
+//   using T0 = TileFor<3, 1, 2>;       // float products: three vectors wide on AVX-512, one on AVX2, two on others
+//   using T1 = TileForI8<1, 2, 2>;     // int8 products
 #pragma once
-
-#include <type_traits>
 
 #include "micro.hpp"
 #include "micro_i8.hpp"
 
 namespace mcomp {
+namespace detail {
 
-template <int Columns>
-using TileFor = std::conditional_t<(Columns <= kLanes), Tile<DefaultTile::MR, 1>, DefaultTile>;
-template <int Columns>
-using TileForI8 = std::conditional_t<(Columns <= kLanes), Tile<DefaultTileI8::MR, 1>, DefaultTileI8>;
+constexpr int isa_width(int avx512, int avx2, int portable) {
+  return kVectorBytes == 64 ? avx512 : kVectorBytes == 32 ? avx2 : portable;
+}
+// As many rows as keep the sums of a tile in registers when `Default` does.
+template <class Default, int Vectors>
+constexpr int tile_rows() {
+  if (Vectors <= Default::NV) return Default::MR;
+  return Default::MR * Default::NV / Vectors >= 9 ? 8 : Default::MR * Default::NV / Vectors;
+}
+template <class Default, int Vectors>
+using tile_of = Tile<tile_rows<Default, Vectors>(), Vectors>;
+
+}  // namespace detail
+
+template <int Avx512, int Avx2, int Portable>
+using TileFor = detail::tile_of<DefaultTile, detail::isa_width(Avx512, Avx2, Portable)>;
+template <int Avx512, int Avx2, int Portable>
+using TileForI8 = detail::tile_of<DefaultTileI8, detail::isa_width(Avx512, Avx2, Portable)>;
 
 }  // namespace mcomp
