@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Case:
     metric: Callable[[Array, Array], float] | None = None
     unit: str = ""
     transformer: bool = False
+    dynamic: Mapping[str, Mapping[int, str]] | None = None
+    """Sizes besides the batch that one artifact is to serve, as `mcomp.optimize` takes them."""
 
     def outputs(self, run: Run, samples: Samples) -> Array:
         """Outputs ``[N, ...]`` of `run` on `samples`, called only at the case's own batch size."""

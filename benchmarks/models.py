@@ -34,6 +34,8 @@ class Options:
     batch: int | None = None
     tokens: int = 128
     limit: int | None = None
+    any_length: bool = False
+    """Whether sentences of any length are to be served by one artifact, where a runtime can."""
 
 
 def _random(shape: tuple[int, ...], seed: int = 0) -> Array:
@@ -94,6 +96,7 @@ def minilm(options: Options) -> Case:
         metric=metrics.spearman_of_cosine,
         unit="Spearman x 100",
         transformer=True,
+        dynamic={"input_ids": {1: "S"}, "attention_mask": {1: "S"}} if options.any_length else None,
     )
 
 

@@ -90,6 +90,7 @@ class Worker:
         self.case = models.load(job.case, job.options)
         self.runner: Runner | None = None
         self.call: Callable[[], object] | None = None
+        self.calls: dict[models.Options, Callable[[], object]] = {}
         self.slept = (time.perf_counter(), time.process_time())
 
     def prepare(self, reference: float | None, burst: float) -> Prepared:
@@ -141,6 +142,13 @@ class Worker:
     def outputs(self) -> Array:
         """Outputs on the case's probe inputs."""
         return self.case.outputs(self._ready, self.case.probe())
+
+    def turn_at(self, options: models.Options, seconds: float) -> float:
+        """Milliseconds of a call on the example inputs of the case at other sizes, by the same artifact."""
+        if options not in self.calls:
+            self.calls[options] = self._ready.at(*models.load(self.job.case, options).example)
+        with self._ready.context():
+            return timing.measure(self.calls[options], seconds).milliseconds
 
     def turn(self, seconds: float) -> Turn:
         """Time the runner on the example inputs."""

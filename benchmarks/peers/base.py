@@ -46,6 +46,13 @@ class Runner(Protocol):
         """A call on fixed inputs, by the runtime's fastest public way."""
         ...
 
+    def at(self, *inputs: Array) -> Callable[[], object]:
+        """As `bind`, for inputs of other sizes than the case's own, with what the runtime offers to prepare for them.
+
+        Raises NotImplementedError where the runner cannot.
+        """
+        ...
+
     def context(self) -> contextlib.AbstractContextManager[Any]:
         """What is entered once around many timed calls."""
         ...

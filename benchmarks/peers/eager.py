@@ -41,6 +41,8 @@ class TorchRunner:
         function = self.function
         return lambda: function(*tensors)
 
+    at = bind
+
     def context(self) -> contextlib.AbstractContextManager[Any]:
         import torch
 

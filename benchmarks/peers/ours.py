@@ -61,6 +61,8 @@ class OurRunner:
     def bind(self, *inputs: Array) -> Callable[[], object]:
         return self.model.bind(*inputs)
 
+    at = bind
+
     def context(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
@@ -74,7 +76,9 @@ def _tensors(batch: tuple[Array, ...]) -> tuple[Any, ...]:
 def _lossless(setup: Setup) -> OurRunner:
     import mcomp
 
-    model = mcomp.optimize(torch_module(setup), torch_example(setup), threads=setup.threads, progress=False)
+    model = mcomp.optimize(
+        torch_module(setup), torch_example(setup), dynamic=setup.case.dynamic, threads=setup.threads, progress=False
+    )
     return OurRunner(model, setup.folder() / "lossless.mcomp")
 
 
@@ -92,6 +96,7 @@ def _int8(setup: Setup) -> OurRunner:
         torch_example(setup),
         calibration=_calibration(setup),
         pipeline=INT8_PIPELINE,
+        dynamic=setup.case.dynamic,
         threads=setup.threads,
         progress=False,
     )
