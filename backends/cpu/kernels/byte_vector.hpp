@@ -22,6 +22,13 @@ namespace detail {
 // Channel that element e of quarter q of a block of `bytes` channels stands for.
 constexpr int64_t quarter_channel(int64_t q, int64_t e) { return e / 4 * 16 + 4 * q + e % 4; }
 
+// kMasks: loading part of a vector costs no more than all of it.
+#if defined(MCOMP_ISA_AVX512)
+constexpr bool kMasked = true;
+#else
+constexpr bool kMasked = false;
+#endif
+
 template <int Bytes>
 struct ByteVector;
 
@@ -34,6 +41,7 @@ struct ByteVector<16> {
   typedef int16_t Shorts __attribute__((vector_size(16)));
   typedef int32_t Ints __attribute__((vector_size(16)));
   static constexpr int kBytes = 16;
+  static constexpr bool kMasks = kMasked;
   static MCOMP_INLINE Bytes load(const void* p) {
     Bytes v;
     std::memcpy(&v, p, 16);
@@ -130,6 +138,7 @@ struct ByteVector<16> {
   using Bytes = __m128i;
   using Floats = __m128;
   static constexpr int kBytes = 16;
+  static constexpr bool kMasks = kMasked;
   static MCOMP_INLINE Bytes load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static MCOMP_INLINE Bytes load_n(const void* p, int64_t n) {
 #if defined(MCOMP_ISA_AVX512)
@@ -187,6 +196,7 @@ struct ByteVector<32> {
   using Bytes = __m256i;
   using Floats = __m256;
   static constexpr int kBytes = 32;
+  static constexpr bool kMasks = false;
   static MCOMP_INLINE Bytes load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static MCOMP_INLINE Bytes load_n(const void* p, int64_t) { return load(p); }
   static MCOMP_INLINE void store(void* p, Bytes v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
@@ -239,6 +249,7 @@ struct ByteVector<64> {
   using Bytes = __m512i;
   using Floats = __m512;
   static constexpr int kBytes = 64;
+  static constexpr bool kMasks = false;
   static MCOMP_INLINE Bytes load(const void* p) { return _mm512_loadu_si512(p); }
   static MCOMP_INLINE Bytes load_n(const void* p, int64_t) { return load(p); }
   static MCOMP_INLINE void store(void* p, Bytes v) { _mm512_storeu_si512(p, v); }

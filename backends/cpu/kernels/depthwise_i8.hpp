@@ -17,6 +17,7 @@
 #include "byte_vector.hpp"
 #include "conv_plan.hpp"
 #include "depthwise.hpp"
+#include "depthwise_pixels.hpp"
 #include "gemm_i8.hpp"
 #include "product.hpp"
 #include "requantize.hpp"
@@ -246,55 +247,32 @@ MCOMP_INLINE void quad_tile(const X* const* table, int64_t c, int64_t count, con
   finish.template end<V>(c, row0, pixels, count);
 }
 
-// Rows of output that share a table of pixels: enough of them to read weights from the nearest cache.
-inline int64_t table_rows(const ConvShape& s) { return max_i64(1, min_i64(s.out[1], 28 / max_i64(1, s.out[2]))); }
-
-template <int K, int S, int P>
-int64_t table_columns(const ConvShape& s) {
-  return ceil_div(s.out[2], P) * P * S + max_i64(0, K - S);
-}
-
 template <int K, int S, int P, class X, class Finish>
 void walk_depthwise(const Worker& w, const X* x, const int8_t* packed, const ConvShape& s, int32_t zero,
-                    const Finish& finish, char* scratch) {
-  const int64_t channels = s.in_channels, rows = s.batch * s.out[1], block_rows = table_rows(s);
-  const int64_t columns = table_columns<K, S, P>(s), tiles = ceil_div(s.out[2], P);
-  const Split split = split_product(w, rows, s.out[2], ceil_div(channels, kWidestBytes), false);
+                    const Finish& finish, void* scratch) {
+  const int64_t channels = s.in_channels;
+  const Split split = split_product(w, s.batch * s.out[1], s.out[2], ceil_div(channels, kWidestBytes), false);
   if (split.rows.empty() || split.panels.empty()) return;
   const int64_t c0 = split.panels.begin * kWidestBytes, c1 = min_i64(channels, split.panels.end * kWidestBytes);
-  X* fill = reinterpret_cast<X*>(scratch);
-  for (int64_t i = 0; i < channels; ++i) fill[i] = static_cast<X>(zero);
-  const X** table = reinterpret_cast<const X**>(scratch + round_up(channels, 64));
-  for (int64_t row = split.rows.begin; row < split.rows.end; row += block_rows) {
-    const int64_t count = min_i64(block_rows, split.rows.end - row);
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t h = (row + r) % s.out[1], n = (row + r) / s.out[1];
-      for (int64_t k = 0; k < K; ++k) {
-        const int64_t y = h * s.stride[1] - s.pad[1] + k;
-        const bool inside = y >= 0 && y < s.in[1];
-        const X* line = x + (n * s.in[1] + y) * s.in[2] * channels;
-        const X** to = table + r * columns * K + k;
-        for (int64_t j = 0; j < columns; ++j) {
-          const int64_t at = j - s.pad[2];
-          to[j * K] = inside && at >= 0 && at < s.in[2] ? line + at * channels : fill;
-        }
-      }
-    }
-    each_byte_block(c0, c1, [&](auto v, int64_t c, int64_t width) MCOMP_LAMBDA {
+  const PixelTable<K, S, P, X> pixels(s, scratch, static_cast<X>(zero));
+  pixels.walk(x, split.rows.begin, split.rows.end, [&](int64_t row, int64_t rows) {
+    each_byte_block(c0, c1, [&](auto v, int64_t c, int64_t width) {
       using V = decltype(v);
       const int8_t* weights = packed + c * channel_bytes<K>();
-      for (int64_t r = 0; r < count; ++r)
-        for (int64_t t = 0; t < tiles; ++t) {
-          const X* const* at = table + (r * columns + t * P * S) * K;
-          const int64_t row0 = (row + r) * s.out[2] + t * P, pixels = min_i64(P, s.out[2] - t * P);
-          if (width == V::kBytes) {
-            quad_tile<V, X, K, S, P, false>(at, c, width, weights, zero, finish, row0, pixels);
-          } else if constexpr (V::kBytes == 16) {
-            quad_tile<V, X, K, S, P, true>(at, c, width, weights, zero, finish, row0, pixels);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t t = 0; t < pixels.tiles(); ++t) {
+          const X* const* at = pixels.tile(r, t);
+          const int64_t row0 = (row + r) * s.out[2] + t * P, count = pixels.pixels(t);
+          if constexpr (V::kBytes == 16) {
+            if (V::kMasks || width < 16) {
+              quad_tile<V, X, K, S, P, true>(at, c, width, weights, zero, finish, row0, count);
+              continue;
+            }
           }
+          if constexpr (!V::kMasks) quad_tile<V, X, K, S, P, false>(at, c, width, weights, zero, finish, row0, count);
         }
     });
-  }
+  });
 }
 
 // Floats of a worker: a tile of results, or two numbers per channel.
@@ -305,8 +283,7 @@ int64_t depthwise_worker_floats(const ConvShape& s) {
 
 template <int K, int S, int P>
 int64_t depthwise_worker_bytes(const ConvShape& s) {
-  const int64_t pointers = table_rows(s) * table_columns<K, S, P>(s) * K;
-  return depthwise_worker_floats<P>(s) * 4 + round_up(s.in_channels, 64) + round_up(pointers * 8, 64);
+  return depthwise_worker_floats<P>(s) * 4 + PixelTable<K, S, P, uint8_t>::bytes(s);
 }
 
 }  // namespace detail
@@ -374,7 +351,7 @@ void depthwise_bytes(const Worker& w, const X* x, const int8_t* packed, const Co
   float* own = reinterpret_cast<float*>(static_cast<char*>(scratch) + w.id * detail::depthwise_worker_bytes<K, S, N>(s));
   const detail::Emitter<float> emit = detail::emitter<detail::kWidestBytes, float>(ep);
   const detail::QuadsToFloats finish{q.column_scale, q.scale[0], emit, own};
-  char* rest = reinterpret_cast<char*>(own + detail::depthwise_worker_floats<N>(s));
+  void* rest = own + detail::depthwise_worker_floats<N>(s);
   detail::walk_depthwise<K, S, N>(w, x, packed, s, q.zero == nullptr ? 0 : q.zero[0], finish, rest);
 }
 
@@ -391,7 +368,7 @@ void depthwise_bytes(const Worker& w, const X* x, const int8_t* packed, const Co
   const detail::QuadsToBytes<Q> finish{own, shift, ep.out, ep.ld, ep.zero,
                                        static_cast<int32_t>(__builtin_rintf(ep.low)) + ep.zero,
                                        static_cast<int32_t>(__builtin_rintf(ep.high)) + ep.zero};
-  char* rest = reinterpret_cast<char*>(own + detail::depthwise_worker_floats<N>(s));
+  void* rest = own + detail::depthwise_worker_floats<N>(s);
   detail::walk_depthwise<K, S, N>(w, x, packed, s, q.zero == nullptr ? 0 : q.zero[0], finish, rest);
 }
 

@@ -12,6 +12,7 @@ from mcomp.backends.cpu.cxx import Computed
 from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import channels_last
+from mcomp.backends.cpu.lower.bf16 import convolution_bf16
 from mcomp.backends.cpu.lower.depthwise import bytes_call, floats_call
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
 from mcomp.backends.cpu.lower.winograd import winograd
@@ -106,9 +107,12 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if winograd(node, sizes, ep, b):
         return None
     source = b.contiguous(x, order)
+    if x.tensor.dtype is dtypes.bf16 and not depthwise and not transposed:
+        convolution_bf16(source, weight, sizes, ep, b)
+        return None
     if depthwise:
         call, packed, scratch = floats_call(sizes, weight, b)
-        header = "depthwise.hpp"
+        header = "depthwise_square.hpp"
     else:
         stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
         name = "conv_transposed" if transposed else "conv"

@@ -41,7 +41,12 @@ def _pixels(row: Dim) -> int:
 def floats_call(sizes: ConvSizes, weight: Value, b: Builder) -> tuple[str, Pointer, Computed]:
     """The call for float activations, the packed weights and the size of the scratch."""
     packed = _packed_floats(weight, b.contiguous(weight), sizes, b, "depthwise")
-    return "depthwise_f32(w, x, packed, s, ep, scratch);", packed, _general_scratch(sizes)
+    found = _square(sizes)
+    if found is None:
+        return "depthwise_f32(w, x, packed, s, ep, scratch);", packed, _general_scratch(sizes)
+    chosen = ", ".join(map(str, found))
+    return (f"depthwise_square<{chosen}>(w, x, packed, s, ep, scratch);", packed,
+            sizes.computed(f"depthwise_square_scratch<{chosen}>(SHAPE, workers)"))
 
 
 def bytes_call(sizes: ConvSizes, weight: Value, source: Access, b: Builder) -> tuple[str, Pointer, Computed]:
