@@ -12,6 +12,7 @@ from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import collapse
+from mcomp.backends.cpu.lower.bf16 import product_bf16
 from mcomp.backends.cpu.lower.shape import copy_kernel
 from mcomp.backends.cpu.lower.weight_only import fits, weight_only
 from mcomp.backends.cpu.rows import Rows, rows_of
@@ -85,10 +86,13 @@ def project(rows: Rows, weight: Value, bias: Value | None, out: Access, b: Build
 
 def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None:
     dtype = rows.access.dtype
+    if dtype is dtypes.bf16:
+        product_bf16(name, rows, weight, ep, b)
+        return
     columns, length = weight.tensor.shape
     wide = dtype is dtypes.f64
-    stored = "double" if wide else "bf16" if dtype is dtypes.bf16 else "float"
-    size = 8 if wide else 2 if stored == "bf16" else 4
+    stored = "double" if wide else "float"
+    size = 8 if wide else 4
     chosen = "DefaultTile" if wide else tile(columns)
 
     def pack(buffer: Buffer) -> Kernel:
