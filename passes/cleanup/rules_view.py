@@ -312,10 +312,17 @@ def index_everything(match: Match, editor: Editor) -> Value:
     return match.add(editor, "reshape", [match["x"]], {"shape": match.root.type.shape})
 
 
+@rule("embedding_of_expand", op("embedding", var("weight"), op("expand", x)))
+def embedding_of_expand(match: Match, editor: Editor) -> Value:
+    """Rows of a table by indices that repeat -> the rows once, repeated; constants fold."""
+    rows = match.add(editor, "embedding", [match["weight"], match["x"]])
+    return match.add(editor, "expand", [rows], {"shape": match.root.type.shape})
+
+
 VIEW_RULES: tuple[Rule, ...] = (
     same_view, drop_contiguous, merge_reshapes, merge_permutes, permute_nothing, merge_expands, merge_slices, cat_one,
     flatten_cat, rejoin_split, slice_of_cat, split_one, split_of_cat, broadcast_expand,
-    index_everything, *_moves_of(_PLAIN, PassEffect.EXACT),
+    index_everything, embedding_of_expand, *_moves_of(_PLAIN, PassEffect.EXACT),
 )
 
 MOVED_POINTWISE_RULES: tuple[Rule, ...] = _moves_of(_VECTORIZED, PassEffect.ROUNDING)

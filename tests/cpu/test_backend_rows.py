@@ -1,4 +1,4 @@
-"""Norms with what surrounds them as one kernel: several results, bytes among them, on every instruction set."""
+"""Norms with what surrounds them as one kernel: several results, bytes among them; element-wise nodes that end in bytes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,17 @@ AXES = """graph @axes [B in 1..] (%x: bf16[B, 6, 7], %y: bf16[B, 1, 7], %g: bf16
   return %r, %f
 }"""
 
-GRAPHS = (STATIC, DYNAMIC, SCORES, AXES)
+SMOOTH = """graph @smooth [B in 1..] (%x: f32[B, 5, 70]) -> (f32[B, 5, 70], f32[B, 5, 19]) {
+  %s = const @s#seed=3 : f32[70]
+  %w = const @w#int8 : f32[19, 70] affine<i8, axis=0>
+  %t = tanh %x : f32[B, 5, 70]
+  %m = mul %t, %s : f32[B, 5, 70]
+  %q = quantize %m {dtype=!i8, scale=0.02} : f32[B, 5, 70] affine<i8, scale=0.02>
+  %z = linear %q, %w : f32[B, 5, 19]
+  return %t, %z
+}"""
+
+GRAPHS = (STATIC, DYNAMIC, SCORES, AXES, SMOOTH)
 # One element in a thousand may round to the neighbouring integer.
 LOOSE = 5e-3
 
@@ -85,6 +95,7 @@ def test_row_regions_agree_with_the_reference(isa: str | None, batch: int) -> No
     check(made[STATIC], [torch.randn(batch, 5, 37), torch.randn(batch, 5, 37)], tolerance=LOOSE)
     check(made[DYNAMIC], [torch.randn(5, batch, 80)], tolerance=LOOSE)
     check(made[SCORES], [torch.randn(batch, 3, 4, 21) * 4, torch.randn(batch, 1, 1, 21)])
+    check(made[SMOOTH], [torch.randn(batch, 5, 70)], tolerance=LOOSE)
     check(made[AXES],
           [torch.randn(batch, 6, 7).bfloat16(), torch.randn(batch, 1, 7).bfloat16(), torch.randn(6, 7).bfloat16()],
           tolerance=LOOSE)
@@ -95,6 +106,7 @@ def test_a_row_region_is_one_kernel() -> None:
     assert kernel_names(made[STATIC], B=1) == ["layer_norm", "linear_i8"]
     assert kernel_names(made[DYNAMIC], B=1) == ["rms_norm", "linear_i8", "linear_i8"]
     assert kernel_names(made[SCORES], B=1) == ["softmax", "log_softmax"]
+    assert kernel_names(made[SMOOTH], B=1) == ["pointwise", "linear_i8"]
     assert kernel_names(made[AXES], B=1) == ["layer_norm", "layer_norm"]
 
 

@@ -147,7 +147,18 @@ template <class In, class Out, class W>
 void layer_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t rows, int64_t n,
                 float eps) {
   const Range r = w.range(rows);
-  for (int64_t row = r.begin; row < r.end; ++row) layer_norm_row(x + row * n, y + row * n, weight, bias, n, eps);
+  int64_t row = r.begin;
+  if constexpr (!std::is_same<In, double>::value) {
+    for (; row + kRowsAtOnce <= r.end; row += kRowsAtOnce) {
+      const In* from = x + row * n;
+      const In* const four[kRowsAtOnce] = {from, from + n, from + 2 * n, from + 3 * n};
+      Moments<float> m[kRowsAtOnce];
+      layer_moments(four, n, eps, m);
+      for (int64_t k = 0; k < kRowsAtOnce; ++k)
+        affine_row(four[k], y + (row + k) * n, weight, bias, n, m[k].mean, m[k].scale);
+    }
+  }
+  for (; row < r.end; ++row) layer_norm_row(x + row * n, y + row * n, weight, bias, n, eps);
 }
 
 template <class In, class Out, class W>

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder, pointer
-from mcomp.backends.cpu.cxx import Real, Size
+from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.expressions import RULES, load, scalar_lines, store
 from mcomp.backends.cpu.kernel import Kernel, Pointer
 from mcomp.backends.cpu.loops import Space, collapse
 from mcomp.ir.dims import Dim
+from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
 HEADERS = ("math.hpp", "complex.hpp", "types.hpp", "fault.hpp", "lanes.hpp")
@@ -38,7 +39,8 @@ def lower_prelu(node: Node, b: Builder) -> Declined | None:
 
 
 def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequence[Value], b: Builder) -> Declined | None:
-    """Element-wise nodes whose `values` become `results`, all of one shape."""
+    """Element-wise nodes whose `values` become `results`, all of one shape. Nodes may quantize to bytes with a scale known
+    when compiling."""
     shape = results[0].tensor.shape
     if any(r.tensor.shape != shape for r in results):
         return Declined("its results have different shapes")
@@ -48,15 +50,31 @@ def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequen
         if value not in inside and not isinstance(b.number(value), (bool, int, float, complex)):
             leaves[value] = None
     names = {value: f"v{i}" for i, value in enumerate(leaves)}
-    found = scalar_lines(nodes, names, b.number)
+    found = scalar_lines([n for n in nodes if n.op.name != "quantize"], names, b.number)
     if isinstance(found, str):
         return Declined(found)
     lines, known = found
     sources = [b.read(value) for value in leaves]
     order = b.result_order(results[0], sources)
-    outs = [(b.write(r, order), known[v]) for v, r in zip(values, results)]
+    outs: list[tuple[Access, str]] = []
+    numbers: list[tuple[str, Size | Real]] = []
+    for i, (value, result) in enumerate(zip(values, results)):
+        encoding = result.tensor.encoding
+        if encoding == DENSE:
+            outs.append((b.write(result, order), known[value]))
+            continue
+        maker = value.producer
+        assert isinstance(encoding, Affine) and encoding.scale is not None and maker is not None
+        place = b.write_encoded(result, order).part("values")
+        assert place is not None
+        low, high = encoding.range
+        numbers += [(f"inverse{i}", Real(1.0 / encoding.scale)), (f"zero{i}", encoding.zero)]
+        outs.append((place, f"quantize_byte<{c_type(place.dtype)}>({known[maker.operand(0)]}, float(inverse{i}), "
+                            f"int32_t(zero{i}), {low}, {high})"))
     name = nodes[0].op.name if len(nodes) == 1 else "pointwise"
-    b.emit(loop_kernel(name, lines, sources, outs, shape, order))
+    kernel = loop_kernel(name, lines, sources, outs, shape, order)
+    headers = (*kernel.headers, "quantize_byte.hpp") if numbers else kernel.headers
+    b.emit(Kernel(kernel.name, kernel.body, kernel.pointers, (*kernel.numbers, *numbers), headers))
     return None
 
 

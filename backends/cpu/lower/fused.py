@@ -12,6 +12,7 @@ from mcomp.backends.cpu.expressions import is_scalar
 from mcomp.backends.cpu.lower.elementwise import lower_region
 from mcomp.backends.cpu.lower.fused_rows import lower_rows, row_region
 from mcomp.backends.cpu.lower.products import ANCHORS
+from mcomp.ir.dtypes import f64
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Graph, Node, Value
 
@@ -41,7 +42,7 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     """Lower the nodes that the next kernel takes; returns how many."""
     first = nodes[at]
     if first.op.name in ANCHORS:
-        tail = _run(nodes, at + 1, first.result, b, quantizes=True)
+        tail = _run(nodes, at + 1, first.result, b)
         while tail:
             outputs = _seen_outside([first, *tail])
             refused = b.attempt(
@@ -61,7 +62,7 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
                          refused.remedy)
     if is_scalar(first):
-        run = _run(nodes, at, None, b, quantizes=False)
+        run = _run(nodes, at, None, b)
         outputs = _seen_outside(run)
         if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b)) is None:
             return len(run)
@@ -69,13 +70,13 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     return 1
 
 
-def _run(nodes: Sequence[Node], start: int, anchor: Value | None, b: Builder, *, quantizes: bool) -> list[Node]:
-    """Nodes from `start` on that are computed index by index, all results of one shape; what they read comes from
-    before, from the anchor or from the run."""
+def _run(nodes: Sequence[Node], start: int, anchor: Value | None, b: Builder) -> list[Node]:
+    """Nodes from `start` on that are computed index by index, all results of one shape, up to the first that quantizes;
+    what they read comes from before, from the anchor or from the run."""
     run: list[Node] = []
     shape = None if anchor is None else anchor.tensor.shape
     for node in nodes[start:]:
-        if not is_scalar(node) and not (quantizes and _is_static(node)):
+        if not is_scalar(node) and not _is_static(node):
             break
         if shape is not None and node.type.shape != shape:
             break
@@ -94,4 +95,6 @@ def _seen_outside(run: Sequence[Node]) -> list[Value]:
 
 def _is_static(node: Node) -> bool:
     encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
-    return isinstance(encoding, Affine) and encoding.scale is not None and encoding.dtype.bits == 8
+    if not isinstance(encoding, Affine) or node.operand(0).tensor.dtype is f64:
+        return False
+    return encoding.scale is not None and encoding.dtype.bits == 8
