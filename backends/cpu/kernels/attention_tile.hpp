@@ -136,6 +136,17 @@ inline void read_row_mask(const Attention<T>& a, const AttentionScratch<T>& s, A
   head.row_masked = !zero;
 }
 
+inline bool all_kept(const bool* keep, int64_t count) {
+  static_assert(sizeof(bool) == 1, "masks are read as bytes");
+  vi32 all = vset(-1);
+  int64_t n = 0;
+  for (; n + 4 * kLanes <= count; n += 4 * kLanes) all = all & vload(reinterpret_cast<const int32_t*>(keep + n));
+  bool rest = true;
+  for (; n < count; ++n) rest &= keep[n];
+  const vf32 gone = all == 0x01010101 ? vset(0.0f) : vset(1.0f);
+  return rest && (count < 4 * kLanes || vsum(gone) == 0.0f);
+}
+
 // Adds the mask of `count` keys from `key0` for one query.
 template <class T>
 inline void mask_row(const Attention<T>& a, int64_t b, int64_t h, int64_t query, int64_t key0, int64_t count,
@@ -148,7 +159,7 @@ inline void mask_row(const Attention<T>& a, int64_t b, int64_t h, int64_t query,
   if (step == 1 && a.bias) {
     for (; n + kLanes <= count; n += kLanes) vstore(s + n, vfma(vload(a.bias + at + n), vset(unit), vload(s + n)));
   } else if (step == 1) {
-    static_assert(sizeof(bool) == 1, "masks are read as bytes");
+    if (all_kept(a.keep + at, count)) return;
     const uint8_t* from = reinterpret_cast<const uint8_t*>(a.keep + at);
     for (; n + kLanes <= count; n += kLanes)
       vstore(s + n, load_as_f32(from + n) == 0.0f ? vset(kLowest) : vload(s + n));
