@@ -76,7 +76,8 @@ def _rough(node: Node, inputs: Sequence[Any], ranges: Sequence[Mapping[str, Any]
     if node.op.name != "attention":
         result: Tensor = node.op.reference(given, node.attrs)
         return result
-    return rounded_attention(*given, inputs[3] if len(inputs) > 3 else None, node.attrs)
+    query, key, value = given
+    return rounded_attention(query, key, value, inputs[3] if len(inputs) > 3 else None, node.attrs)
 
 
 def rounded_attention(
