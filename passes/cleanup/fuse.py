@@ -30,7 +30,8 @@ class Fuse(Pass):
                                                       }} : f32[B, 8]
 
     `epilogues`: linear, matmul, conv, attention, norms and softmax, first in the body, with the pointwise nodes behind
-    them; only the last node is a result. It may be a `quantize` with a known scale. `reductions`: pointwise nodes before a
+    them; only the last node is a result. It may be a `quantize` with a known scale; then the node before it may be a
+    result too. `reductions`: pointwise nodes before a
     reduction, softmax or norm, which comes last in the body; both together: a norm or softmax along the last axes with
     pointwise nodes before it, and pointwise and quantizing nodes behind it, with one or more results (kind `rows`).
     `elementwise`: pointwise nodes of one shape, with one or more results. Numbers (`full`) go into the body. A body has

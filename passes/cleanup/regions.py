@@ -162,7 +162,7 @@ class Planner:
 
     def epilogue(self, anchor: Node) -> list[Node]:
         """The anchor and the pointwise nodes behind it that only depend on its region: the longest such run of which only
-        the last node is seen outside."""
+        the last node is seen outside; and a quantize of that one, which others may read as it is."""
         shape = anchor.results[0].tensor.shape
         nodes, best = [anchor], 1
         inside = {anchor}
@@ -179,7 +179,11 @@ class Planner:
                 best = len(nodes)
             if ends:
                 break
-        return nodes[:best]
+        nodes = nodes[:best]
+        coded = next((u for u in nodes[-1].results[0].users if is_static_quantize(u) and u not in self.owner), None)
+        if coded is not None and self._runs_last([*nodes, coded]):
+            nodes.append(coded)
+        return nodes
 
     def _first_user(self, nodes: Iterable[Node], inside: set[Node]) -> Node | None:
         users = [u for n in nodes for v in n.results for u in v.users if u not in inside]
