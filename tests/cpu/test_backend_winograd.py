@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from mcomp.backend import CompileOptions
+from mcomp.backends.cpu import BACKEND
 from mcomp.backends.cpu.lower.winograd import Layer
+from mcomp.ir import TensorType, WeightStore, parse_graph
+from mcomp.ir.parser import parse_type
 from tests.cpu.backend_harness import check, compiled, each_isa, kernel_names, needs_compiler
 
 pytestmark = needs_compiler
@@ -87,6 +92,22 @@ def test_what_has_no_winograd_form_stays_direct() -> None:
     assert names.count("conv") == 5 and "conv_winograd" not in names
 
 
+def test_sums_of_whole_numbers_stay_exact() -> None:
+    store, type = WeightStore(), parse_type("f32[16, 16, 3, 3]")
+    assert isinstance(type, TensorType)
+    ones = store.add(type, {"values": np.ones((16, 16, 3, 3), np.float32)})
+    text = f"""graph @count (%x: f32[1, 16, 20, 20]) -> (f32[1, 16, 20, 20]) {{
+      %w = const @w#{ones.digest} : f32[16, 16, 3, 3]
+      %y = conv %x, %w {SAME} : f32[1, 16, 20, 20]
+      return %y
+    }}"""
+    executable, = BACKEND.compile_many([parse_graph(text, store)], CompileOptions(threads=1))
+    mask = torch.zeros(1, 16, 20, 20)
+    mask[..., 7:, 3:9] = 1
+    found, = executable.run([mask], {})
+    assert torch.equal(found, torch.nn.functional.conv2d(mask, torch.ones(16, 16, 3, 3), padding=1))
+
+
 def test_work_counts_the_multiplications_made() -> None:
     found = next(k for k in compiled(RESIDUAL, among=ALL).kernels({"B": 2}) if k.name == "conv_winograd")
     direct = 2 * 2 * 14 * 13 * 40 * 24 * 9
@@ -100,6 +121,30 @@ def test_work_counts_the_multiplications_made() -> None:
 ])
 def test_the_cost_model_chooses_by_size(size: int, channels: int, side: int | None) -> None:
     assert Layer(1, size, size, channels, channels).best() == side
+
+
+DEPTH = 24
+
+
+def test_errors_do_not_pile_up_with_depth() -> None:
+    """A relative L2 error below 1e-5 after many layers of F(4 x 4, 3 x 3), each with a shortcut."""
+    kinds = "f32[1, 64, 12, 12]"
+    lines = [f"%w{i} = const @w{i}#seed={i} : f32[64, 64, 3, 3]" for i in range(DEPTH)]
+    for i in range(DEPTH):
+        lines += [f"%c{i} = conv %x{i}, %w{i} {SAME} : {kinds}", f"%r{i} = relu %c{i} : {kinds}",
+                  f"%x{i + 1} = add %x{i}, %r{i} : {kinds}"]
+    body = "\n".join(lines)
+    executable = compiled(f"graph @deep (%x0: {kinds}) -> ({kinds}) {{\n{body}\nreturn %x{DEPTH}\n}}", threads=1)
+    assert kernel_names(executable).count("conv_winograd") == DEPTH
+    x = torch.randn(1, 64, 12, 12, generator=torch.Generator().manual_seed(0))
+    found, = executable.run([x], {})
+    exact, weights = x.double(), [n.result.weight for n in executable.graph.nodes if n.op.name == "const"]
+    for weight in weights:
+        assert weight is not None
+        kernel = torch.from_numpy(weight.decode().copy()).double()
+        exact = exact + torch.relu(torch.nn.functional.conv2d(exact, kernel, padding=1))
+    error = torch.linalg.vector_norm(found.double() - exact) / torch.linalg.vector_norm(exact)
+    assert float(error) < 1e-5 / 4
 
 
 def test_larger_batches_pay_for_larger_weights() -> None:

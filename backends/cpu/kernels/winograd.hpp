@@ -21,7 +21,8 @@
 //
 // NaN and infinity: a tile with an infinite or NaN result, whether its inputs, its weights or an overflow in between made
 // it, is computed again by plain dot products over the original weights. So they stand where the direct convolution has
-// them.
+// them; images full of them take several times as long. Zeros do not stay: an output whose own inputs are all zero is of
+// the size of a rounding error where its tile has others, but for M = 2 and sums of whole numbers below 2^21.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mcomp.backends.cpu.access import Buffer, whole_buffer
 from mcomp.backends.cpu.builder import Builder, pointer, work_of
 from mcomp.backends.cpu.epilogue import HEADERS, Functor
@@ -12,7 +14,9 @@ from mcomp.backends.cpu.kernel import Kernel, Pointer, Work
 from mcomp.backends.cpu.tiles import tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
+from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Node
+from mcomp.ir.store import Weight
 
 if TYPE_CHECKING:
     from mcomp.backends.cpu.lower.conv import ConvSizes
@@ -74,15 +78,21 @@ class Layer:
 
 def layer_of(node: Node, b: Builder) -> Layer | None:
     """The convolution in the terms of the cost model; None when it has no Winograd form here: F(2 x 2, 3 x 3) and
-    F(4 x 4, 3 x 3) take constant 3x3 weights in f32, stride 1, dilation 1, one group and channel counts that are known."""
+    F(4 x 4, 3 x 3) take constant 3x3 weights in f32, stride 1, dilation 1, one group and channel counts that are known.
+
+    Weights that are whole numbers have none either: sums of whole numbers (masks that are counted, say) are exact in the
+    direct convolution, and zero where nothing is added."""
     x, weight = node.operand(0), node.operand(1)
-    if node.op.name != "conv" or x.tensor.dtype is not dtypes.f32 or b.weight(weight) is None:
+    constant = b.weight(weight)
+    if node.op.name != "conv" or x.tensor.dtype is not dtypes.f32 or constant is None:
         return None
     outputs, channels, *kernel = weight.tensor.shape
     attrs = node.attrs
     if kernel != [3, 3] or any(v != 1 for v in (*attrs["stride"], *attrs["dilation"], attrs["groups"])):
         return None
     if weight.tensor.dtype is not dtypes.f32 or not isinstance(channels, int) or not isinstance(outputs, int):
+        return None
+    if _whole(constant):
         return None
     batch, _, height, width = node.type.shape
     return Layer(_batch(batch, b), _side(height), _side(width), channels, outputs)
@@ -123,6 +133,14 @@ def _work(node: Node, layer: Layer, m: int) -> Work:
     share = round(1024 * tiles * points / (9 * layer.height * layer.width))
     extra = 4 * (points - 9) * layer.channels * layer.outputs
     return Work(dims.floordiv(dims.mul(work.flops, share), 1024), dims.add(work.read, extra), work.write)
+
+
+def _whole(weight: Weight) -> bool:
+    """Whether all elements are whole numbers; encoded weights, which have scales, count as none."""
+    if weight.type.encoding != DENSE:
+        return False
+    values = weight.parts["values"].reshape(-1)
+    return all(bool(np.all(v == np.rint(v))) for v in (values[:64], values))
 
 
 def _batch(size: Dim, b: Builder) -> int:
