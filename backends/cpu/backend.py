@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mcomp.backend import Backend, CompileOptions, Executable, register_backend
@@ -44,8 +44,13 @@ class CpuBackend(Backend):
 
     def describe(self) -> dict[str, str]:
         compiler = find_compiler()
+        costs = {}
+        if compiler is not None:
+            from mcomp.backends.cpu.synchronizing import thread_costs
+
+            costs["cost of threads"] = str(thread_costs(available_threads(), self.cache))
         return {
-            "compiler": "none" if compiler is None else str(compiler),
+            "compiler": "none" if compiler is None else str(compiler), **costs,
             "instruction sets": ", ".join(isa.name for isa in supported()),
             "threads": str(available_threads()),
             "cache": str(self.cache.folder),
@@ -77,6 +82,14 @@ class CpuBackend(Backend):
         if library.key() != source_key(source):
             return None
         return CpuExecutable(program, source.segments[0], Code(library, source.text, isa.name), options.threads)
+
+    def tune(self, graph: Graph, options: CompileOptions, progress: Callable[[str], None]) -> int:
+        """Times tiles for the graph's products; see tune.py."""
+        from mcomp.backends.cpu.tune import Table, tune
+
+        isa = choose(options.isa)
+        cache = self.cache if options.cache else None
+        return tune(graph, Table.load(isa), options.hints, cache=cache, progress=progress)
 
     def measure_profile(self, threads: int) -> DeviceProfile | None:
         if self.available() is not None:

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcomp.backends.cpu.compiler import GCC_STORES, find_compiler
+
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "backends" / "cpu" / "kernels"
 DRIVERS = Path(__file__).resolve().parent / "drivers"
@@ -87,6 +89,12 @@ def isa_flags(isa: str) -> list[str]:
     return flags
 
 
+def own_flags(isa: str) -> tuple[str, ...]:
+    """Flags that generated code is compiled with and that only this compiler knows."""
+    found = find_compiler()
+    return () if found is None else tuple(f for f in found.flags if f not in GCC_STORES or isa == "avx512")
+
+
 def supported(isa: str) -> bool:
     return CPU_FLAGS_NEEDED[isa] <= cpu_flags()
 
@@ -118,7 +126,7 @@ class _Builder:
     def _compile(self, cxx: str, driver: str, isa: str, extra: tuple[str, ...]) -> Path:
         out = Path(self._directory.name) / f"{driver}-{isa}-{abs(hash(extra))}.so"
         source = DRIVERS / f"{driver}.cpp"
-        command = [cxx, *COMMON_FLAGS, *isa_flags(isa), *extra, f"-I{KERNELS}", str(source), "-o", str(out)]
+        command = [cxx, *COMMON_FLAGS, *isa_flags(isa), *own_flags(isa), *extra, f"-I{KERNELS}", str(source), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"compiling {source.name} for {isa} failed:\n{' '.join(command)}\n{done.stderr[-6000:]}")

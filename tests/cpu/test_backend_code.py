@@ -13,6 +13,7 @@ from mcomp.backends.cpu.backend import CpuBackend, emit, lower_graph
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import build
 from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.synchronizing import thread_costs
 from mcomp.errors import BackendError
 from mcomp.ir import Graph, Loc, TensorType, dtypes, parse_graph
 from tests.cpu.backend_harness import needs_compiler
@@ -133,3 +134,10 @@ def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
 def test_describe_tells_what_there_is() -> None:
     facts = CpuBackend().describe()
     assert facts["compiler"] != "none" and "portable" in facts["instruction sets"]
+    assert "us per barrier" in facts["cost of threads"]
+
+
+def test_the_cost_of_threads_is_measured() -> None:
+    costs = thread_costs(2, CpuBackend().cache)
+    assert costs.threads == 2
+    assert costs.barrier > 0 and costs.region > 0 and costs.waking > 0
