@@ -27,6 +27,11 @@ constexpr int32_t byte_low() {
 MCOMP_INLINE void store_bytes(void* q, vi32 v) {
 #if defined(MCOMP_ISA_AVX512)
   _mm_storeu_si128(static_cast<__m128i*>(q), _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(MCOMP_ISA_AVX2)
+  const __m256i low = _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1);
+  const __m256i bytes = _mm256_shuffle_epi8((__m256i)v, low);
+  const __m128i all = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  _mm_storel_epi64(static_cast<__m128i*>(q), all);
 #else
   uint8_t* bytes = static_cast<uint8_t*>(q);
   for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<uint8_t>(v[i]);
@@ -38,11 +43,43 @@ MCOMP_INLINE vi32 quantized(vf32 x, vf32 inverse, vf32 low, vf32 high, int32_t z
   return vround_i32(vmin(vmax(x * inverse, low), high)) + zero;
 }
 
+#if defined(MCOMP_X86_SIMD)
+// Bytes of 4 kLanes rounded elements, `zero` added; all are in the range of Q then.
+template <class Q>
+MCOMP_INLINE void store_four(Q* q, const vi32 (&v)[4], int32_t zero) {
+  constexpr bool kSigned = std::is_same<Q, int8_t>::value;
+#if defined(MCOMP_ISA_AVX512)
+  const __m512i shift = _mm512_set1_epi16(static_cast<int16_t>(zero));
+  const __m512i a = _mm512_add_epi16(_mm512_packs_epi32((__m512i)v[0], (__m512i)v[1]), shift);
+  const __m512i b = _mm512_add_epi16(_mm512_packs_epi32((__m512i)v[2], (__m512i)v[3]), shift);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = kSigned ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
+  _mm512_storeu_si512(q, _mm512_permutexvar_epi32(order, bytes));
+#else
+  const __m256i shift = _mm256_set1_epi16(static_cast<int16_t>(zero));
+  const __m256i a = _mm256_add_epi16(_mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]), shift);
+  const __m256i b = _mm256_add_epi16(_mm256_packs_epi32((__m256i)v[2], (__m256i)v[3]), shift);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i bytes = kSigned ? _mm256_packs_epi16(a, b) : _mm256_packus_epi16(a, b);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_permutevar8x32_epi32(bytes, order));
+#endif
+}
+#endif
+
 // n elements at once; for inlining into epilogues, where n is often a constant.
 template <class X, class Q>
 MCOMP_INLINE void quantize_row(const X* x, int64_t n, Q* q, float inverse, int32_t zero, int32_t low, int32_t high) {
   const vf32 inv = vset(inverse), lo = vset(static_cast<float>(low - zero)), hi = vset(static_cast<float>(high - zero));
   int64_t i = 0;
+#if defined(MCOMP_X86_SIMD)
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    const X* p = x + i;
+    const vi32 four[4] = {
+        quantized(vload(p), inv, lo, hi, 0), quantized(vload(p + kLanes), inv, lo, hi, 0),
+        quantized(vload(p + 2 * kLanes), inv, lo, hi, 0), quantized(vload(p + 3 * kLanes), inv, lo, hi, 0)};
+    store_four(q + i, four, zero);
+  }
+#endif
   for (; i + kLanes <= n; i += kLanes) store_bytes(q + i, quantized(vload(x + i), inv, lo, hi, zero));
   if (i < n) {
     alignas(64) uint8_t bytes[kLanes];
