@@ -48,6 +48,26 @@ CONVOLUTIONS = """graph @convolutions [B in 1..] (%x: f32[B, 8, 9, 10])
   return %y, %z, %e
 }"""
 
+IMAGES = """graph @images [B in 1..] (%x: f32[B, 3, 19, 23]) -> (f32[B, 32, 10, 12]) {
+  %w = const @w#int8 : f32[32, 3, 3, 3] affine<i8, axis=0>
+  %d = const @d#int8 : f32[32, 1, 5, 5] affine<i8, axis=0>
+  %b = const @b#seed=2 : f32[32]
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, 3, 19, 23] affine<u8, scale=0.03, zero=120>
+  %y = conv %q, %w, %b {stride=[2,2], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 32, 10, 12]
+  %c = hardtanh %y {min=0.0, max=6.0} : f32[B, 32, 10, 12]
+  %r = quantize %c {dtype=!u8, scale=0.03} : f32[B, 32, 10, 12] affine<u8, scale=0.03>
+  %z = fused %r, %d, %b {kind="epilogue", body=graph @body [B in 1..]
+      (%r: f32[B, 32, 10, 12] affine<u8, scale=0.03>, %d: f32[32, 1, 5, 5] affine<i8, axis=0>, %b: f32[32])
+      -> (f32[B, 32, 10, 12] affine<i8, scale=0.1, zero=-20>) {
+    %h = conv %r, %d, %b {stride=[1,1], padding=[[2,2],[2,2]], dilation=[1,1], groups=32} : f32[B, 32, 10, 12]
+    %a = relu %h : f32[B, 32, 10, 12]
+    %o = quantize %a {dtype=!i8, scale=0.1, zero=-20} : f32[B, 32, 10, 12] affine<i8, scale=0.1, zero=-20>
+    return %o
+  }} : f32[B, 32, 10, 12] affine<i8, scale=0.1, zero=-20>
+  %e = decode %z : f32[B, 32, 10, 12]
+  return %e
+}"""
+
 WEIGHT_ONLY = """graph @weight_only [B in 1..] (%x: f32[B, 64]) -> (f32[B, 16], f32[B, 16]) {
   %w = const @w#int8 : f32[16, 64] affine<i4, group=32, axis=0>
   %v = const @v#int8 : f32[16, 64] affine<i8, axis=0>
@@ -56,7 +76,7 @@ WEIGHT_ONLY = """graph @weight_only [B in 1..] (%x: f32[B, 64]) -> (f32[B, 16], 
   return %y, %z
 }"""
 
-ALL = (DYNAMIC, STATIC, CONVOLUTIONS, WEIGHT_ONLY)
+ALL = (DYNAMIC, STATIC, CONVOLUTIONS, IMAGES, WEIGHT_ONLY)
 # One activation in a thousand may round to the neighbouring integer.
 LOOSE = 5e-3
 
@@ -68,6 +88,7 @@ def test_int8_graphs_agree_with_the_reference(isa: str | None) -> None:
         check(compiled(DYNAMIC, isa=isa, among=ALL), [torch.randn(batch, 3, 37)], tolerance=LOOSE)
         check(compiled(STATIC, isa=isa, among=ALL), [torch.randn(batch, 37)], tolerance=LOOSE)
         check(compiled(CONVOLUTIONS, isa=isa, among=ALL), [torch.randn(batch, 8, 9, 10)], tolerance=LOOSE)
+        check(compiled(IMAGES, isa=isa, among=ALL), [torch.randn(batch, 3, 19, 23)], tolerance=LOOSE)
         check(compiled(WEIGHT_ONLY, isa=isa, among=ALL), [torch.randn(batch, 64)])
 
 
@@ -75,6 +96,7 @@ def test_bytes_are_multiplied_not_decoded() -> None:
     assert kernel_names(compiled(DYNAMIC, among=ALL), B=1) == ["quantize_rows", "linear_i8", "quantize_rows", "linear_i8"]
     assert kernel_names(compiled(STATIC, among=ALL), B=1) == ["quantize", "linear_i8", "linear_i8"]
     assert kernel_names(compiled(CONVOLUTIONS, among=ALL), B=1).count("conv_i8") == 3
+    assert kernel_names(compiled(IMAGES, among=ALL), B=1)[:2] == ["quantize", "conv_i8"]
     assert not any("decode" in n for t in ALL[:3] for n in kernel_names(compiled(t, among=ALL), B=1))
 
 

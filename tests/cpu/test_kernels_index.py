@@ -328,6 +328,7 @@ def test_strided_copies(isa: str, kind: str) -> None:
         base[:0],
         base.reshape(2, 2, 3, 11, 7, 10).transpose(0, 4, 2, 1, 5, 3),
         base[1:2, 2:3].transpose(2, 0, 1),
+        *(np.ascontiguousarray(base.reshape(4, 33, 7, 10)[:, :few]).transpose(0, 2, 3, 1) for few in (2, 3, 4)),
     ]
     for view in views:
         for fortran in (False, True):

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "interleave.hpp"
 #include "isa.hpp"
 #include "threads.hpp"
 #include "types.hpp"
@@ -93,6 +94,14 @@ inline void transpose_block(To* __restrict dst, const From* __restrict src, int6
     }
 }
 
+// dst[i * channels + c] = src[i + c * plane], channels from 2 to 4.
+template <class To, class From>
+inline void interleave_block(To* dst, const From* src, int64_t n, int64_t channels, int64_t plane) {
+  if (channels == 2) return interleave<2>(dst, src, n, plane);
+  if (channels == 3) return interleave<3>(dst, src, n, plane);
+  interleave<4>(dst, src, n, plane);
+}
+
 }  // namespace detail
 
 template <class To, class From>
@@ -109,7 +118,8 @@ void copy_strided(const Worker& w, To* dst, const From* src, int rank, const int
   int column = -1;  // a dimension along which the source is contiguous while the destination is along `inner`
   if (p.to[inner] == 1 && p.from[inner] != 1)
     for (int d = 0; d < inner; ++d)
-      if (p.from[d] == 1 && p.size[d] >= 4 && p.size[inner] >= 4) column = d;
+      if (p.from[d] == 1 && p.size[d] >= 4 && (p.size[inner] >= 4 || p.to[d] == p.size[inner])) column = d;
+  const bool few = column >= 0 && p.size[inner] <= 4 && p.to[column] == p.size[inner];
   int64_t outer = 1;
   for (int d = 0; d < inner; ++d)
     if (d != column) outer *= p.size[d];
@@ -117,7 +127,7 @@ void copy_strided(const Worker& w, To* dst, const From* src, int rank, const int
   const bool rows = column < 0 && inner > 0 && p.size[inner] < 512;
   const int along = column >= 0 ? column : rows ? inner - 1 : inner;
   if (rows) outer /= p.size[along];
-  const int64_t length = p.size[along], grain = column >= 0 ? 64 : rows ? ceil_div(2048, p.size[inner]) : 2048;
+  const int64_t length = p.size[along], grain = few ? 1024 : column >= 0 ? 64 : rows ? ceil_div(2048, p.size[inner]) : 2048;
   const int64_t blocks = ceil_div(length, grain);
   const Range r = w.range(outer * blocks);
   for (int64_t item = r.begin; item < r.end; ++item) {
@@ -132,7 +142,9 @@ void copy_strided(const Worker& w, To* dst, const From* src, int rank, const int
     const int64_t first = item % blocks * grain, count = min_i64(grain, length - first);
     To* to_block = dst + a + first * p.to[along];
     const From* from_block = src + b + first * p.from[along];
-    if (column >= 0) {
+    if (few) {
+      detail::interleave_block(to_block, from_block, count, p.size[inner], p.from[inner]);
+    } else if (column >= 0) {
       detail::transpose_block(to_block, from_block, count, p.size[inner], p.to[column], p.from[inner]);
     } else if (rows) {
       for (int64_t i = 0; i < count; ++i)

@@ -8,6 +8,7 @@ from mcomp.backends.cpu.builder import TARGET, Builder, pointer
 from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.expressions import store
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, arguments
+from mcomp.backends.cpu.loops import channels_last
 from mcomp.backends.cpu.lower.elementwise import loop_kernel
 from mcomp.ir import dims
 from mcomp.ir.dtypes import f64
@@ -41,6 +42,9 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
 
 
 def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
+    if _is_image(node, b, x):
+        _image(node, b, x, encoding)
+        return
     order = b.result_order(node.result, [x])
     place = b.write_encoded(node.result, order)
     values = place.part("values")
@@ -52,6 +56,23 @@ def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
         *kernel.numbers, ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero)
     )
     b.emit(Kernel(kernel.name, kernel.body, kernel.pointers, numbers, (*kernel.headers, "quantize_byte.hpp")))
+
+
+def _is_image(node: Node, b: Builder, x: Access) -> bool:
+    """Whether the operand is planes of few channels in row-major order: convolutions want their pixels together."""
+    return x.rank == 4 and x.shape[1] in (2, 3, 4) and x.is_contiguous() and not b.is_output(node.result)
+
+
+def _image(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
+    place = b.write_encoded(node.result, channels_last(x.rank))
+    values = place.part("values")
+    assert values is not None and encoding.scale is not None
+    low, high = encoding.range
+    body = f"quantize_interleaved<{x.shape[1]}>(w, x, q, batch, pixels, float(inverse), int32_t(zero), {low}, {high});"
+    b.emit(Kernel("quantize", body, (pointer("q", values, write=True), pointer("x", x)), (
+        ("batch", x.shape[0]), ("pixels", dims.mul(x.shape[2], x.shape[3])), ("inverse", Real(1.0 / encoding.scale)),
+        ("zero", encoding.zero),
+    ), ("interleave.hpp",)))
 
 
 def _per_row(node: Node, b: Builder, encoding: Affine) -> None:
