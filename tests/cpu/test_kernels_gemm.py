@@ -322,6 +322,9 @@ def test_weight_only_gemm(isa: str, bits: int) -> None:
         (5, 16, 20, 64),
         (2, 8, 0, 16),
         (30, 64, 128, 128),
+        (12, 40, 1100, 100),
+        (20, 33, 700, 15),
+        (9, 32, 1030, 1030),
     ]:
         a = rng.standard_normal((m, k)).astype(np.float32)
         q = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, k)).astype(np.int8)

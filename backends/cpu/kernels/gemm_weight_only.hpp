@@ -4,10 +4,11 @@
 //   GroupScales s{scale, offset, group};                  // scale and offset: [ceil(K / group)][N]; offset may be null
 //   gemm_weight_only<T0, 4>(w, a, lda, packed, M, N, K, s, Ep0{bias, out, N}, scratch);
 //   // packed: packed_weight_only_bytes<T0, 4>(N, K, group), 64-byte aligned
-//   // scratch: gemm_f32_scratch_bytes(M, K, workers)
+//   // scratch: gemm_weight_only_scratch_bytes<T0>(M, K, workers)
 //
-// W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Values are
-// decoded in registers as panels stream by: weights cost K * N * Bits / 8 bytes of memory traffic, 2 M N K operations.
+// W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Weights cost
+// K * N * Bits / 8 bytes of memory traffic, 2 M N K operations. Few rows: values are decoded in registers as panels
+// stream by. Many rows: pieces of a panel are decoded to floats in the second-level cache, once for all rows.
 #pragma once
 
 #include <cstdint>
@@ -50,14 +51,18 @@ struct Int4WeightDot {
   }
   static MCOMP_INLINE Columns columns(const int8_t* b) {
 #if defined(MCOMP_ISA_AVX512)
-    const vi32 bytes = (vi32)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b)));
-#elif defined(MCOMP_ISA_AVX2)
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b)));
+    const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    return {(vf32)_mm512_permutexvar_ps(bytes, values), (vf32)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values)};
+#else
+#if defined(MCOMP_ISA_AVX2)
     const vi32 bytes = (vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b)));
 #else
     vi32 bytes{};
     for (int i = 0; i < kLanes; ++i) bytes[i] = b[i];
 #endif
     return {vto_f32((bytes << 28) >> 28), vto_f32(bytes >> 4)};
+#endif
   }
   static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) {
     return vfma(a.second, b.second, vfma(a.first, b.first, acc));
@@ -139,6 +144,93 @@ struct WeightOnlyProduct {
   }
 };
 
+constexpr int64_t kDecodedSteps = 512;  // reduction steps of a panel that are decoded at once
+constexpr int64_t kFewRows = 8;         // up to which decoding in registers is faster
+
+// Decodes reduction steps [from, to) of a panel to floats, `Tile::NR` a step. Inside its group, `from` is even.
+template <class Tile, int Bits>
+void decode_steps(const int8_t* panel, const GroupScales& scales, int64_t first, int64_t count, int64_t columns,
+                  int64_t from, int64_t to, float* out) {
+  constexpr int64_t NR = Tile::NR;
+  using Dot = typename weight_dot<Bits>::type;
+  for (int64_t k = from; k < to;) {
+    const int64_t g = k / scales.group, start = g * scales.group, end = min_i64(start + scales.group, to);
+    const int8_t* b = panel + g * group_bytes<Tile, Bits>(scales.group) + (k - start) / Dot::kLength * NR;
+    vf32 s[Tile::NV], o[Tile::NV];
+    for (int v = 0; v < Tile::NV; ++v) {
+      const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes)), at = g * columns + first + v * kLanes;
+      s[v] = vload_n(scales.scale + at, lanes);
+      o[v] = scales.offset == nullptr ? vset(0.0f) : vload_n(scales.offset + at, lanes);
+    }
+    for (; k < end; k += Dot::kLength, b += NR) {
+      for (int v = 0; v < Tile::NV; ++v) {
+        const auto values = Dot::columns(b + v * kLanes);
+        if constexpr (Bits == 4) {
+          vstore(out + v * kLanes, vfma(values.first, s[v], o[v]));
+          if (k + 1 < end) vstore(out + NR + v * kLanes, vfma(values.second, s[v], o[v]));
+        } else {
+          vstore(out + v * kLanes, vfma(values, s[v], o[v]));
+        }
+      }
+      out += min_i64(Dot::kLength, end - k) * NR;
+    }
+    k = end;
+  }
+}
+
+// Bytes of a worker beside the rows that it copies: a decoded piece of a panel, and the sums of a block of rows.
+template <class Tile>
+int64_t decoded_bytes(int64_t rows) {
+  return (kDecodedSteps + 2 + rows) * Tile::NR * 4;
+}
+
+// As gemm_rows, with panels decoded piece by piece.
+template <class Tile, int Bits, class A>
+void decoded_rows(const Worker& w, const WeightOnlyProduct<Tile, Bits>& product, const A* a, int64_t lda, int64_t m,
+                  int64_t k, void* scratch) {
+  constexpr int64_t MR = Tile::MR, NR = Tile::NR;
+  constexpr bool same = std::is_same<A, float>::value;
+  const int64_t n = product.panels.count() * NR, group = product.scales.group;
+  const Split split = split_product(w, m, 1, product.panels.count(), n >= m);
+  if (split.rows.empty() || split.panels.empty()) return;
+  const bool copy = !same || (lda * static_cast<int64_t>(sizeof(A)) % kAlias == 0 && split.panels.size() > 1);
+  const int64_t stride = copied_stride(k, 4), block = row_block(m, stride * 4), no_tap = 0;
+  char* own = static_cast<char*>(scratch) + w.id * (block * stride * 4 + decoded_bytes<Tile>(block));
+  float* piece = reinterpret_cast<float*>(own);
+  float* sums = piece + (kDecodedSteps + 2) * NR;
+  float* rows = sums + block * NR;
+  for (int64_t b = split.rows.begin; b < split.rows.end; b += block) {
+    const int64_t height = min_i64(block, split.rows.end - b), tiles = ceil_div(height, MR);
+    if (copy)
+      for (int64_t r = 0; r < height; ++r) convert_row(rows + r * stride, a + (b + r) * lda, k);
+    const float* base = copy ? rows : reinterpret_cast<const float*>(a + b * lda);
+    const int64_t base_stride = copy ? stride : lda;
+    for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
+      const int64_t first = product.panels.first(p), count = product.panels.size(p);
+      int64_t from = 0;
+      do {
+        int64_t to = min_i64(k, from + kDecodedSteps);
+        if (to < k) to += to % group % 2;
+        decode_steps<Tile, Bits>(product.packed + p * product.panel_stride, product.scales, first, count,
+                                 product.panels.columns, from, to, piece);
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
+          alignas(64) float more[MR * NR];
+          float* out = from == 0 ? sums + r0 * NR : more;
+          micro_tiles<FloatDot<float, float>, MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride + from, base_stride,
+                                                                           &no_tap, 1, to - from, piece, NR, out,
+                                                                           nullptr);
+          if (from > 0)
+            for (int64_t i = 0; i < (r1 - r0) * NR; i += kLanes)
+              vstore(sums + r0 * NR + i, vload(sums + r0 * NR + i) + vload(more + i));
+          if (to >= k) product.emit(sums + r0 * NR, NR, r1 - r0, b + r0, 1, first, count);
+        }
+        from = to;
+      } while (from < k);
+    }
+  }
+}
+
 }  // namespace detail
 
 template <class Tile, int Bits>
@@ -168,6 +260,12 @@ void pack_weight_only(const Worker& w, int8_t* dst, const int8_t* q, int64_t n, 
   }
 }
 
+template <class Tile>
+int64_t gemm_weight_only_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
+  const int64_t rows = detail::row_block(m, detail::copied_stride(k, 4) * 4);
+  return gemm_f32_scratch_bytes(m, k, workers) + workers * detail::decoded_bytes<Tile>(rows);
+}
+
 // A: float, bf16 or f16.
 template <class Tile, int Bits, class A, class Ep>
 void gemm_weight_only(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
@@ -177,7 +275,11 @@ void gemm_weight_only(const Worker& w, const A* a, int64_t lda, const int8_t* pa
                                                       {n, 1, Tile::NR},
                                                       scales,
                                                       detail::emitter<Tile::NR, float>(ep)};
-  detail::gemm_rows(w, product, a, lda, m, k, scratch);
+  if (m <= detail::kFewRows) {
+    detail::gemm_rows(w, product, a, lda, m, k, scratch);
+  } else {
+    detail::decoded_rows(w, product, a, lda, m, k, scratch);
+  }
 }
 
 }  // namespace mcomp

@@ -51,7 +51,7 @@ def weight_only(rows: Rows, weight: Value, coded: EncodedAccess, ep: Functor, b:
         "linear_weight_only", body,
         arguments(*ep.pointers, pointer("a", rows.access), Pointer("packed", "int8_t", whole_buffer(packed)),
                   _floats("scale", scale), None if offset is None else _floats("offset", offset),
-                  b.scratch(computed("gemm_f32_scratch_bytes({0}, {1}, workers)", rows.count, length))),
+                  b.scratch(computed("gemm_weight_only_scratch_bytes<DefaultTile>({0}, {1}, workers)", rows.count, length))),
         (*ep.numbers, ("step", rows.step), ("rows", rows.count), ("columns", columns), ("length", length),
          ("group", group)),
         (*HEADERS, "gemm_weight_only.hpp"),

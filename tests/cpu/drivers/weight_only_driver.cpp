@@ -8,7 +8,7 @@ template <int Bits>
 static void run(int threads, const float* a, const int8_t* q, int64_t m, int64_t n, int64_t k, const float* scale,
                 const float* offset, int64_t group, float* c) {
   using T = DefaultTile;
-  Guarded packed(packed_weight_only_bytes<T, Bits>(n, k, group)), scratch(gemm_f32_scratch_bytes(m, k, threads));
+  Guarded packed(packed_weight_only_bytes<T, Bits>(n, k, group)), scratch(gemm_weight_only_scratch_bytes<T>(m, k, threads));
   Pool::run(threads, [&](const Worker& w) {
     pack_weight_only<T, Bits>(w, packed.as<int8_t>(), q, n, k, k, 1, group);
     w.barrier();
