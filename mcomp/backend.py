@@ -186,6 +186,11 @@ class Backend(ABC):
         """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
         return None
 
+    def tune(self, graph: Graph, options: CompileOptions, progress: Callable[[str], None]) -> int:
+        """Measure what choices for this graph (before `pipeline`) depend on and this machine has not measured yet, within
+        a few seconds, and keep it for all graphs; returns how many measurements. `progress` is told what is going on."""
+        return 0
+
     def measure_profile(self, threads: int) -> DeviceProfile | None:
         """Rates of this machine measured with the backend's own kernels and so many threads; None: numpy's will do."""
         return None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from mcomp.backend import backend_named
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import Builder
+from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.tune import Table, settle
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import Layout, TensorType
@@ -52,6 +54,8 @@ def legalize(graph: Graph, context: Context) -> int:
                 if type is not None and type != value.type:
                     editor.set_type(value, type)
                     changed += 1
+    changed += settle(graph, Table.load(choose(None)))
+    with graph.edit("legalize") as editor:
         for node in graph.nodes:
             for body in node.bodies:
                 if node.op.name == "fused":

@@ -8,6 +8,7 @@ type; without it a rule decides.
 from __future__ import annotations
 
 from mcomp.ir.dims import Dim
+from mcomp.ir.graph import Value
 
 LANES = (16, 8, 4)
 """32-bit lanes of a vector: AVX-512, AVX2, portable. C++ decides with the lanes it has."""
@@ -15,8 +16,8 @@ DEFAULT = (2, 2, 2)
 """Vectors that the default tile is wide, on each of them."""
 
 _SPEED = {
-    False: ({1: 0.95, 2: 1.0, 3: 0.99}, {1: 0.75, 2: 1.0, 3: 0.97}, {1: 0.75, 2: 1.0, 3: 0.97}),
-    True: ({1: 0.82, 2: 1.0, 3: 0.99}, {1: 0.7, 2: 1.0}, {1: 0.7, 2: 1.0}),
+    False: ({1: 0.96, 2: 1.0, 3: 0.99}, {1: 0.75, 2: 1.0, 3: 0.97}, {1: 0.75, 2: 1.0, 3: 0.97}),
+    True: ({1: 0.96, 2: 1.0, 3: 0.97}, {1: 0.7, 2: 1.0}, {1: 0.7, 2: 1.0}),
 }
 """Speed of tiles by their width in vectors, where nothing is padded, relative to the default: by int8 and lanes. The
 first of each was measured (Zen 4), the others follow from the number of independent sums."""
@@ -26,11 +27,13 @@ _SLACK = 1.1
 """Widths that the rule expects to take at most this much longer than its choice are worth measuring."""
 
 
-def tile(columns: Dim, *, int8: bool = False, panel: int | None = None) -> str:
-    """The C++ type of the tile for a number of columns (of one group); see kernels/tiles.hpp. `panel`: the columns of a
-    panel that measured best on this machine."""
+def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None) -> str:
+    """The C++ type of the tile for a number of columns (of one group); see kernels/tiles.hpp. The layout of the weight's
+    type may say how many columns make a panel: so many as measured best on this machine."""
+    layout = None if weight is None else weight.tensor.layout
+    panel = None if layout is None or layout.block == 1 else layout.block
     if not isinstance(columns, int):
-        widths = DEFAULT
+        widths: tuple[int, ...] = DEFAULT
     else:
         widths = tuple(width(columns, i, int8=int8, panel=panel) for i in range(len(LANES)))
     if widths == DEFAULT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,7 @@ class _Parser(TermReader):
                 weight = self.store.get(digest)
             except KeyError as e:
                 raise self.error(str(e.args[0]), at) from e
-            if weight.type != type:
+            if weight.type != replace(type, layout=weight.type.layout):
                 raise self.error(f"the weight is {weight.type}", at)
             full = weight.digest
         if len(names) != 1:

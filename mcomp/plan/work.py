@@ -157,10 +157,11 @@ class Workshop:
         programs: dict[str, CompiledProgram] = {}
         for work in self.works:
             graph, program = graphs[work.path], work.program
-            hints = self._hints(work)
-            executable = compile_on(
-                backend, graph, CompileOptions(threads=self.settings.threads, hints=hints), contexts[work.path]
-            )
+            options = CompileOptions(threads=self.settings.threads, hints=self._hints(work))
+            if backend.available() is None:
+                backend.tune(graph, options, lambda text: self.progress.step(f"{name}: {text}"))
+                self.progress.step(f"{name}: compiling")
+            executable = compile_on(backend, graph, options, contexts[work.path])
             programs[work.path] = CompiledProgram(
                 graph, executable, program.signature, program.arguments, program.results, program.rebinds
             )

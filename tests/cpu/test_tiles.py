@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mcomp.backends.cpu.tiles import candidates, tile
-from tests.cpu.backend_harness import check, compiled, each_isa, needs_compiler
+from mcomp.ir.types import Layout
+from tests.cpu.backend_harness import check, compiled, each_isa, graph_of, needs_compiler
 
 
 def test_the_rule_pads_few_columns() -> None:
     assert tile(384) == tile(1000) == "DefaultTile" and tile(64, int8=True) == "DefaultTileI8"
     assert tile(16) == "TileFor<1, 2, 2>" and tile(8) == "TileFor<1, 1, 2>"
     assert tile(40) == "TileFor<3, 2, 2>" and tile(144, int8=True) == "TileForI8<3, 2, 2>"
-    assert tile(112) == "TileFor<1, 2, 2>" and tile(112, int8=True) == "DefaultTileI8"
+    assert tile(112) == "TileFor<1, 2, 2>" and tile(112, int8=True) == "TileForI8<1, 2, 2>"
 
 
 def test_a_measured_panel_goes_before_the_rule_where_it_fits() -> None:
-    assert tile(384, panel=48) == "TileFor<3, 2, 2>"
-    assert tile(384, panel=16) == "TileFor<1, 2, 2>"
-    assert tile(384, panel=7) == "DefaultTile"
+    for block, expected in ((48, "TileFor<3, 2, 2>"), (16, "TileFor<1, 2, 2>"), (7, "DefaultTile")):
+        graph = graph_of("""graph @g (%x: f32[2, 8]) -> (f32[2, 384]) {
+  %w = const @w#seed=1 : f32[384, 8]
+  %y = linear %x, %w : f32[2, 384]
+  return %y
+}""")
+        (weight,) = [n.result for n in graph.nodes if n.op.name == "const"]
+        with graph.edit("test") as edit:
+            edit.set_type(weight, replace(weight.tensor, layout=Layout((1, 0), block)))
+        assert tile(384, weight=weight) == expected
 
 
 @pytest.mark.parametrize("int8", [False, True])

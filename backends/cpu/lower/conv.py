@@ -117,7 +117,7 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
         stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
         name = "conv_transposed" if transposed else "conv"
         packed = Pointer("packed", stored, whole_buffer(_packed_float(weight, sizes.weights, b, name, stored)))
-        call = f"{name}_f32<{tile(sizes.columns)}>(w, x, packed, s, ep, scratch);"
+        call = f"{name}_f32<{tile(sizes.columns, weight=weight)}>(w, x, packed, s, ep, scratch);"
         scratch = sizes.computed(f"{name}_f32_scratch_bytes(SHAPE, workers)")
         header = "conv.hpp"
     b.emit(Kernel(
@@ -129,7 +129,7 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
 
 
 def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored: str) -> Buffer:
-    chosen = tile(sizes.columns)
+    chosen = tile(sizes.columns, weight=weight)
     size = sizes.computed(f"packed_{name}_elements<{chosen}, {stored}>(SHAPE) * {2 if stored == 'bf16' else 4}")
 
     def pack(buffer: Buffer) -> Kernel:
@@ -139,7 +139,7 @@ def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored
             sizes.numbers, ("conv.hpp", "tiles.hpp"),
         )
 
-    return b.prepare(weight, (name, stored, *sizes.values), size, pack)
+    return b.prepare(weight, (name, stored, chosen, *sizes.values), size, pack)
 
 
 def _bytes_fit(place: EncodedAccess, weight: Value) -> bool:
@@ -171,7 +171,7 @@ def _conv_i8(
         call, packed, scratch = bytes_call(sizes, weight, source, b)
         scales, header = scales_of(place, weight, coded, outputs, "nullptr", b), "depthwise_i8.hpp"
     else:
-        weights, chosen = sizes.weights, tile(sizes.columns, int8=True)
+        weights, chosen = sizes.weights, tile(sizes.columns, int8=True, weight=weight)
         size = weights.computed(
             f"round_up(packed_conv_i8_bytes<{chosen}>(SHAPE), 64) + round_up({{2}}, {chosen}::NR) * 4"
         )
@@ -186,7 +186,7 @@ def _conv_i8(
                 weights.numbers, ("conv_i8.hpp", "tiles.hpp"),
             )
 
-        packed = Pointer("packed", "int8_t", whole_buffer(b.prepare(weight, ("conv_i8", *weights.values), size, pack)))
+        packed = Pointer("packed", "int8_t", whole_buffer(b.prepare(weight, ("conv_i8", chosen, *weights.values), size, pack)))
         sums = f"const int32_t* sums = reinterpret_cast<const int32_t*>(packed + {at});\n"
         call = f"conv_i8<{chosen}>(w, x, packed, s, scales, ep, scratch);"
         scratch = sizes.computed("conv_i8_scratch_bytes(SHAPE, workers)")

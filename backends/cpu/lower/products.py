@@ -93,7 +93,7 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
     wide = dtype is dtypes.f64
     stored = "double" if wide else "float"
     size = 8 if wide else 4
-    chosen = "DefaultTile" if wide else tile(columns)
+    chosen = "DefaultTile" if wide else tile(columns, weight=weight)
 
     def pack(buffer: Buffer) -> Kernel:
         source = b.read(weight)
@@ -105,7 +105,7 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
         )
 
     packed = b.prepare(
-        weight, ("linear", stored),
+        weight, ("linear", stored, chosen),
         computed(f"packed_elements<{chosen}, {stored}>({{0}}, {{1}}) * {size}", columns, length), pack,
     )
     call = "gemm_f64" if wide else "gemm_f32"
@@ -200,7 +200,7 @@ def _linear_i8(
 ) -> None:
     values, source = place.part("values"), coded.part("values")
     assert values is not None and source is not None
-    chosen = tile(columns, int8=True)
+    chosen = tile(columns, int8=True, weight=weight)
     size = computed(f"packed_bytes_i8<{chosen}>({{0}}, {{1}}) + round_up({{0}}, {chosen}::NR) * 4", columns, length)
 
     def pack(buffer: Buffer) -> Kernel:
@@ -212,7 +212,7 @@ def _linear_i8(
             (("columns", columns), ("length", length)), ("pack.hpp", "gemm_i8.hpp", "tiles.hpp"),
         )
 
-    packed = b.prepare(weight, ("linear_i8",), size, pack)
+    packed = b.prepare(weight, ("linear_i8", chosen), size, pack)
     scales = scales_of(place, weight, coded, columns, "sums", b)
     rows = dims.product(values.shape[:-1])
     body = (
