@@ -61,7 +61,8 @@ def main() -> int:
             if before is not None:
                 burst(before, options.calls)
             found[name].append(burst(call, options.calls))
-    print("| | first call ms, least | least ms | median ms | least, of alone | median, of alone |\n|---|---|---|---|---|---|")
+    print("| | first call ms, least | least ms | median ms | least, of alone | median, of alone |")
+    print("|---|---|---|---|---|---|")
     base = (1.0, 1.0)
     for name, times in found.items():
         least, middle = min(t for _, t in times), statistics.median(t for _, t in times)

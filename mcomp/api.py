@@ -46,7 +46,8 @@ def optimize(
 
     model: an nn.Module in eval mode. Its weights are copied; changing it later changes nothing.
     args, kwargs: example arguments; their shapes are what is optimized for. `args` is a tuple, or one tensor. Without
-        them the model is captured at its first call, and again, with symbolic sizes, when a call brings other sizes.
+        them the model is captured at its first call, again, with symbolic sizes, when a call brings other sizes, and once
+        more for each other structure, element type or rank (a few of them are kept).
     dynamic: which sizes are symbolic besides the batch: `{"input_ids": {1: "S"}}`; True for all, False for none.
     target: a backend, "cpu" or "reference".
     objective: what to improve first: latency, size of the weights, or memory at run time.
@@ -59,7 +60,7 @@ def optimize(
     threads: threads of the compiled model; None for all cores.
     time_limit: seconds after which the search stops and the best model so far is returned.
     executor: spreads per-layer work over a concurrent.futures.Executor.
-    progress: show progress bars on a terminal.
+    progress: show a progress bar on a terminal, and a line every few seconds elsewhere.
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),

@@ -9,6 +9,7 @@ from torch import nn
 
 import mcomp
 import mcomp.plan.build
+import mcomp.plan.firstcall
 from mcomp.errors import CallError, McompError
 from tests.api.models import net
 
@@ -40,20 +41,51 @@ def test_another_size_compiles_once_more_and_never_again(compiles: Compiles) -> 
     assert "%x: f32[B, S, 16]" in str(fast.ir)
 
 
-def test_what_is_no_matter_of_sizes_is_refused_and_nothing_is_lost(compiles: Compiles) -> None:
+def test_arguments_that_the_model_lacks_or_refuses_are_errors_and_nothing_is_lost(compiles: Compiles) -> None:
     fast = mcomp.optimize(net(), target="reference")
     x = torch.randn(2, 16)
     expected = fast(x)
-    for args, words in [((x.double(),), "f64"), ((), "`x` is missing"), ((x, x), "scale"), ((x[0],), "rank 1")]:
+    for args, words in [((), "`x` is missing"), ((x, 1.0, x), "too many")]:
         with pytest.raises(CallError, match=words):
             fast(*args)
     assert len(compiles) == 1
-    with pytest.raises(CallError, match="dim 1 is 15, expected 16"):
-        fast(torch.randn(2, 15))
+    for args, words in [((x.double(),), "f64"), ((torch.randn(2, 15),), "dim 1 is 15, expected 16")]:
+        with pytest.raises(CallError, match=words):
+            fast(*args)
     before = len(compiles)
     torch.testing.assert_close(fast(x), expected)
     torch.testing.assert_close(fast(torch.cat([x, x]))[:2], expected)
     assert len(compiles) == before
+
+
+class Any3(nn.Module):
+    """Takes tensors of any element type and rank, alone or in a list."""
+
+    def forward(self, x: Any) -> torch.Tensor:
+        return sum(x[1:], x[0]) if isinstance(x, list) else x * 2
+
+
+def test_another_structure_type_or_rank_is_captured_beside_the_others(compiles: Compiles) -> None:
+    model = Any3().eval()
+    fast = mcomp.optimize(model, target="reference")
+    calls = [torch.randn(2, 3), torch.randn(2, 3).double(), torch.randn(2, 3, 4), [torch.randn(2), torch.randn(2)]]
+    for _ in range(2):
+        for x in calls:
+            torch.testing.assert_close(fast(x), model(x))
+    assert len(compiles) == 4
+    fast(calls[1])
+    assert any("another structure" in note for note in fast.report().notes)
+    torch.testing.assert_close(fast(torch.randn(5, 3)).shape, torch.Size([5, 3]))
+
+
+def test_no_more_than_a_few_programs_are_kept(compiles: Compiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcomp.plan.firstcall, "MOST", 2)
+    fast = mcomp.optimize(Any3().eval(), target="reference")
+    fast(torch.randn(2, 3))
+    fast(torch.randn(2, 3, 4))
+    with pytest.raises(CallError, match="rank 1"):
+        fast(torch.randn(2))
+    assert len(compiles) == 2
 
 
 class Fixed(nn.Module):
