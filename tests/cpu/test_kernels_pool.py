@@ -112,6 +112,29 @@ def test_adaptive_pooling_divisor_and_nan(isa: str, last: bool) -> None:
     np.testing.assert_array_equal(pool(isa, "max", x, values.numpy(), window, last)[0], values.numpy())
 
 
+@each_isa
+@pytest.mark.parametrize("kind", ["u8", "i8", "f32"])
+def test_vectors_of_channels(isa: str, kind: str) -> None:
+    """Channels last, in every way that channels can end."""
+    rng = np.random.default_rng(4)
+    for channels in (1, 3, 4, 7, 16, 21, 63, 64, 100, 200, 300):
+        x = rng.integers(-128, 128, (2, channels, 6, 7)).astype(np.float32)
+        want = F.max_pool2d(torch.from_numpy(x), 3, 2, 1).numpy()
+        if kind == "f32":
+            got, _ = pool(isa, "max", x, want, [(3, 3), (2, 2), (1, 1), (1, 1)], True)
+            np.testing.assert_array_equal(got, want)
+            mean = F.avg_pool2d(torch.from_numpy(x), 3, 2, 1).numpy()
+            got, _ = pool(isa, "avg", x, mean, [(3, 3), (2, 2), (1, 1), (1, 1)], True)
+            np.testing.assert_allclose(got, mean, rtol=1e-6)
+            continue
+        shift, dtype = (128, np.uint8) if kind == "u8" else (0, np.int8)
+        sizes = [2, channels, 1, 6, 7, 1, *want.shape[2:], 1, 3, 3, 1, 2, 2, 0, 1, 1, 1, 1, 1, 1]
+        source = np.ascontiguousarray(np.moveaxis(x + shift, 1, -1)).astype(dtype)
+        y = np.zeros((2, *want.shape[2:], channels), dtype)
+        load("pool_driver", isa)[f"max_pool_{kind}"](2, ptr(np.array(sizes, np.int64)), ptr(source), ptr(y))
+        np.testing.assert_array_equal(np.moveaxis(y, -1, 1), want + shift)
+
+
 RESIZE = ["nearest", "nearest-exact", "linear", "cubic"]
 
 

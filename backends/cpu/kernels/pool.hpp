@@ -9,10 +9,13 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
+#include <type_traits>
 
 #include "lanes.hpp"
 #include "math.hpp"
+#include "pool_window.hpp"
 #include "reduce.hpp"
 #include "threads.hpp"
 #include "types.hpp"
@@ -158,8 +161,33 @@ inline void avg_rows(const Worker& w, const PoolShape& s, const T* x, T* y, bool
       });
 }
 
+template <class T>
+constexpr bool has_pool_max() {
+  return std::is_same<T, float>::value || std::is_same<T, uint8_t>::value || std::is_same<T, int8_t>::value;
+}
+
+// Channels last: every output position by pool_channels. op(the spans) is its operation.
+template <bool Adaptive, class T, class Op>
+inline void last_windows(const Worker& w, const PoolShape& s, const T* x, T* y, const Op& op) {
+  const int64_t positions = s.out[0] * s.out[1] * s.out[2], c = s.channels;
+  const Range mine = w.range(s.batch * positions);
+  for (int64_t item = mine.begin; item < mine.end; ++item) {
+    const Spans p = pool_spans<Adaptive>(s, item % positions);
+    const auto count = [](const Span& a) { return max_i64(0, ceil_div(a.end - a.begin, a.step)); };
+    const T* first = x + item / positions * s.in[0] * s.in[1] * s.in[2] * c +
+                     ((p.d.begin * s.in[1] + p.h.begin) * s.in[2] + p.w.begin) * c;
+    const PoolWindow<T> window{first,      count(p.d), p.d.step * s.in[1] * s.in[2] * c, count(p.h), p.h.step * s.in[2] * c,
+                               count(p.w), p.w.step * c};
+    pool_channels(op(p), window, c, y + item * c);
+  }
+}
+
 template <bool Adaptive, class T, class I>
 inline void max_windows(const Worker& w, const PoolShape& s, const T* x, T* y, I* indices) {
+  if constexpr (has_pool_max<T>()) {
+    if (s.channels_last && indices == nullptr)
+      return last_windows<Adaptive>(w, s, x, y, [](const Spans&) { return PoolMax<T>{}; });
+  }
   using C = order_t<T>;
   const int64_t step = s.channels_last ? s.channels : 1;
   const C lowest = Max<T>{}.start();
@@ -194,6 +222,15 @@ template <bool Adaptive, class T>
 inline void avg_windows(const Worker& w, const PoolShape& s, const T* x, T* y, bool count_include_pad,
                         int64_t divisor) {
   using C = compute_t<T>;
+  if constexpr (std::is_same<T, float>::value) {
+    if (s.channels_last)
+      return last_windows<Adaptive>(w, s, x, y, [&](const Spans& p) {
+        int64_t terms = 1;
+        for (const Span& a : {p.d, p.h, p.w})
+          terms *= count_include_pad ? a.padded : max_i64(0, ceil_div(a.end - a.begin, a.step));
+        return PoolMean{static_cast<float>(divisor ? divisor : terms)};
+      });
+  }
   const int64_t step = s.channels_last ? s.channels : 1;
   for_outputs<Adaptive>(w, s, [&](int64_t from, int64_t to, const Spans& p, int64_t count) {
     C sum[kPoolChannels];

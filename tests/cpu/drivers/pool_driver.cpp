@@ -10,13 +10,17 @@ using namespace mcomp;
 #define API extern "C" __attribute__((visibility("default")))
 
 // s: batch, channels, then in, out, kernel, stride, pad, dilation (3 each), then channels_last.
-API void pool_f32(int kind, int threads, const int64_t* s, const float* x, float* y, int64_t* indices,
-                  int64_t divisor) {
+static PoolShape pool_shape(const int64_t* s) {
   PoolShape p{s[0], s[1], {}, {}, {}, {}, {}, {}, s[20] != 0};
   for (int d = 0; d < 3; ++d) {
     p.in[d] = s[2 + d], p.out[d] = s[5 + d], p.kernel[d] = s[8 + d];
     p.stride[d] = s[11 + d], p.pad[d] = s[14 + d], p.dilation[d] = s[17 + d];
   }
+  return p;
+}
+API void pool_f32(int kind, int threads, const int64_t* s, const float* x, float* y, int64_t* indices,
+                  int64_t divisor) {
+  const PoolShape p = pool_shape(s);
   Pool::run(threads, [&](const Worker& w) {
     if (kind == 0) max_pool(w, p, x, y, indices);
     if (kind == 1) avg_pool(w, p, x, y, true, divisor);
@@ -24,6 +28,14 @@ API void pool_f32(int kind, int threads, const int64_t* s, const float* x, float
     if (kind == 3) adaptive_avg_pool(w, p, x, y);
     if (kind == 4) adaptive_max_pool(w, p, x, y, indices);
   });
+}
+API void max_pool_u8(int threads, const int64_t* s, const uint8_t* x, uint8_t* y) {
+  const PoolShape p = pool_shape(s);
+  Pool::run(threads, [&](const Worker& w) { max_pool(w, p, x, y); });
+}
+API void max_pool_i8(int threads, const int64_t* s, const int8_t* x, int8_t* y) {
+  const PoolShape p = pool_shape(s);
+  Pool::run(threads, [&](const Worker& w) { max_pool(w, p, x, y); });
 }
 // size: in and out of 3 axes; scale: 3 scale factors, 0 for none.
 API void resize_f32(int mode, int align, int threads, const float* x, float* y, int64_t outer, int64_t inner,
