@@ -2,7 +2,8 @@
 //
 //   pack_linear_bf16<T0>(w, packed, weight, N, K, /*stride_n=*/K, /*stride_k=*/1);     // once
 //   gemm_bf16<T0>(w, a, lda, packed, M, N, K, Ep0{bias, out, N}, scratch);
-//   // packed: packed_bf16_elements<T0>(N, K) elements, 64-byte aligned; scratch: gemm_bf16_scratch_bytes(M, K, workers)
+//   // packed: packed_bf16_elements<T0>(N, K) elements, 64-byte aligned
+//   // scratch: gemm_bf16_scratch_bytes(M, K, workers)
 //
 // 2 M N K operations. Where the instruction set multiplies bfloat16 (MCOMP_BF16) rows of A are read in place, otherwise
 // both sides are widened: gemm_f32.
@@ -22,8 +23,8 @@ constexpr int64_t packed_bf16_elements(int64_t n, int64_t k) {
   return round_up(n, Tile::NR) * round_up(k, 2);
 }
 
-// Panel p holds, for each pair of k, two elements per column; what is past n and k is zero. Element (n, k) of the source
-// is src[n * stride_n + k * stride_k].
+// Panel p holds, for each pair of k, two elements per column; what is past n and k is zero. Element (n, k) of the
+// source is src[n * stride_n + k * stride_k].
 template <class Tile>
 void pack_linear_bf16(const Worker& w, bf16* dst, const bf16* src, int64_t n, int64_t k, int64_t stride_n,
                       int64_t stride_k) {

@@ -1,6 +1,6 @@
 // C[M, N] = A[M, K] x W where only some blocks of W are stored: float32 sums, or int8 with exact int32 sums.
 //
-//   using T0 = SparseTile<32>;                                     // blocks of 32 output columns; SparseTileI8<32> for int8
+//   using T0 = SparseTile<32>;                     // blocks of 32 output columns; SparseTileI8<32> for int8
 //   const auto blocks = make_blocks(values, at, starts, block_rows, block_columns, scale, scale_step);
 //   pack_sparse<T0, float>(w, packed, blocks, N, K);                                           // once
 //   gemm_sparse<T0, float>(w, a, lda, packed, M, N, K, block_columns, Ep0{bias, out, N}, scratch);
@@ -24,9 +24,9 @@
 
 namespace mcomp {
 
-// The blocks of a matrix [N, K], each [rows][columns] elements. Block row r has blocks starts[r] to starts[r + 1] - 1, of
-// which block b starts at column at[b] * columns, in rising order. An element of row n of the matrix counts scale[n *
-// scale_step] (null: one).
+// The blocks of a matrix [N, K], each [rows][columns] elements. Block row r has blocks starts[r] to starts[r + 1] - 1,
+// of which block b starts at column at[b] * columns, in rising order. An element of row n of the matrix counts
+// scale[n * scale_step] (null: one).
 template <class S>
 struct Blocks {
   const S* values;

@@ -6,8 +6,8 @@
 //   // packed: packed_weight_only_bytes<T0, 4>(N, K, group), 64-byte aligned
 //   // scratch: gemm_weight_only_scratch_bytes<T0>(M, K, workers)
 //
-// W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Weights cost
-// K * N * Bits / 8 bytes of memory traffic, 2 M N K operations. Few rows: values are decoded in registers as panels
+// W[n, k] = scale[k / group][n] * q[n, k] + offset[k / group][n], q in [-128, 127] or [-8, 7]. Bits: 8 or 4. Weights
+// cost K * N * Bits / 8 bytes of memory traffic, 2 M N K operations. Few rows: values are decoded in registers as panels
 // stream by. Many rows: pieces of a panel are decoded to floats in the second-level cache, once for all rows.
 #pragma once
 
@@ -53,7 +53,8 @@ struct Int4WeightDot {
 #if defined(MCOMP_ISA_AVX512)
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b)));
     const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-    return {(vf32)_mm512_permutexvar_ps(bytes, values), (vf32)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values)};
+    const __m512i high = _mm512_srli_epi32(bytes, 4);
+    return {(vf32)_mm512_permutexvar_ps(bytes, values), (vf32)_mm512_permutexvar_ps(high, values)};
 #else
 #if defined(MCOMP_ISA_AVX2)
     const vi32 bytes = (vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b)));

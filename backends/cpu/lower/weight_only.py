@@ -43,6 +43,7 @@ def weight_only(rows: Rows, weight: Value, coded: EncodedAccess, ep: Functor, b:
     size = computed(f"packed_weight_only_bytes<DefaultTile, {bits}>({{0}}, {{1}}, {{2}})", columns, length, group)
     packed = b.prepare(weight, ("weight_only",), size, pack)
     scale, offset = _scales(weight, coded, encoding, columns, dims.ceildiv(length, group), b)
+    scratch = computed("gemm_weight_only_scratch_bytes<DefaultTile>({0}, {1}, workers)", rows.count, length)
     body = (
         f"{ep.text}\nconst GroupScales scales{{scale, {'nullptr' if offset is None else 'offset'}, group}};\n"
         f"gemm_weight_only<DefaultTile, {bits}>(w, a, step, packed, rows, columns, length, scales, ep, scratch);"
@@ -50,8 +51,7 @@ def weight_only(rows: Rows, weight: Value, coded: EncodedAccess, ep: Functor, b:
     b.emit(Kernel(
         "linear_weight_only", body,
         arguments(*ep.pointers, pointer("a", rows.access), Pointer("packed", "int8_t", whole_buffer(packed)),
-                  _floats("scale", scale), None if offset is None else _floats("offset", offset),
-                  b.scratch(computed("gemm_weight_only_scratch_bytes<DefaultTile>({0}, {1}, workers)", rows.count, length))),
+                  _floats("scale", scale), None if offset is None else _floats("offset", offset), b.scratch(scratch)),
         (*ep.numbers, ("step", rows.step), ("rows", rows.count), ("columns", columns), ("length", length),
          ("group", group)),
         (*HEADERS, "gemm_weight_only.hpp"),
