@@ -86,6 +86,8 @@ CASES = [
     Case(1, 128, 160, (14, 14), threads=2),
     Case(1, 128, 160, (28, 28), threads=3),
     Case(5, 144, 16, (9, 10), threads=4),
+    Case(1, 200, 70, (20, 23), threads=6),
+    Case(1, 400, 96, (24, 24), threads=2),
 ]  # fmt: skip
 
 

@@ -388,7 +388,9 @@ void conv_winograd_emitting(const Worker& w, const float* x, const float* packed
   const WinogradPlan<Tile, M> p(s);
   if (p.tiles == 0) return;
   const int64_t own_bytes = p.worker_bytes(s), weight_bytes = (M + 2) * (M + 2) * s.in_channels * s.out_channels * 4;
-  const bool together = w.count > 1 && p.panels > 1 && (weight_bytes > kWinogradShared || p.tiles < w.count * Tile::MR);
+  // Workers divide the panels where each would otherwise stream many weights, or have few rows to multiply.
+  const bool few = 2 * p.tiles < w.count * Tile::MR;
+  const bool together = w.count > 1 && p.panels > 1 && (few || weight_bytes > kWinogradShared);
   char* own = static_cast<char*>(scratch) + w.id * own_bytes;
   float* v = reinterpret_cast<float*>(together ? static_cast<char*>(scratch) : own);
   float* a = reinterpret_cast<float*>(own + p.input_bytes());
