@@ -16,9 +16,12 @@ from mcomp.ir.dims import Dim
 NANOSECOND = 200
 """Units of `Region.work` that one core does in a nanosecond."""
 
-SINGLE_MICROSECONDS = 20
-"""Regions estimated below this run on the calling thread alone. Waking a sleeping thread takes twice as long, and threads
-that are awake save little on them."""
+SINGLE_MICROSECONDS = 8
+"""Regions estimated below this run on the calling thread alone: other threads save nothing."""
+
+WAKING_MICROSECONDS = 20
+"""Regions estimated below this are not worth waking a sleeping thread, which takes twice as long: others take part only
+while they are awake."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,13 @@ class Region:
         )
 
     def threads(self, values: Mapping[str, int], most: int) -> int:
-        """How many threads it is worth for these sizes."""
-        if dims.symbols(self.work) - values.keys():
+        """How many threads it is worth for these sizes; negative: as many, but only while they are awake."""
+        if most == 1 or dims.symbols(self.work) - values.keys():
             return most
-        return most if size_of(self.work, values) >= SINGLE_MICROSECONDS * 1000 * NANOSECOND else 1
+        microseconds = size_of(self.work, values) / (1000 * NANOSECOND)
+        if microseconds < SINGLE_MICROSECONDS:
+            return 1
+        return most if microseconds >= WAKING_MICROSECONDS else -most
 
 
 class SegmentPlan:
@@ -59,7 +65,7 @@ class SegmentPlan:
     ) -> None:
         self.threads = region.threads(values, threads)
         self.numbers, offsets, self.arena_bytes = entry.plan(
-            symbols, self.threads, region.number_count, len(region.arena)
+            symbols, abs(self.threads), region.number_count, len(region.arena)
         )
         self.numbers_address = ctypes.addressof(self.numbers)
         self._arena = dict(zip(region.arena, offsets))

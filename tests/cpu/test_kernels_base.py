@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,18 @@ def test_nested_and_concurrent_calls_run_alone() -> None:
         caller.join()
     assert [wrong for wrong, _ in results] == [0] * 4
     assert all(1 <= workers <= 2 for _, workers in results)
+
+
+def test_short_regions_take_threads_only_while_they_are_awake() -> None:
+    lib = load("base_driver", "portable")
+    in_a_row = (count_phases(lib, -2, 8, 2) for _ in range(20_000))
+    assert any(found == (0, 2) for found in in_a_row)
+
+    def after_a_rest() -> tuple[int, int]:
+        time.sleep(0.02)
+        return count_phases(lib, -2, 8, 2)
+
+    assert any(found == (0, 1) for found in (after_a_rest() for _ in range(100)))
 
 
 def test_shares_cover_everything_once() -> None:

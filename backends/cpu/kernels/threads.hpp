@@ -12,6 +12,8 @@
 //
 // - Threads start at the first call that wants them, spin for about 50 microseconds after a region and then sleep.
 // - A call made while another thread is inside the pool, or from inside a region, runs alone (count == 1).
+// - A region too short to wake threads for asks for `-threads`: it runs alone unless they are awake, or calls follow each
+//   other so closely that they will be.
 // - After fork() the child starts with no pool and makes its own at its next call.
 // - When the shared object is unloaded or the process exits, sleeping threads are woken and joined.
 #pragma once
@@ -106,8 +108,10 @@ class Pool {
   static constexpr int kMaxThreads = 1024;
 
   // Runs body(argument, worker) in `threads` workers at most (the caller is worker 0) and returns when all are done.
-  // Fewer take part when the system refuses threads or the pool is in use. body must not throw.
+  // Fewer take part when the system refuses threads or the pool is in use. body must not throw. Negative: as many, but only
+  // where that costs no waking.
   static void run(int threads, Body body, void* argument) {
+    if (threads < 0) threads = in_a_row(-threads) ? -threads : 1;
     if (threads > 1) {
       Pool* pool = current();
       if (pool != nullptr && !pool->busy_.exchange(true, std::memory_order_acquire)) {
@@ -168,6 +172,15 @@ class Pool {
     return pool;
   }
 
+  // Whether so many threads are awake, or the call before asked this less than their spinning time ago.
+  static bool in_a_row(int threads) {
+    Pool* pool = slot().load(std::memory_order_acquire);
+    if (pool != nullptr && pool->awake_.load(std::memory_order_relaxed) >= threads - 1) return true;
+    static std::atomic<int64_t> asked{0};
+    const int64_t now = now_ns();
+    return now - asked.exchange(now, std::memory_order_relaxed) < kIdleSpinNs;
+  }
+
   // Its destructor runs when the shared object goes away or the process exits.
   struct Unloader {
     ~Unloader() {
@@ -210,6 +223,7 @@ class Pool {
         break;
       }
       threads_[started_++] = thread;
+      awake_.fetch_add(1, std::memory_order_relaxed);
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
@@ -254,9 +268,11 @@ class Pool {
     } while (now_ns() < limit);
     pthread_mutex_lock(&mutex_);
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    awake_.fetch_sub(1, std::memory_order_relaxed);
     uint64_t ticket;
     while ((ticket = ticket_.load(std::memory_order_seq_cst)) == seen) pthread_cond_wait(&wake_, &mutex_);
     sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    awake_.fetch_add(1, std::memory_order_relaxed);
     pthread_mutex_unlock(&mutex_);
     return ticket;
   }
@@ -272,6 +288,7 @@ class Pool {
   void* argument_ = nullptr;
   alignas(64) std::atomic<int> remaining_{0};
   alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<int> awake_{0};
   std::atomic<bool> busy_{false};
   Barrier barrier_;
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
