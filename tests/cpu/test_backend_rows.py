@@ -9,6 +9,7 @@ import torch
 
 from mcomp.backend import CompileOptions
 from mcomp.backends.cpu import BACKEND
+from mcomp.backends.cpu.backend import lower_graph
 from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.manager import Context
 from mcomp.manager.run import PassManager
@@ -117,3 +118,19 @@ def test_a_row_that_is_not_finite_stays_alone() -> None:
     for result in found:
         assert torch.isfinite(result[0, 0]).all() and not torch.isfinite(result[0, 1]).all()
         assert torch.isfinite(result[0, 2:]).all()
+
+
+@pytest.mark.parametrize(("scale", "also", "coarse"), [(0.05, "", True), (0.001, "", False), (0.05, ", %g", False)])
+def test_gelu_is_coarse_only_before_coarse_bytes(scale: float, also: str, coarse: bool) -> None:
+    """Where someone reads the result itself, or the bytes are fine, the full function is called."""
+    encoding = f"affine<i8, scale={scale}>"
+    results = f"f32[4, 8] {encoding}" + (", f32[4, 8]" if also else "")
+    graph = graph_of(f"""graph @g (%x: f32[4, 8]) -> ({results}) {{
+  %g = gelu %x : f32[4, 8]
+  %q = quantize %g {{dtype=!i8, scale={scale}}} : f32[4, 8] {encoding}
+  return %q{also}
+}}""")
+    PassManager("fuse").run(graph, Context(target="cpu"))
+    bodies = [s.kernel.body for part in lower_graph(graph, None).segments for s in part.steps]
+    assert any("gelu_erf_coarse(" in body for body in bodies) == coarse
+    assert any("gelu_erf(" in body for body in bodies) != coarse
