@@ -45,6 +45,15 @@ struct vector_of<double> {
   using type = vf64;
 };
 
+// A loaded vector that every row of a tile uses: keeps the compiler from loading it anew for each of them.
+template <class V>
+MCOMP_INLINE V in_register(V v) {
+#if defined(MCOMP_X86_SIMD)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
 // Products of T (float or double) with a panel stored as W (also bf16 for float).
 template <class T, class W>
 struct FloatDot {
@@ -60,7 +69,7 @@ struct FloatDot {
   static constexpr bool kStarts = false;  // sums start at zero
 
   static MCOMP_INLINE Row row(const char* p) { return vset(*reinterpret_cast<const T*>(p)); }
-  static MCOMP_INLINE Columns columns(const W* b) { return vload(b); }
+  static MCOMP_INLINE Columns columns(const W* b) { return in_register(vload(b)); }
   static MCOMP_INLINE Acc add(Acc acc, const Row& a, const Columns& b) { return vfma(a, b, acc); }
 };
 

@@ -39,7 +39,7 @@ struct ByteProducts {
   using Row = vi32;
   using Columns = vi32;
   static MCOMP_INLINE Row row(uint32_t word) { return vset(static_cast<int32_t>(word)); }
-  static MCOMP_INLINE Columns columns(const int8_t* b) { return vload(reinterpret_cast<const int32_t*>(b)); }
+  static MCOMP_INLINE Columns columns(const int8_t* b) { return in_register(vload(reinterpret_cast<const int32_t*>(b))); }
   static MCOMP_INLINE vi32 add(vi32 acc, const Row& a, const Columns& b) {
     return (vi32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
   }
