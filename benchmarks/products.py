@@ -1,0 +1,132 @@
+"""Products with compressed weights beside the dense one: block-sparse, weight-only and bfloat16, on one thread.
+
+    python -m benchmarks.products                                  # 128 rows, 384 to 4096 inputs and outputs
+    python -m benchmarks.products --rows 1 --sizes 1024x4096,4096x4096
+
+Compiled graphs run in turns in one process; times are CPU time of the thread, the least of many, per product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mcomp.backend import CompileOptions, Executable
+from mcomp.backends.cpu import BACKEND
+from mcomp.ir import DENSE, Affine, BlockSparse, Encoding, TensorType, WeightStore, dtypes, parse_graph
+from mcomp.ir.encoding import Parts, quantize_array
+
+_COPIES = 8
+"""Products in one graph, so that the call itself weighs little."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to store and multiply weights; `base` names the variant that it is compared with."""
+
+    name: str
+    base: str
+    inner: Encoding = DENSE
+    block: tuple[int, int] | None = None
+    zeros: float = 0.0
+    quantized: bool = False
+    dtype: dtypes.DType = dtypes.f32
+
+
+_I8 = Affine(axis=(0,))
+VARIANTS = (
+    Variant("f32", "f32"),
+    *(Variant(f"f32 {b[0]}x{b[1]}, {z:.0%} zero", "f32", block=b, zeros=z)
+      for b in ((32, 8), (32, 1), (16, 4)) for z in (0.5, 0.75)),
+    Variant("i8", "i8", _I8, quantized=True),
+    *(Variant(f"i8 {b[0]}x{b[1]}, {z:.0%} zero", "i8", _I8, b, z, quantized=True)
+      for b in ((32, 16), (32, 4), (16, 4)) for z in (0.5, 0.75)),
+    Variant("i8 weights", "f32", _I8),
+    Variant("i4 weights, groups of 32", "f32", Affine(dtypes.i4, axis=(0,), group=32)),
+    Variant("bf16", "f32", dtype=dtypes.bf16),
+)
+
+
+def weight(variant: Variant, outputs: int, inputs: int) -> tuple[TensorType, Parts]:
+    """Random weights as the variant stores them."""
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((outputs, inputs)).astype(np.float32)
+    if variant.block is None:
+        type = TensorType((outputs, inputs), variant.dtype, variant.inner)
+        if isinstance(variant.inner, Affine):
+            return type, quantize_array(matrix, variant.inner)
+        return type, {"values": dtypes.f32_to_bf16(matrix) if variant.dtype is dtypes.bf16 else matrix}
+    extra: dict[str, np.ndarray] = {}
+    if isinstance(variant.inner, Affine):
+        extra = quantize_array(matrix, variant.inner)
+        matrix = extra.pop("values")
+    rows, columns = variant.block
+    tiles = matrix.reshape(outputs // rows, rows, inputs // columns, columns).transpose(0, 2, 1, 3)
+    kept = max(1, round(tiles.shape[1] * (1 - variant.zeros)))
+    at = np.sort(np.argsort(rng.random(tiles.shape[:2]), axis=1)[:, :kept], axis=1)
+    owner = np.repeat(np.arange(len(tiles)), kept)
+    encoding = BlockSparse(variant.block, at.size, variant.inner)
+    parts = {"values": tiles[owner, at.reshape(-1)], "columns": at.reshape(-1).astype(np.int32),
+             "rows": (np.arange(len(tiles) + 1) * kept).astype(np.int32), **extra}
+    return TensorType((outputs, inputs), dtypes.f32, encoding), parts
+
+
+def compile_variant(variant: Variant, rows: int, inputs: int, outputs: int) -> Executable:
+    """A graph of products of one input with one weight."""
+    type, parts = weight(variant, outputs, inputs)
+    store = WeightStore()
+    digest = store.add(type, {k: np.ascontiguousarray(v) for k, v in parts.items()}).digest
+    x, y = f"{variant.dtype}[{rows}, {inputs}]", f"{variant.dtype}[{rows}, {outputs}]"
+    lines = [f"graph @products (%x: {x}) -> ({', '.join([y] * _COPIES)}) {{", f"  %w = const @w#{digest} : {type}"]
+    if variant.quantized:
+        lines.append(f"  %q = quantize %x {{dtype=!u8, scale=0.03, zero=128}} : {x} affine<u8, scale=0.03, zero=128>")
+    lines += [f"  %y{i} = linear %{'q' if variant.quantized else 'x'}, %w : {y}" for i in range(_COPIES)]
+    text = "\n".join([*lines, f"  return {', '.join(f'%y{i}' for i in range(_COPIES))}", "}"])
+    return BACKEND.compile(parse_graph(text, store), CompileOptions(threads=1))
+
+
+def measure(executables: dict[str, Executable], rows: int, inputs: int, seconds: float) -> dict[str, float]:
+    """Microseconds of one product of each, the least of what was seen in `seconds`."""
+    values = np.random.default_rng(2).standard_normal((rows, inputs)).astype(np.float32)
+    best = dict.fromkeys(executables, float("inf"))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for name, executable in executables.items():
+            given = dtypes.f32_to_bf16(values) if name == "bf16" else values
+            start = time.thread_time_ns()
+            executable.run([given], {})
+            best[name] = min(best[name], (time.thread_time_ns() - start) / 1e3 / _COPIES)
+    return best
+
+
+def table(rows: int, sizes: Sequence[tuple[int, int]], seconds: float) -> Iterator[str]:
+    """Lines of a markdown table."""
+    yield f"| inputs x outputs, {rows} rows | variant | us | speed |"
+    yield "|---|---|---|---|"
+    for inputs, outputs in sizes:
+        found = measure({v.name: compile_variant(v, rows, inputs, outputs) for v in VARIANTS}, rows, inputs, seconds)
+        for v in VARIANTS:
+            speed = found[v.base] / found[v.name]
+            yield f"| {inputs} x {outputs} | {v.name} | {found[v.name]:.1f} | {speed:.2f} of {v.base} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.products", description=__doc__)
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--sizes", default="384x384,384x1536,1536x384,4096x4096", help="inputs x outputs, comma-separated")
+    parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each size")
+    options = parser.parse_args(arguments)
+    sizes = [(int(a), int(b)) for a, b in (s.split("x") for s in options.sizes.split(","))]
+    for line in table(options.rows, sizes, options.seconds):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
