@@ -184,8 +184,9 @@ def test_depthwise_convolutions(isa: str) -> None:
     for case in DEPTHWISE:
         check_float(lib.depthwise_float, case, transposed=False)
         check_float(lib.conv_float, case, transposed=False)
+    square = load("depthwise_driver", isa)
     for case in SQUARE_FLOAT:
-        check_float(lib.square_float, case, transposed=False)
+        check_float(square.square_float, case, transposed=False)
 
 
 def check_bytes(run: ctypes._CFuncPtr, case: Case, signed: bool, transposed: bool | None) -> None:
@@ -220,13 +221,13 @@ def test_int8_convolutions_are_exact(isa: str, signed: bool) -> None:
     for case in DEPTHWISE:
         check_bytes(lib.depthwise_s8 if signed else lib.depthwise_u8, case, signed, transposed=None)
     for case in SQUARE_S8 if signed else []:
-        check_bytes(lib.square_s8, case, signed, transposed=None)
+        check_bytes(load("depthwise_driver", isa).square_s8, case, signed, transposed=None)
 
 
 @each_isa
 def test_depthwise_sums_become_bytes(isa: str) -> None:
     """Scales are powers of two, biases multiples of a step: nothing is rounded but the result."""
-    lib = load("conv_driver", isa)
+    lib = load("depthwise_driver", isa)
     for case in SQUARE_U8:
         rng = np.random.default_rng(case.reduction * 13 + case.outputs)
         x = rng.integers(0, 256, (case.batch, case.channels, *case.size)).astype(np.uint8)

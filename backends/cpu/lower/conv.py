@@ -186,7 +186,8 @@ def _conv_i8(
                 weights.numbers, ("conv_i8.hpp", "tiles.hpp"),
             )
 
-        packed = Pointer("packed", "int8_t", whole_buffer(b.prepare(weight, ("conv_i8", chosen, *weights.values), size, pack)))
+        buffer = b.prepare(weight, ("conv_i8", chosen, *weights.values), size, pack)
+        packed = Pointer("packed", "int8_t", whole_buffer(buffer))
         sums = f"const int32_t* sums = reinterpret_cast<const int32_t*>(packed + {at});\n"
         call = f"conv_i8<{chosen}>(w, x, packed, s, scales, ep, scratch);"
         scratch = sizes.computed("conv_i8_scratch_bytes(SHAPE, workers)")
