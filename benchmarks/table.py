@@ -104,7 +104,9 @@ def overview(results: Results) -> Sheet:
         quality = "" if entry.quality is None else f" [{entry.quality:.2f}]"
         return milliseconds(Spread.of(entry.rounds_ms).median) + quality
 
-    rows = tuple((f"{case.title}, batch {case.batch}", *(cell(case.entry(name)) for name in names)) for case in results.cases)
+    rows = tuple(
+        (f"{case.title}, batch {case.batch}", *(cell(case.entry(name)) for name in names)) for case in results.cases
+    )
     return Sheet("Median ms [quality]", ("model", *names), rows)
 
 

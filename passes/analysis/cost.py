@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.analysis import Analysis
 from mcomp.manager.context import Context
-from mcomp.ir.binding import assume_symbols
 from mcomp.ops.workload import Workload, workload
 from mcomp.passes.analysis.liveness import Intervals, Liveness
 from mcomp.plan.profile import DeviceProfile

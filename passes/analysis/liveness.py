@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager.analysis import Analysis
 from mcomp.manager.context import Context
-from mcomp.ir.binding import assume_symbols
 
 
 @dataclass(frozen=True, slots=True)

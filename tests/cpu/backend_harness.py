@@ -16,9 +16,9 @@ from mcomp.backends.cpu import BACKEND
 from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.backends.cpu.isa import supported
 from mcomp.ir import Graph, TensorType, WeightStore, parse_graph
+from mcomp.ir.binding import bind_inputs
 from mcomp.ir.encoding import Affine, quantize_array
 from mcomp.ir.parser import parse_type
-from mcomp.ir.binding import bind_inputs
 from mcomp.ops.evaluate import run_graph
 
 needs_compiler = pytest.mark.skipif(BACKEND.available() is not None, reason=str(BACKEND.available()))

@@ -11,8 +11,8 @@ import torch
 
 from mcomp.errors import BackendError, CallError, IRError
 from mcomp.ir import Affine, Bounds, Graph, InputSpec, TensorType, dtypes, parse_graph, sym
-from mcomp.ir.encoding import quantize_array
 from mcomp.ir.binding import assume_symbols, bind_inputs, bind_symbols
+from mcomp.ir.encoding import quantize_array
 from mcomp.ops.encoded import Encoded
 from mcomp.ops.evaluate import evaluate_attrs, run_graph
 
