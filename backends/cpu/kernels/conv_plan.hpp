@@ -171,7 +171,9 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
       if (!copy)
         origin = x + (((n * ad.in + d * ad.step + ad.first) * ah.in + h0 * ah.step + ah.first) * width + aw.first) * c;
     }
-    const int64_t tiles = ceil_div(pixels, MR), segments = t.segments(), length = t.segment_length();
+    // Copied rows may be read past a segment's end, where the weights are zero: whole steps need no special case.
+    const int64_t length = copy ? round_up(t.segment_length(), Product::kStep) : t.segment_length();
+    const int64_t tiles = ceil_div(pixels, MR), segments = t.segments();
     const int64_t out_plane =
         ((n * ad.out + ad.out_first + d * ad.out_step) * ah.out + ah.out_first) * aw.out + aw.out_first;
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {

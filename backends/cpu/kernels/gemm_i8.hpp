@@ -122,6 +122,7 @@ struct Int8Product {
   using Element = A;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
+  static constexpr int64_t kStep = 4;  // elements of a reduction step, to which panels pad segments with zeros
   static constexpr bool kPerRow = std::is_same<Scales, RowScales8>::value;
 
   const int8_t* packed;

@@ -85,6 +85,7 @@ struct FloatProduct {
   using Element = T;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
+  static constexpr int64_t kStep = 1;
 
   const W* packed;
   int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
