@@ -23,7 +23,7 @@ from mcomp.passes.compress.samples import Ranges, Sample, collect
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
 
-AUTO_ATTENTION = 0.03
+AUTO_ATTENTION = 0.15
 """The error of an attention's result up to which its operands become integers by themselves."""
 _FEW = 8
 _WEIGHTED = ("linear", "conv")
@@ -50,7 +50,7 @@ class Quantize(Pass):
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
     attention: also quantize the operands of products between activations (static). true: of attention and matmul, where
-        max_error allows; auto: of attention, where calibration data is given, results change by at most 3% and there are
+        max_error allows; auto: of attention, where calibration data is given, results change by at most 15% and there are
         more than a few queries; false: none. With int8 operands the weights of an attention may be rounded to 255ths of
         a row's largest; measured errors include that.
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
