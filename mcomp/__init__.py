@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcomp.api import optimize
-    from mcomp.runtime.artifact import load
     from mcomp.runtime.compiled import CompiledModel
+    from mcomp.runtime.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["CompiledModel", "__version__", "load", "optimize"]
 
 _LAZY = {
     "optimize": "mcomp.api",
-    "load": "mcomp.runtime.artifact",
+    "load": "mcomp.runtime.loading",
     "CompiledModel": "mcomp.runtime.compiled",
 }
 

@@ -86,8 +86,8 @@ class Emitter:
     def _segment(
         self, prefix: str, segment: Segment, program: Program, hints: Mapping[str, int], keep: frozenset[Buffer]
     ) -> SegmentCode:
-        plan = schedule(segment, hints)
         packing = segment is program.packing
+        plan = schedule(segment, hints, share=packing)
         kinds = (*_ARENA_KINDS, "packed") if packing else _ARENA_KINDS
         arena = tuple(b for b in segment.buffers if b.kind in kinds and b not in keep)
         symbols = {name: i for i, name in enumerate(program.symbols)}

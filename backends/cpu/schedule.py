@@ -15,7 +15,6 @@ from mcomp.plan.profile import PRODUCTS
 SERIAL_MICROSECONDS = 1.5
 """Kernels estimated below this are run by one worker, in a row, without barriers between them."""
 
-
 _WORK_PER_MICROSECOND = 8_000.0
 
 _PRODUCT_UNITS = {"i8": 1}
@@ -43,13 +42,14 @@ class Schedule:
     lives: Mapping[Buffer, tuple[int, int]]
 
 
-def schedule(segment: Segment, hints: Mapping[str, int]) -> Schedule:
-    """Order the steps of a segment into phases. `hints` are likely values of symbols, to tell small kernels."""
+def schedule(segment: Segment, hints: Mapping[str, int], *, share: bool = False) -> Schedule:
+    """Order the steps of a segment into phases. `hints` are likely values of symbols, to tell small kernels; with `share`,
+    none counts as small."""
     phases = [Phase()]
     users: list[list[KernelStep]] = [[], []]  # steps of the current phase: alone, shared
     lives: dict[Buffer, tuple[int, int]] = {}
     for index, step in enumerate(segment.steps):
-        alone = is_small(step.work, hints)
+        alone = not share and is_small(step.work, hints)
         against = users[1] if alone else [*users[0], *users[1]]
         if any(_conflict(step, other) for other in against):
             phases.append(Phase())

@@ -91,10 +91,12 @@ def used_weights(graph: Graph) -> list[str]:
 class ArtifactReader:
     """An opened `.mcomp` file. Every text and every compiled code is checked against its hash when it is read."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, opened: Container | None = None, check: Beside | None = None
+    ) -> None:
         self.path = Path(path)
-        self._container = Container(self.path)
-        self._check: Beside | None = None
+        self._container = opened if opened is not None else Container(self.path)
+        self._check = check
         self._offsets, metadata = self._container.places, self._container.metadata
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701")
@@ -164,29 +166,13 @@ class ArtifactReader:
         when there is none."""
         return self._container.array(f"weights/{digest}/{part}")
 
-    def start_check(self) -> None:
-        """Begin to check all weights, in a thread of its own; `finish_check` waits for it."""
-        self._check = Beside(self._check_weights)
-
     def finish_check(self) -> None:
-        """Raise ArtifactError unless every weight has the content it was written with."""
+        """Raise ArtifactError unless every weight has the content it was written with. Waits for the check that was begun
+        with the file, or makes it."""
         if self._check is None:
-            self.start_check()
-        assert self._check is not None
-        self._check.join()
-
-    def _check_weights(self) -> None:
-        parts: dict[str, list[str]] = {}
-        for name in self._offsets:
-            kind, _, rest = name.partition("/")
-            if kind == "weights":
-                parts.setdefault(rest.partition("/")[0], []).append(name)
-        for digest, text in self.weights.items():
-            h = hashlib.sha256(text.encode())
-            for name in sorted(parts.get(digest, ())):
-                self._container.hash_array(h, name, name.rpartition("/")[2])
-            if h.hexdigest()[:32] != digest:
-                raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
+            self._container.check_weights(self.weights)
+        else:
+            self._check.join()
 
     def forget_pages(self) -> None:
         """Let the system take back memory that holds parts of the file; it is read again when needed."""
@@ -270,20 +256,3 @@ def check_indices(encoding: Encoding, type: TensorType, parts: Mapping[str, np.n
         ordered = rows[0] == 0 and rows[-1] == encoding.count and bool(np.all(np.diff(rows) >= 0))
         if not inside or not ordered:
             raise reader.damaged("an index of a block-sparse weight is out of range")
-
-
-def load(
-    path: str | os.PathLike[str], *, trust_code: bool = False, threads: int | None = None, isa: str | None = None,
-) -> CompiledModel:
-    """Read a compiled model. Runs no code from the file: what runs is generated from its IR on this machine.
-
-    With `trust_code=True`, compiled code in the file for this machine's instruction set is used after its hash is
-    checked. Raises ArtifactError for a file that is damaged, altered, newer than this mcomp, or whose graph calls
-    operators that are not on the allow-list.
-    """
-    reader = ArtifactReader(path)
-    if trust_code:
-        reader.start_check()
-    from mcomp.runtime.compiled import restore
-
-    return restore(reader, trust_code=trust_code, threads=threads, isa=isa)

@@ -19,7 +19,7 @@ import numpy as np
 from mcomp.errors import ArtifactError
 
 MAX_HEADER = 100 << 20
-_CHUNK = 1 << 20
+_PIECE = 4 << 20
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
@@ -58,24 +58,39 @@ class Container:
         return array
 
     def hash_array(self, h: hashlib._Hash, name: str, label: str) -> None:
-        """Feed an array to a hash, as `mcomp.ir.store.digest_of` does. Reads the file and maps nothing."""
+        """Feed an array to a hash, as `mcomp.ir.store.digest_of` does. No more than a piece of it stays in memory."""
         dtype, shape, start, end = self.places[name]
         h.update(f"|{label}:{dtype.str}:{shape}|".encode())
-        buffer = memoryview(bytearray(min(_CHUNK, end - start)))
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            while start < end:
-                count = file.readinto(buffer[: end - start])
-                if not count:
-                    raise self.damaged("it ends early")
-                h.update(buffer[:count])
-                start += count
+        data = self._data.data
+        for at in range(start, end, _PIECE):
+            upto = min(at + _PIECE, end)
+            h.update(data[at:upto])
+            self.forget_pages(at, upto)
 
-    def forget_pages(self) -> None:
-        """Let the system take back memory that holds parts of the file; it is read again when needed."""
+    def check_weights(self, digests: Mapping[str, str]) -> None:
+        """Raise ArtifactError unless every weight, by digest and type, has the content it was written with."""
+        parts: dict[str, list[str]] = {}
+        for name in self.places:
+            kind, _, rest = name.partition("/")
+            if kind == "weights":
+                parts.setdefault(rest.partition("/")[0], []).append(name)
+        for digest, type in digests.items():
+            h = hashlib.sha256(type.encode())
+            for name in sorted(parts.get(digest, ())):
+                self.hash_array(h, name, name.rpartition("/")[2])
+            if h.hexdigest()[:32] != digest:
+                raise self.damaged(f"weight {digest[:8]} does not have the content it was written with")
+
+    def forget_pages(self, start: int = 0, end: int | None = None) -> None:
+        """Let the system take back memory that holds whole pages of some bytes of the file; they are read again when
+        needed."""
         mapped = getattr(self._data, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = len(self._data) if end is None else end // mmap.PAGESIZE * mmap.PAGESIZE
+        if stop > first:
+            mapped.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
 def _read_header(file: io.BufferedReader, size: int) -> tuple[dict[str, Place], dict[str, str]]:

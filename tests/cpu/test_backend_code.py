@@ -56,6 +56,18 @@ def test_layers_alike_share_one_function() -> None:
     assert sum("_linear" in name and "pack" not in name for name in source.functions) == 1
 
 
+def test_all_workers_pack_constants() -> None:
+    text = """graph @one [B in 1..] (%x: f32[B, 8]) -> (f32[B, 8]) {
+  %w = const @w#seed=1 : f32[8, 8]
+  %y = linear %x, %w : f32[B, 8]
+  return %y
+}"""
+    source = emit([lower_graph(parse_graph(text, generate=True), None)], CompileOptions()).text
+    packing, main = (source.split(f"void p0_s{i}_region")[1].split("namespace")[0] for i in (0, 1))
+    assert "pack" in packing and "w.id == 0) {" not in packing
+    assert "w.id == 0) {" in main
+
+
 def test_the_same_graph_gives_the_same_source() -> None:
     first, second = (emit([lower_graph(parse_graph(TINY), None)], CompileOptions()).text for _ in range(2))
     assert first == second
