@@ -57,9 +57,9 @@ def test_layers_alike_share_one_function() -> None:
 
 
 def test_all_workers_pack_constants() -> None:
-    text = """graph @one [B in 1..] (%x: f32[B, 8]) -> (f32[B, 8]) {
+    text = """graph @one (%x: f32[2, 8]) -> (f32[2, 8]) {
   %w = const @w#seed=1 : f32[8, 8]
-  %y = linear %x, %w : f32[B, 8]
+  %y = linear %x, %w : f32[2, 8]
   return %y
 }"""
     source = emit([lower_graph(parse_graph(text, generate=True), None)], CompileOptions()).text
