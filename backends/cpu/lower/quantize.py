@@ -13,7 +13,7 @@ from mcomp.backends.cpu.lower.elementwise import loop_kernel
 from mcomp.ir import dims
 from mcomp.ir.dtypes import f64
 from mcomp.ir.encoding import Affine
-from mcomp.ir.graph import Node
+from mcomp.ir.graph import Node, Value
 
 
 @lowers("quantize", target=TARGET)
@@ -59,8 +59,23 @@ def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
 
 
 def _is_image(node: Node, b: Builder, x: Access) -> bool:
-    """Whether the operand is planes of few channels in row-major order: convolutions want their pixels together."""
-    return x.rank == 4 and x.shape[1] in (2, 3, 4) and x.is_contiguous() and not b.is_output(node.result)
+    """Whether the operand is planes of few channels in row-major order: convolutions want their pixels together. Heads of
+    an attention are no channels."""
+    if x.rank != 4 or x.shape[1] not in (2, 3, 4) or not x.is_contiguous() or b.is_output(node.result):
+        return False
+    return not _feeds(node.result, "attention")
+
+
+def _feeds(value: Value, name: str) -> bool:
+    """Whether an operator reads a value, perhaps in the body of a fused node."""
+    for user in value.users:
+        if user.op.name == name:
+            return True
+        if user.op.name == "fused":
+            inside = (x for x, operand in zip(user.attrs["body"].inputs, user.operands) if operand is value)
+            if any(_feeds(x, name) for x in inside):
+                return True
+    return False
 
 
 def _image(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
