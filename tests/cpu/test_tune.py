@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from mcomp.backend import CompileOptions
 from mcomp.backends.cpu import BACKEND
+from mcomp.backends.cpu.compiler import KERNELS, find_compiler
 from mcomp.backends.cpu.isa import choose
 from mcomp.backends.cpu.tune import Product, Table, compiled_timer, settle, tune
 from mcomp.ir import graph_text, parse_graph, verify
@@ -107,3 +109,25 @@ def test_the_timer_runs_every_candidate(tmp_path: Path) -> None:
     timer = compiled_timer(table.isa, BACKEND.cache)
     for product in (Product(False, 80, 33), Product(True, 80, 33)):
         assert all(0 < ns < 1e9 for ns in timer(product, 17, table.choices(product)))
+
+
+@needs_compiler
+def test_measuring_stays_within_its_memory(tmp_path: Path) -> None:
+    source, program = tmp_path / "tune.cpp", tmp_path / "tune"
+    source.write_text("""#include "tune.hpp"
+int main() {
+  const int64_t widths[] = {2, 3, 1};
+  double ns[3];
+  for (int64_t n : {1, 16, 17, 33, 100})
+    for (int int8 = 0; int8 < 2; ++int8) mcomp::time_tiles(int8 != 0, 17, n, 37, widths, 3, 1.0, ns);
+}
+""")
+    compiler = find_compiler()
+    assert compiler is not None
+    flags = ["-std=gnu++17", "-O1", "-g", "-fsanitize=address", "-pthread", f"-I{KERNELS}", *choose("portable").flags]
+    built = subprocess.run([*compiler.command, *flags, str(source), "-o", str(program)], capture_output=True, text=True)
+    if built.returncode != 0 and "asan" in built.stderr:
+        pytest.skip("the compiler has no address sanitizer")
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run([str(program)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

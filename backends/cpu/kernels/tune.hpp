@@ -77,9 +77,9 @@ inline void time_tiles(bool int8, int64_t m, int64_t n, int64_t k, const int64_t
   using Function = void (*)(const detail::TuneProduct&);
   static constexpr Function kTable[2][3] = {{detail::tune_f32<1>, detail::tune_f32<2>, detail::tune_f32<3>},
                                             {detail::tune_i8<1>, detail::tune_i8<2>, detail::tune_i8<3>}};
-  const int64_t widest = 3 * kLanes, bytes = int8 ? 1 : 4;
-  const detail::TuneMemory rows(m * k * bytes), packed(round_up(n, widest) * round_up(k, 4) * bytes);
-  const detail::TuneMemory columns(round_up(n, widest) * 4), out(m * n * 4);
+  const int64_t bytes = int8 ? 1 : 4, padded = n + 3 * kLanes;  // at least n in whole panels of any width
+  const detail::TuneMemory rows(m * k * bytes), packed(padded * round_up(k, 4) * bytes);
+  const detail::TuneMemory columns(padded * 4), out(m * n * 4);
   const detail::TuneMemory scratch(int8 ? gemm_i8_scratch_bytes(m, k, 1) : gemm_f32_scratch_bytes(m, k, 1));
   const detail::TuneProduct p{m, n, k, rows.as<char>(), packed.as<char>(), columns.as<float>(), out.as<float>(),
                               scratch.as<char>()};
