@@ -14,9 +14,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 import platform
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +25,7 @@ from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import KERNELS, build, find_compiler
 from mcomp.backends.cpu.isa import Isa
 from mcomp.backends.cpu.tiles import LANES, candidates
+from mcomp.files import write_whole
 from mcomp.ir import dims, dtypes
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, Node, Value
@@ -118,15 +117,7 @@ class Table:
         warning."""
         merged = {**Table.load(self.isa, self.path.parent).times, **self.times}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(merged, file, indent=1, sort_keys=True)
-                os.replace(name, self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            write_whole(self.path, json.dumps(merged, indent=1, sort_keys=True))
         except OSError as e:
             warnings.warn(f"the table of tiles cannot be kept in {self.path} ({e})", stacklevel=2)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcomp.files import write_whole
 from mcomp.ops.workload import PRODUCTS
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def device_profile(
 
     count = threads or os.cpu_count() or 1
     backend = backend_named(target)
-    path = (directory or _cache_directory()) / f"{_key(backend.name, count)}.json"
+    path = (directory or cache_directory()) / f"{profile_key(backend.name, count)}.json"
     if not refresh:
         found = _read(path)
         if found is not None:
@@ -125,13 +125,13 @@ def device_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _cache_directory() -> Path:
+def cache_directory() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("mcomp")) / "profiles"
 
 
-def _key(backend: str, threads: int) -> str:
+def profile_key(backend: str, threads: int) -> str:
     from mcomp import __version__
 
     text = "|".join((backend, device_name(), platform.machine(), str(threads), __version__, str(FORMAT)))
@@ -167,14 +167,6 @@ def _from_json(data: Any) -> DeviceProfile:
 def _write(path: Path, profile: DeviceProfile) -> None:
     """Write whole or not at all; a cache that cannot be written is a warning."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(asdict(profile), file, indent=1)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(asdict(profile), indent=1))
     except OSError as e:
         warnings.warn(f"the device profile cannot be kept in {path} ({e}); it will be measured again", stacklevel=3)

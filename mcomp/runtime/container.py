@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcomp.errors import ArtifactError
+from mcomp.files import replacing
 
 MAX_HEADER = 100 << 20
 _PIECE = 4 << 20
@@ -155,27 +156,13 @@ class Beside:
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path:
     """Write a file, whole or not at all. Raises ArtifactError; a file that was there then stays as it was."""
-    import tempfile
-
     from safetensors.numpy import save_file
 
-    handle, temporary = -1, ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent or ".")
-        os.close(handle)
-        contiguous = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
-        save_file(contiguous, temporary, dict(metadata))
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as e:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        if not isinstance(e, Exception):
-            raise
+        with replacing(path) as temporary:
+            contiguous = {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()}
+            save_file(contiguous, temporary, dict(metadata))
+    except Exception as e:
         raise ArtifactError(
             f"{path} could not be written: {e}", code="MC0702",
             help="free space or choose another folder; a file that was there before is unchanged",

@@ -1,0 +1,89 @@
+"""The cost table: what counts as the same piece, what is measured, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcomp.ir import parse_graph, verify
+from mcomp.ir.extract import extract, signature
+from mcomp.ir.graph import Graph
+from mcomp.plan.costs import CostTable
+from tests.cpu.backend_harness import needs_compiler
+
+TEXT = """graph @net [B in 1..] (%x: f32[B, 8]) -> (f32[B, 4]) {
+  %a = const @a#seed=1 : f32[8, 8]
+  %b = const @b#seed=2 : f32[8, 8]
+  %c = const @c#seed=3 : f32[4, 8]
+  %h = linear %x, %a : f32[B, 8]
+  %r = relu %h : f32[B, 8]
+  %i = linear %r, %b : f32[B, 8]
+  %s = relu %i : f32[B, 8]
+  %y = linear %s, %c : f32[B, 4]
+  return %y
+}"""
+
+
+def pieces(graph: Graph) -> list[Graph]:
+    """Each linear with the relu after it."""
+    parts = []
+    for name in ("h", "i", "y"):
+        node = graph.value(name).producer
+        assert node is not None
+        parts.append([node, *(u for u in node.result.users if u.op.name == "relu")])
+    return [extract(part).graph for part in parts]
+
+
+@pytest.fixture
+def graph() -> Graph:
+    from tests.cpu.backend_harness import graph_of
+
+    return graph_of(TEXT)
+
+
+def test_a_part_is_a_graph_of_its_own(graph: Graph) -> None:
+    node = graph.value("i").producer
+    assert node is not None
+    part = extract([node, *node.result.users])
+    verify(part.graph)
+    assert [v.name for v in part.inputs] == ["r"] and [v.name for v in part.outputs] == ["s"]
+    assert [n.op.name for n in part.graph.nodes] == ["const", "linear", "relu"]
+    assert part.graph.symbols == graph.symbols
+    assert signature(parse_graph(str(part.graph), store=graph.store)) == signature(part.graph)
+
+
+def test_pieces_of_one_shape_are_the_same(graph: Graph) -> None:
+    first, second, last = map(signature, pieces(graph))
+    assert first == second != last
+
+
+@needs_compiler
+def test_each_shape_is_measured_once_and_kept(graph: Graph, tmp_path: Path) -> None:
+    table = CostTable.load("cpu", 1, tmp_path)
+    parts = pieces(graph)
+    assert table.measure(parts, {"B": 3}) == 2
+    again = CostTable.load("cpu", 1, tmp_path)
+    assert again.times == table.times and again.measure(parts, {"B": 3}) == 0
+    assert again.microseconds(parts[0], {"B": 3}) > 0
+    with pytest.raises(KeyError):
+        again.microseconds(parts[0], {"B": 4})
+
+
+def test_a_damaged_table_is_measured_again(tmp_path: Path) -> None:
+    table = CostTable.load("cpu", 1, tmp_path)
+    table.path.write_text("[1, 2")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert CostTable.load("cpu", 1, tmp_path).times == {}
+
+
+def test_an_encoded_input_is_refused(tmp_path: Path) -> None:
+    graph = parse_graph("""graph @g(%x: f32[2, 4]) -> (f32[2, 4]) {
+  %q = quantize %x {dtype = !u8, scale = 0.02, zero = 3} : f32[2, 4] affine<u8, scale=0.02, zero=3>
+  %d = decode %q : f32[2, 4]
+  return %d
+}""")
+    node = graph.value("d").producer
+    assert node is not None
+    with pytest.raises(ValueError, match="include the node that makes it"):
+        CostTable.load("cpu", 1, tmp_path).measure([extract([node]).graph], {})
