@@ -1,5 +1,5 @@
-"""Compressions: quantize."""
+"""Compressions: distill, quantize."""
 
-from mcomp.passes.compress import quantize
+from mcomp.passes.compress import distill, quantize
 
-__all__ = ["quantize"]
+__all__ = ["distill", "quantize"]

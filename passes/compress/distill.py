@@ -1,0 +1,293 @@
+"""`distill`: parts of a model learn, without labels, to give what the dense model gives there."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mcomp.errors import PassError
+from mcomp.ir.graph import Graph, LedgerEntry, Node
+from mcomp.manager.context import Context
+from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
+from mcomp.passes.compress.finetune import Options, Report, finetune, reconstruct
+from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
+from mcomp.passes.compress.substitute import Substitution, substitute
+
+if TYPE_CHECKING:
+    from mcomp.passes.compress.training.trainer import Recipe
+
+STUDENTS = ("self", "narrower", "shallower")
+TEACHER = "distill.teacher"
+"""Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
+PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
+"""Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set here when the
+user interrupted."""
+_EXACT = 1e-6
+
+
+@register_pass
+@dataclass(frozen=True)
+class Distill(Pass):
+    """A region of the graph learns to give what it gave before the pipeline, on calibration inputs, without labels.
+
+    before:
+        %h = linear %x, %w1, %b1 : f32[B, 4096]  loc(body.0)
+        %r = relu %h : f32[B, 4096]  loc(body.1)
+        %y = linear %r, %w2, %b2 : f32[B, 10]  loc(body.2)
+    after `distill{region=body, student=narrower, ratio=0.05}`:
+        %h = linear %x, %w1, %b1 : f32[B, 205]  loc(body.0)
+        %r = relu %h : f32[B, 205]  loc(body.1)
+        %y = linear %r, %w2, %b2 : f32[B, 10]  loc(body.2)
+    The nodes of a student stand in the graph where those of the region stood: every later pass sees plain nodes.
+
+    region: module path; empty: the whole model.
+    split: residual: each residual block in the region by itself, one after another; modules: each module directly below its
+        path.
+    student: self: the region as it is (compressed by earlier passes), quantization in the loop. narrower: of the region's
+        layers, the share `ratio` of their units, those that pruning keeps. shallower: the share `ratio` of its layers,
+        those that do most. Or an nn.Module (not in text), which gets the region's inputs and gives what it gives.
+    max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
+        samples) is refused.
+    seconds, steps, epochs: how long; `seconds` for all regions together. rate: none tries some.
+    loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
+        of kl. features: weight of values inside, with student=self on the whole model.
+    scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.
+    held: share of the calibration samples held out for early stopping. patience: checks, of 20, without improvement.
+    checkpoint: folder for states to go on from. augment: a function (not in text) that changes a list of input tensors;
+        with the whole model only.
+    """
+
+    name = "distill"
+    effect = PassEffect.APPROXIMATE
+
+    region: str = ""
+    student: Any = "self"
+    ratio: float = 0.5
+    split: Literal["none", "residual", "modules"] = "none"
+    max_error: float = 0.5
+    seconds: float | None = None
+    steps: int | None = None
+    epochs: float = 20.0
+    rate: float | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: float = 0.0
+    batch: int = 64
+    loss: Literal["auto", "kl", "mse", "cosine"] = "auto"
+    temperature: float = 2.0
+    features: float = 0.0
+    scales: bool = False
+    mix: float = 0.0
+    held: float = 0.1
+    patience: int = 8
+    checkpoint: str | None = None
+    augment: Any = None
+
+    def text(self) -> str:
+        """As for other passes; a module by its class, a function by its name."""
+        options = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                plain = value if isinstance(value, (str, int, float)) else getattr(value, "__name__", type(value).__name__)
+                options.append(f"{field.name}={option_text(plain)}")
+        return self.name + (f"{{{','.join(options)}}}" if options else "")
+
+    def check(self, graph: Graph, context: Context) -> None:
+        known = isinstance(self.student, str) and self.student in STUDENTS
+        if not known and (isinstance(self.student, str) or not callable(getattr(self.student, "forward", None))):
+            raise PassError(f"distill: student is {self.student!r}", code="MC0204",
+                            help=f"use one of {', '.join(STUDENTS)}, or Distill(student=module) with an nn.Module")
+        for name, good, wanted in self._ranges():
+            if not good:
+                raise PassError(f"distill: {name} is {getattr(self, name)}", code="MC0204", help=f"use {wanted}")
+        if self.augment is not None and (self.region or self.split != "none" or not callable(self.augment)):
+            raise PassError("distill: augment is a function for the inputs of the whole model", code="MC0204",
+                            help="leave region and split away, or augment the calibration batches themselves")
+        if context.calibration is None:
+            raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
+                            help="pass calibration=[...]")
+        region_at(graph, self.region)
+        if TEACHER not in context.shared:
+            context.shared[TEACHER] = graph.clone()
+
+    def _ranges(self) -> list[tuple[str, bool, str]]:
+        return [
+            ("ratio", 0.0 < self.ratio <= 1.0, "more than 0, at most 1"),
+            ("max_error", self.max_error > 0, "a positive number"),
+            ("seconds", self.seconds is None or self.seconds > 0, "a positive number of seconds"),
+            ("steps", self.steps is None or self.steps > 0, "a positive number"),
+            ("epochs", self.epochs > 0, "a positive number"),
+            ("rate", self.rate is None or self.rate > 0, "a positive number, or none"),
+            ("batch", self.batch > 0, "a positive number"),
+            ("held", 0.0 <= self.held < 1.0, "0 up to, but not, 1"),
+            ("mix", 0.0 <= self.mix <= 1.0, "0 to 1"),
+            ("temperature", self.temperature > 0, "a positive number"),
+            ("patience", self.patience >= 0, "0 (never stop early) or more"),
+        ]
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        if context.calibration is None:
+            raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
+                            help="pass calibration=[...]")
+        dense = context.shared.get(TEACHER) or graph.clone()
+        if not context.calibration.given:
+            context.remark("warning", self.name, self.region, "students learn from the example inputs only",
+                           "pass calibration data")
+        if self.student != "self":
+            return self._substitute(graph, dense, context)
+        if not self.region and self.split == "none":
+            return self._whole(graph, dense, context)
+        return self._blocks(graph, dense, context)
+
+    # the region as it is
+
+    def _whole(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
+        last = graph.outputs[0].producer if graph.outputs else None
+        if last is None or context.excluded(self.name, last) or not context.allow_rewrite(self.name):
+            return PassResult(False)
+        assert context.calibration is not None
+        report = finetune(
+            graph, dense, context.calibration, recipe=self.recipe(context), options=self.options(context),
+            seed=context.seed, checkpoint=self._folder(), progress=context.shared.get(PROGRESS),
+        )
+        return PassResult(self._tell(graph, context, report), NONE, {"trained": report.changed})
+
+    def _blocks(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
+        blocks = [b for b in self._regions(graph, context) if context.allow_rewrite(self.name)]
+        assert context.calibration is not None
+        reports = reconstruct(
+            graph, dense, context.calibration, blocks, recipe=self.recipe(context), options=self.options(context),
+            seed=context.seed, checkpoint=self._folder(), progress=context.shared.get(PROGRESS),
+        )
+        changed = [self._tell(graph, context, report) for report in reports]
+        return PassResult(any(changed), NONE, {"trained": sum(r.changed for r in reports), "blocks": len(reports)})
+
+    def _tell(self, graph: Graph, context: Context, report: Report) -> bool:
+        place = report.layer or graph.name
+        if report.interrupted:
+            context.shared[INTERRUPTED] = True
+            context.remark("note", self.name, place, "training was interrupted; the best state so far is kept")
+        if not report.changed:
+            reason = "it gives what it gave already" if report.before <= _EXACT and not report.reason else report.reason
+            context.missed(self.name, place, reason or "training changed nothing", "train longer, or with more data")
+            return False
+        detail = f"trained to the dense model's output: error {report.before:.2%} before, {report.after:.2%} after"
+        context.record(graph, LedgerEntry(self.name, place, report.node, error=report.after, detail=detail))
+        context.remark("applied", self.name, place, f"{detail}; {_how(report)}")
+        return True
+
+    # other students
+
+    def _substitute(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
+        regions = self._regions(graph, context)
+        names = [(r.name, tuple(v.name for v in r.outputs)) for r in regions]
+        recipe = self.recipe(context)
+        deadline = None if recipe.seconds is None else time.monotonic() + recipe.seconds
+        done = 0
+        for number, (name, outputs) in enumerate(names):
+            region = next((r for r in self._regions(graph, context, quiet=True)
+                           if tuple(v.name for v in r.outputs) == outputs), None)
+            if region is None or not context.allow_rewrite(self.name):
+                continue
+            share = recipe
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic()) / (len(names) - number)
+                share = dataclasses.replace(recipe, seconds=left)
+            found = substitute(
+                region, dense, context, student=self.student, ratio=self.ratio, recipe=share,
+                options=self.options(context), max_error=self.max_error, checkpoint=self._folder(),
+                progress=context.shared.get(PROGRESS),
+            )
+            done += self._tell_student(graph, context, name, found)
+            if found.interrupted:
+                break
+        return PassResult(done > 0, NONE, {"students": done})
+
+    def _tell_student(self, graph: Graph, context: Context, name: str, found: Substitution) -> bool:
+        place = name or graph.name
+        if found.interrupted:
+            context.shared[INTERRUPTED] = True
+            context.remark("note", self.name, place, "training was interrupted; the best state so far counts")
+        if found.reason:
+            context.missed(self.name, place, found.reason, found.remedy)
+            return False
+        context.record(graph, LedgerEntry(
+            self.name, place, found.node, error=found.error, bytes_saved=found.bytes_saved, detail=found.detail,
+        ))
+        context.remark("applied", self.name, place, f"{found.detail}; error {found.error:.2%}")
+        return True
+
+    # what and how
+
+    def _regions(self, graph: Graph, context: Context, quiet: bool = False) -> list[Region]:
+        """The regions asked for that may be changed."""
+        whole = region_at(graph, self.region)
+        found = [whole]
+        if self.split == "residual":
+            found = residual_regions(graph, whole if self.region else None)
+        elif self.split == "modules":
+            found = child_regions(graph, self.region)
+        if not found and not quiet:
+            context.missed(self.name, self.region or graph.name, f"there are no {self.split} blocks in it", "use split=none")
+        kept = []
+        for region in found:
+            problem = region.problem()
+            if problem is not None:
+                if not quiet:
+                    context.missed(self.name, region.name or graph.name, problem, "choose another region")
+            elif not any(context.excluded(self.name, n) for n in region.nodes):
+                kept.append(region)
+        return kept
+
+    def recipe(self, context: Context) -> Recipe:
+        """How to train, within what is left of the time."""
+        from mcomp.passes.compress.training.trainer import Recipe
+
+        seconds = self.seconds
+        deadline = context.shared.get(DEADLINE)
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            seconds = left if seconds is None else min(seconds, left)
+        return Recipe(
+            rate=self.rate, optimizer=self.optimizer, schedule=self.schedule, decay=self.decay, steps=self.steps,
+            epochs=self.epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
+        )
+
+    def options(self, context: Context) -> Options:
+        """What training needs besides; constants of excluded layers stay as they are."""
+
+        def keep(const: Node) -> bool:
+            users = [u for u in const.result.users if u is not const.graph.returns]
+            return any(_left_alone(context, user) for user in users)
+
+        return Options(
+            batch=self.batch, held=self.held, loss=self.loss, temperature=self.temperature, features=self.features,
+            learn_scales=self.scales, augment=self.augment, mix=self.mix, keep=keep,
+        )
+
+    def _folder(self) -> Path | None:
+        return None if self.checkpoint is None else Path(self.checkpoint)
+
+
+def _left_alone(context: Context, node: Node) -> bool:
+    """Whether the user excluded a node's layer; without a remark."""
+    options = context.layer_options
+    return any(
+        options.excluded(path) is not None or options.options(path).get(Distill.name) is False for path in node.loc.paths
+    )
+
+
+def _how(report: Report) -> str:
+    outcome = report.outcome
+    if outcome is None:
+        return "not trained"
+    text = f"{outcome.steps} steps in {outcome.seconds:.0f} s at rate {outcome.rate:g}"
+    if outcome.resumed_at:
+        text += f", resumed at step {outcome.resumed_at}"
+    return text + (f", ended because {outcome.stopped}" if outcome.stopped else "")
+
+

@@ -1,0 +1,131 @@
+"""Replacing a region of a graph by a student that was trained to give what the region gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcomp.ir.binding import assume_symbols
+from mcomp.ir.graph import Graph
+from mcomp.manager.context import Context
+from mcomp.ops.workload import workload
+from mcomp.passes.analysis.cost import weight_bytes
+from mcomp.passes.compress.finetune import CACHED_BYTES, Options, Report, same_value, train_task
+from mcomp.passes.compress.region import Region, body_of, splice
+from mcomp.passes.compress.student import from_module, narrower, shallower
+from mcomp.runtime.calibration import Calibration
+
+if TYPE_CHECKING:
+    from mcomp.passes.compress.training.tasks import Matching
+    from mcomp.passes.compress.training.trainer import Recipe
+
+Say = Callable[[str], None]
+LEAST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """What came of a student: the name of the value it makes, its measured error (relative L2 on held-out data), bytes of
+    weights saved, and what it is; or the reason why the region stays, and what would help."""
+
+    node: str = ""
+    error: float = 0.0
+    bytes_saved: int = 0
+    detail: str = ""
+    reason: str = ""
+    remedy: str = ""
+    interrupted: bool = False
+
+
+def substitute(
+    region: Region, dense: Graph, context: Context, *, student: Any, ratio: float, recipe: Recipe, options: Options,
+    max_error: float, checkpoint: Path | None = None, progress: Say | None = None,
+) -> Substitution:
+    """Train a student (`narrower`, `shallower`, or an nn.Module) on what the region gets and gives on calibration data, and
+    put it in the region's place when its held-out error is at most `max_error` and it computes or stores less.
+
+    The targets are the dense graph's values of the same names, where it has them, else the region's own. Raises PassError
+    for a module that does not fit.
+    """
+    from mcomp.passes.compress.training.data import Samples, row_columns
+    from mcomp.passes.compress.training.tasks import values_on
+
+    graph, calibration = region.graph, context.calibration
+    assert calibration is not None
+    inputs = values_on(graph, calibration, region.inputs, limit_bytes=CACHED_BYTES // 2)
+    wanted = [same_value(dense, v) for v in region.outputs]
+    known = [v for v in wanted if v is not None]
+    taught = dense if len(known) == len(wanted) else graph
+    targets = values_on(
+        taught, calibration, known if taught is dense else region.outputs, limit_bytes=CACHED_BYTES // 2
+    )
+    body = body_of(region)
+    made, detail = _student(region, body, student, ratio, inputs, context.seed)
+    before, after = _size(body), _size(made)
+    if after[0] >= before[0] and after[1] >= before[1]:
+        return Substitution(reason=f"the student is no smaller: {_words(after)}, the region {_words(before)}",
+                            remedy="give a smaller one, or another ratio")
+    flags = row_columns([v.type for v in made.inputs], [v.type for v in made.outputs])
+    samples = Samples(
+        [[*x, *y] for x, y in zip(inputs, targets)],
+        None if flags is None else [*flags, *([True] * len(region.outputs))],
+        size=options.batch, held=options.held, seed=recipe.seed,
+    )
+    if samples.total < LEAST_SAMPLES and flags is not None:
+        return Substitution(reason=f"{samples.total} calibration samples are too few to learn from",
+                            remedy="pass more calibration data")
+    report = _train(region, made, samples, recipe, options, checkpoint, progress)
+    if not report.after <= max_error:
+        return Substitution(
+            reason=f"its student ({detail}) stays {report.after:.1%} off, more than {max_error:.1%}",
+            remedy="train longer, give more data or a larger student, or raise max_error", interrupted=report.interrupted,
+        )
+    with graph.edit("distill", loc=region.nodes[-1].loc) as editor:
+        found = splice(editor, region, made)
+    detail = f"{detail}: {_words(after)} instead of {_words(before)}"
+    return Substitution(found[0].name, report.after, before[1] - after[1], detail, interrupted=report.interrupted)
+
+
+def _student(
+    region: Region, body: Graph, student: Any, ratio: float, inputs: list[list[Any]], seed: int
+) -> tuple[Graph, str]:
+    if student == "narrower":
+        return narrower(body, Calibration(inputs), ratio, seed), f"narrower, {ratio:.0%} of the units"
+    if student == "shallower":
+        made, dropped = shallower(body, Calibration(inputs), ratio, region.name)
+        return made, f"shallower, without {', '.join(dropped) or 'anything less'}"
+    return from_module(region, student, inputs[0]), f"student {type(student).__name__}"
+
+
+def _train(
+    region: Region, made: Graph, samples: Any, recipe: Recipe, options: Options, checkpoint: Path | None,
+    progress: Say | None,
+) -> Report:
+    from mcomp.passes.compress.training.objective import Kind, Objective, kinds_of
+    from mcomp.passes.compress.training.tasks import Matching
+    from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
+
+    last = all(region.graph.is_output(v) for v in region.outputs)
+    asked: Kind = options.loss if last else "mse"
+    untie_vectors(made)
+    task: Matching = Matching(
+        TrainableGraph(made), samples, Objective(
+            kinds_of(region.outputs, asked), temperature=options.temperature, anchor=options.anchor,
+        ), seed=recipe.seed,
+    )
+    return train_task(
+        task, recipe, options, region.name, region.outputs[0].name, checkpoint, progress, len(region.outputs)
+    )
+
+
+def _size(graph: Graph) -> tuple[int, int]:
+    """Operations (with symbolic sizes at their bounds, or 1) and bytes of weights."""
+    known = assume_symbols(graph, {})
+    operations = sum(workload(n, known).flops for n in graph.nodes if n.op.name != "const" and not n.op.view)
+    return operations, sum(weight_bytes(graph).values())
+
+
+def _words(size: tuple[int, int]) -> str:
+    return f"{size[0]:,} operations, {size[1]:,} bytes of weights"

@@ -1,0 +1,167 @@
+"""Inputs without labels, cut into minibatches, some of them held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcomp.ir.dims import Expr, sym, symbols
+from mcomp.ir.types import TensorType, Type
+
+Augment = Callable[[list[Any]], Sequence[Any]]
+"""Takes the tensors of a minibatch, returns changed ones of the same shapes. Randomness comes from torch's generator,
+which is seeded for each step."""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Samples to go through a graph at once: rows of a group of samples of one shape."""
+
+    group: int
+    rows: tuple[int, ...]
+
+
+class Samples:
+    """A table of samples: batches of tensors (columns), taken apart into rows where `batched` says which columns have a
+    row for each sample (the others are the same for all), or whole batches where it is None.
+
+    Samples of one shape are a group; minibatches of up to `size` are drawn within groups. A share `held` of every group,
+    drawn by `seed`, is kept apart (at least one sample in all, none when there are fewer than `LEAST`).
+    """
+
+    LEAST = 4
+
+    def __init__(
+        self, batches: Sequence[Sequence[Any]], batched: Sequence[bool] | None, *, size: int, held: float, seed: int
+    ) -> None:
+        self.size = size
+        self.seed = seed
+        self.batched = None if batched is None else tuple(batched)
+        self._groups = _grouped(batches, self.batched)
+        counts = [_count(g, self.batched) for g in self._groups]
+        self.total = sum(counts)
+        generator = torch.Generator().manual_seed(seed)
+        self._train: list[list[int]] = []
+        self._held: list[list[int]] = []
+        for count in counts:
+            order = torch.randperm(count, generator=generator).tolist()
+            cut = round(count * held) if self.total >= self.LEAST and held > 0 else 0
+            self._held.append(sorted(order[:cut]))
+            self._train.append(sorted(order[cut:]))
+        if self.total >= self.LEAST and held > 0 and not any(self._held):
+            largest = max(range(len(counts)), key=counts.__getitem__)
+            self._held[largest].append(self._train[largest].pop())
+
+    @property
+    def trained_on(self) -> int:
+        """How many samples are not held out."""
+        return sum(len(g) for g in self._train)
+
+    @property
+    def held_out(self) -> int:
+        """How many samples are held out."""
+        return sum(len(g) for g in self._held)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches of an epoch."""
+        return sum(len(self._portions(g)) for g in self._train)
+
+    def held(self) -> list[Minibatch]:
+        """Minibatches of what is held out; of all samples when nothing is."""
+        rows = self._held if self.held_out else self._train
+        return [Minibatch(g, tuple(chunk)) for g, given in enumerate(rows) for chunk in _chunks(given, self._limit)]
+
+    def shown(self) -> list[Minibatch]:
+        """Minibatches of what is not held out, in a fixed order."""
+        return [Minibatch(g, tuple(c)) for g, given in enumerate(self._train) for c in _chunks(given, self._limit)]
+
+    def epoch(self, number: int) -> list[Minibatch]:
+        """The minibatches of an epoch, in an order that depends on the seed and the number only. A remainder of less than a
+        quarter of a minibatch is left out: the next epoch has another one."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number + 1)
+        found: list[Minibatch] = []
+        for group, rows in enumerate(self._train):
+            order = [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+            found += [Minibatch(group, tuple(chunk)) for chunk in self._portions(order)]
+        return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
+
+    def columns(self, batch: Minibatch) -> list[Any]:
+        """The tensors of a minibatch."""
+        group = self._groups[batch.group]
+        if self.batched is None:
+            return list(group[batch.rows[0]])
+        index = torch.tensor(batch.rows)
+        return [t.index_select(0, index) if own else t for t, own in zip(group, self.batched)]
+
+    def _portions(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        found = _chunks(rows, self._limit)
+        if len(found) > 1 and len(found[-1]) < self._limit / 4:
+            found.pop()
+        return found
+
+    @property
+    def _limit(self) -> int:
+        return self.size if self.batched is not None else 1
+
+
+def row_columns(inputs: Sequence[Type], outputs: Sequence[Type]) -> list[bool] | None:
+    """Which inputs have a row for each sample: those whose first size is the symbol that every output begins with. None
+    when samples cannot be told apart: no such symbol, or an input that mentions it elsewhere."""
+    first = {t.shape[0] for t in outputs if isinstance(t, TensorType) and t.shape}
+    if len(first) != 1 or not all(isinstance(t, TensorType) and t.shape for t in outputs):
+        return None
+    batch = next(iter(first))
+    if not isinstance(batch, Expr) or batch != sym(next(iter(symbols(batch)))):
+        return None
+    found = []
+    for type in inputs:
+        if not isinstance(type, TensorType):
+            return None
+        own = bool(type.shape) and type.shape[0] == batch
+        if any(symbols(d) & symbols(batch) for d in type.shape[1 if own else 0 :]):
+            return None
+        found.append(own)
+    return found if any(found) else None
+
+
+def _grouped(batches: Sequence[Sequence[Any]], batched: Sequence[bool] | None) -> list[list[Any]]:
+    """With rows: for each shape of a row, the columns with all rows of that shape. Else one group: the batches."""
+    if batched is None:
+        return [list(batches)]
+    alike: list[list[Sequence[Tensor]]] = []
+    for batch in batches:
+        found = next((members for members in alike if _fit(members[0], batch, batched)), None)
+        if found is None:
+            alike.append([batch])
+        else:
+            found.append(batch)
+    groups = []
+    for members in alike:
+        columns = list(zip(*members))
+        groups.append([
+            torch.cat(column) if own and len(members) > 1 else column[0] for column, own in zip(columns, batched)
+        ])
+    return groups
+
+
+def _fit(first: Sequence[Tensor], batch: Sequence[Tensor], batched: Sequence[bool]) -> bool:
+    """Whether rows of two batches can be mixed."""
+    for a, b, own in zip(first, batch, batched):
+        if a.dtype != b.dtype or a.shape[int(own):] != b.shape[int(own):] or (not own and not torch.equal(a, b)):
+            return False
+    return True
+
+
+def _count(group: Sequence[Any], batched: Sequence[bool] | None) -> int:
+    if batched is None:
+        return len(group)
+    return next(int(t.shape[0]) for t, own in zip(group, batched) if own)
+
+
+def _chunks(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]

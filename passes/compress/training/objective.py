@@ -1,0 +1,98 @@
+"""What a student is trained for: to give the outputs, and intermediate values, that its teacher gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcomp.ir.graph import Value
+from mcomp.ir.types import TensorType
+
+Kind = Literal["auto", "kl", "mse", "cosine"]
+_THROUGH = ("reshape", "squeeze", "unsqueeze", "cast", "permute", "select", "slice", "contiguous")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss over several outputs and features.
+
+    `kinds`, one per output:
+    kl: T^2 KL(softmax(teacher / T) || softmax(student / T)) over the last axis (Hinton et al. 2015, section 2.1),
+        which keeps its gradient as large at every temperature, plus `anchor` times mse.
+    mse: squared L2 error divided by the squared L2 distance of the teacher's values from their mean over the batch, so
+        that a constant guess gives about 1.
+    cosine: 1 - cosine of the angle along the last axis, plus `anchor` times mse.
+    Features count as mse, weighted by `features` over their number. Values that are not floating-point do not count.
+    """
+
+    kinds: tuple[Kind, ...]
+    temperature: float = 2.0
+    anchor: float = 0.1
+    features: float = 0.0
+
+    def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The loss of outputs and, after them, features; a scalar."""
+        count = len(self.kinds)
+        total = torch.zeros(())
+        for kind, ours, theirs in zip(self.kinds, student, teacher):
+            if theirs.is_floating_point():
+                total = total + self._output(kind, ours.float(), theirs.float())
+        rest = list(zip(student[count:], teacher[count:]))
+        for ours, theirs in rest:
+            total = total + self.features / len(rest) * relative_square(ours.float(), theirs.float())
+        return total
+
+    def _output(self, kind: Kind, ours: Tensor, theirs: Tensor) -> Tensor:
+        if kind == "kl":
+            t = self.temperature
+            divergence = functional.kl_div(
+                functional.log_softmax(ours / t, -1), functional.log_softmax(theirs / t, -1), reduction="none",
+                log_target=True,
+            ).sum(-1).mean() * t * t
+            if not self.anchor:
+                return divergence
+            return divergence + self.anchor * relative_square(ours, theirs)
+        if kind == "cosine":
+            apart = 1.0 - functional.cosine_similarity(ours, theirs, dim=-1).mean()
+            return apart + self.anchor * relative_square(ours, theirs) if self.anchor else apart
+        return relative_square(ours, theirs)
+
+
+def relative_square(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Squared L2 error over the squared L2 distance of the teacher's values from their mean over the first axis (for one
+    sample, from zero). Places where the teacher is not finite do not count."""
+    finite = torch.isfinite(theirs)
+    if not bool(finite.all()):
+        ours, theirs = torch.where(finite, ours, 0.0), torch.where(finite, theirs, 0.0)
+    spread = theirs - theirs.mean(0, keepdim=True) if theirs.dim() and theirs.shape[0] > 1 else theirs
+    scale = spread.square().sum()
+    scale = torch.where(scale > 0, scale, theirs.square().sum()).clamp(min=1e-12)
+    return (ours - theirs).square().sum() / scale
+
+
+def kinds_of(outputs: Sequence[Value], asked: Kind) -> tuple[Kind, ...]:
+    """What kind each output is. With `auto`: scores of two classes or more that a linear layer or a softmax makes are kl
+    (or, where `softmax` itself ends the model, mse: its outputs are no scores any more), the others mse, and vectors that
+    were divided by a norm of theirs cosine."""
+    return tuple(_kind(value) if asked == "auto" else asked for value in outputs)
+
+
+def _kind(value: Value) -> Kind:
+    type = value.type
+    if not isinstance(type, TensorType) or not type.shape or type.shape[-1] == 1:
+        return "mse"
+    producer = value.producer
+    while producer is not None and producer.op.name in _THROUGH:
+        producer = producer.operand(0).producer
+    if producer is None:
+        return "mse"
+    if producer.op.name in ("linear", "log_softmax"):
+        return "kl"
+    if producer.op.name == "div" and type.rank == 2 and producer.operand(1).tensor.shape[-1] == 1:
+        return "cosine"
+    return "mse"

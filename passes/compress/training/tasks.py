@@ -1,0 +1,116 @@
+"""Tasks for the trainer: a student that is to give what its teacher gives, computed before or along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcomp.ir.graph import Graph, Value
+from mcomp.ops.encoded import decoded
+from mcomp.ops.evaluate import constant
+from mcomp.passes.compress.training.data import Augment, Minibatch, Samples
+from mcomp.passes.compress.training.forward import Forward
+from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.trainer import mean_loss
+from mcomp.passes.compress.training.view import TrainableGraph
+from mcomp.runtime.calibration import Calibration
+
+Teacher = Callable[[Sequence[Any]], list[Tensor]]
+
+
+class Matching:
+    """A student trained to give what its teacher gives for the same inputs.
+
+    The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
+    otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps.
+    """
+
+    def __init__(
+        self, student: TrainableGraph, samples: Samples, objective: Objective, *, teacher: Teacher | None = None,
+        augment: Augment | None = None, seed: int = 0,
+    ) -> None:
+        if augment is not None and teacher is None:
+            raise ValueError("augmented inputs need a teacher that runs along")
+        self.student = student
+        self.samples = samples
+        self.objective = objective
+        self.teacher = teacher
+        self.augment = augment
+        self.seed = seed
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.student.tensors()
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        inputs, targets = self._split(batch)
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed * 1_000_003 + step)
+                inputs = list(self.augment(inputs))
+        if self.teacher is not None:
+            targets = self.teacher(inputs)
+        return self.objective(self.student(inputs), targets)
+
+    def held(self) -> float:
+        with torch.no_grad():
+            losses = []
+            for batch in self.samples.held():
+                inputs, targets = self._split(batch)
+                if self.teacher is not None:
+                    targets = self.teacher(inputs)
+                losses.append((float(self.objective(self.student(inputs), targets)), len(batch.rows)))
+        return mean_loss(losses)
+
+    def results(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """What the student and the teacher give for what is held out, batch by batch."""
+        ours, theirs = [], []
+        with torch.no_grad():
+            for batch in self.samples.held():
+                inputs, targets = self._split(batch)
+                ours.append(self.student(inputs))
+                theirs.append(self.teacher(inputs) if self.teacher is not None else targets)
+        return ours, theirs
+
+    def _split(self, batch: Minibatch) -> tuple[list[Any], list[Tensor]]:
+        columns = self.samples.columns(batch)
+        count = len(self.student.inputs)
+        return columns[:count], columns[count:]
+
+
+def running_teacher(graph: Graph, outputs: Sequence[Value], inputs: Sequence[Value] | None = None) -> Teacher:
+    """A function that computes values of a graph from its inputs, without gradients. Constants are decoded once."""
+    known: dict[Any, Any] = {}
+
+    def load(node: Any) -> Any:
+        if node not in known:
+            known[node] = decoded(constant(node))
+        return known[node]
+
+    forward = Forward(graph, load, inputs=inputs, outputs=outputs)
+
+    def teacher(given: Sequence[Any]) -> list[Tensor]:
+        with torch.no_grad():
+            return [decoded(y) for y in forward(given)]
+
+    return teacher
+
+
+def values_on(
+    graph: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int, start: int = 0
+) -> list[list[Tensor]]:
+    """Values of a graph, batch by batch of the calibration data, from batch `start` on until they take `limit_bytes` (at
+    least one batch). Copies: nothing of the runs stays alive."""
+    compute = running_teacher(graph, wanted)
+    found: list[list[Tensor]] = []
+    taken = 0
+    for batch in calibration.batches[start:]:
+        given = calibration.inputs(graph, batch)
+        row = [y.clone() for y in compute(given)]
+        taken += sum(y.numel() * y.element_size() for y in row)
+        if found and taken > limit_bytes:
+            break
+        found.append(row)
+    return found

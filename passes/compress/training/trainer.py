@@ -1,0 +1,365 @@
+"""The trainer: steps of an optimizer with a schedule, early stopping, a time limit, and checkpoints to go on from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mcomp.passes.compress.training.checkpoint import read_checkpoint, write_checkpoint
+from mcomp.passes.compress.training.data import Minibatch, Samples
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    rate: of the optimizer at its highest; None tries some and takes the one that does best in a few steps.
+    schedule: cosine or linear fall to zero after `warmup` (a share of the steps), or constant.
+    steps: how many; None: `epochs` times through the data. A time limit that is too short for them makes them fewer.
+    checks: how often the held-out loss is taken, evenly spread; `patience` of them without improvement end the training
+        (0: never).
+    clip: the largest norm of the gradient.
+    """
+
+    rate: float | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.05
+    decay: float = 0.0
+    momentum: float = 0.9
+    steps: int | None = None
+    epochs: float = 10.0
+    seconds: float | None = None
+    checks: int = 20
+    patience: int = 0
+    clip: float = 1.0
+    seed: int = 0
+    threads: int | None = None
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Everything that is optimized, by name."""
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        """The loss of a minibatch; differentiable. The same for the same tensors, batch and step."""
+
+    def held(self) -> float:
+        """The mean loss of what is held out."""
+
+
+@dataclass
+class Outcome:
+    """What training came to. Losses are held-out ones: at the start, the best, and at every check by step."""
+
+    first: float = math.nan
+    best: float = math.nan
+    best_step: int = 0
+    steps: int = 0
+    planned: int = 0
+    rate: float = 0.0
+    seconds: float = 0.0
+    stopped: str = ""
+    """Why it ended early; empty when it did not."""
+    backoffs: int = 0
+    resumed_at: int = 0
+    history: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stopped == "interrupted"
+
+    @property
+    def improved(self) -> bool:
+        """Whether the held-out loss is lower than at the start."""
+        return self.best < self.first
+
+
+PROBED = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+"""Rates tried for AdamW when none is given; for SGD 30 times as much."""
+_PROBE_STEPS = 24
+_BACKOFFS = 6
+_TIMED = 8
+_TIME = "the time was up"
+
+
+def train(
+    task: Task, samples: Samples, recipe: Recipe, *, checkpoint: Path | None = None, identity: str = "",
+    say: Say | None = None,
+) -> Outcome:
+    """Train, and leave the task's tensors at the state with the lowest held-out loss (that at the start included).
+
+    The same task, samples and recipe give the same result on one machine, unless the time limit cuts steps off. With
+    `checkpoint`, a file, the state is kept there at every check, and a training with the same `identity` (of model, data
+    and options) goes on from it with the result that it would have had without the break. A loss that is not finite goes
+    back to the best state and halves the rate. KeyboardInterrupt ends it with the best state; `Outcome.stopped` says so.
+    """
+    with _threads(recipe.threads):
+        return _Training(task, samples, recipe, checkpoint, identity, say or (lambda text: None)).run()
+
+
+class _Training:
+    def __init__(
+        self, task: Task, samples: Samples, recipe: Recipe, checkpoint: Path | None, identity: str, say: Say
+    ) -> None:
+        self.task, self.samples, self.recipe = task, samples, recipe
+        self.checkpoint, self.identity, self.say = checkpoint, identity, say
+        self.started = time.monotonic()
+        self.spent = 0.0
+        per_epoch = max(1, samples.steps_per_epoch)
+        self.total = max(1, recipe.steps if recipe.steps is not None else round(recipe.epochs * per_epoch))
+        self.step = 0
+        self.factor = 1.0
+        self.outcome = Outcome(planned=self.total)
+        self.best: dict[str, Tensor] = {}
+        self.epochs: dict[int, list[Minibatch]] = {}
+        self.bad = 0
+        self.timed = False
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._held_seconds: float | None = None
+        self._times: list[float] = []
+
+    def run(self) -> Outcome:
+        tensors = self.task.tensors()
+        if not tensors or not self.samples.trained_on:
+            self.outcome.stopped = "there is nothing to train" if not tensors else "there is no data to train on"
+            return self.outcome
+        try:
+            self._prepare()
+            while self.step < self.total and not self._over():
+                self._advance()
+        except KeyboardInterrupt:
+            self.outcome.stopped = "interrupted"
+        self._restore(self.best)
+        self.outcome.steps = self.step
+        self.outcome.planned = self.total
+        self.outcome.seconds = self._seconds()
+        return self.outcome
+
+    def _prepare(self) -> None:
+        saved = None if self.checkpoint is None else read_checkpoint(self.checkpoint, self.identity)
+        if saved is not None:
+            self._resume(saved)
+            return
+        first = self.task.held()
+        self.outcome.first = self.outcome.best = first
+        self.outcome.history.append((0, first))
+        self.best = self._state()
+        self.outcome.rate = self.recipe.rate if self.recipe.rate is not None else self._probe()
+        self.optimizer = self._optimizer(self.outcome.rate)
+
+    def _over(self) -> bool:
+        if self.outcome.stopped:
+            return True
+        limit = self.recipe.seconds
+        if limit is not None and self._seconds() >= limit:
+            self.outcome.stopped = _TIME
+            self._check()
+            return True
+        return False
+
+    def _advance(self) -> None:
+        began = time.monotonic()
+        per_epoch = max(1, self.samples.steps_per_epoch)
+        batch = self._batches(self.step // per_epoch)[self.step % per_epoch]
+        finite = self._take(batch, self.step, self._rate(self.step, self.total))
+        self.step += 1
+        if not finite:
+            self._back_off()
+        self._fit_to_time(time.monotonic() - began)
+        if self.step % self._interval() == 0 or self.step == self.total:
+            self._check()
+            self.say(f"training: held-out loss {self.outcome.best:.4g}, step {self.step} of {self.total}")
+
+    def _take(self, batch: Minibatch, step: int, rate: float) -> bool:
+        """One step; False, and nothing changed, when the loss or its gradient is not finite."""
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.factor * group["share"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.task.loss(batch, step)
+        if not bool(torch.isfinite(loss)):
+            return False
+        loss.backward()  # type: ignore[no-untyped-call]
+        given = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(given, self.recipe.clip)
+        if not bool(torch.isfinite(norm)):
+            return False
+        self.optimizer.step()
+        return True
+
+    def _back_off(self) -> None:
+        self.outcome.backoffs += 1
+        self.factor *= 0.5
+        self._restore(self.best)
+        self.optimizer = self._optimizer(self.outcome.rate)
+        if self.outcome.backoffs >= _BACKOFFS:
+            self.outcome.stopped = "the loss stayed infinite or NaN"
+
+    def _check(self) -> None:
+        found = self.task.held()
+        self.outcome.history.append((self.step, found))
+        if found < self.outcome.best or (math.isnan(self.outcome.best) and not math.isnan(found)):
+            self.outcome.best, self.outcome.best_step = found, self.step
+            self.best = self._state()
+            self.bad = 0
+        else:
+            self.bad += 1
+            if self.recipe.patience and self.bad >= self.recipe.patience:
+                self.outcome.stopped = "the held-out loss no longer fell"
+        self._save()
+
+    def _rate(self, step: int, total: int) -> float:
+        """The rate at a step: a linear warm-up, then the schedule."""
+        warm = max(1, round(self.recipe.warmup * total)) if self.recipe.warmup > 0 else 0
+        if step < warm:
+            return self.outcome.rate * (step + 1) / warm
+        share = (step - warm) / max(1, total - warm)
+        if self.recipe.schedule == "cosine":
+            return self.outcome.rate * 0.5 * (1.0 + math.cos(math.pi * share))
+        return self.outcome.rate * (1.0 - share if self.recipe.schedule == "linear" else 1.0)
+
+    def _probe(self) -> float:
+        """The rate, of some, with the lowest held-out loss after a few steps of a whole schedule."""
+        scale = 1.0 if self.recipe.optimizer == "adamw" else 30.0
+        steps = max(2, min(_PROBE_STEPS, self.total // 10))
+        start = self._state()
+        best, chosen = math.inf, PROBED[2] * scale
+        limit = math.inf if self.recipe.seconds is None else 0.25 * self.recipe.seconds
+        batches = self._batches(0)
+        for number, rate in enumerate(PROBED):
+            if self._seconds() > limit:
+                break
+            self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
+            self.outcome.rate = rate * scale
+            self.optimizer = self._optimizer(rate * scale)
+            fine = all(
+                self._take(batches[i % len(batches)], i, self._rate(i, steps)) for i in range(steps)
+            )
+            found = self.task.held() if fine else math.inf
+            if found < best:
+                best, chosen = found, rate * scale
+            self._restore(start)
+        return chosen
+
+    def _optimizer(self, rate: float) -> torch.optim.Optimizer:
+        groups = _groups(self.task.tensors(), self.recipe.decay)
+        for group in groups:
+            group["lr"] = rate
+        if self.recipe.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0)
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+    def _batches(self, epoch: int) -> list[Minibatch]:
+        if epoch not in self.epochs:
+            self.epochs = {epoch: self.samples.epoch(epoch)}
+        return self.epochs[epoch]
+
+    def _interval(self) -> int:
+        return max(1, self.total // max(1, self.recipe.checks))
+
+    def _fit_to_time(self, last: float) -> None:
+        """After some steps, make them as many as the time limit allows, so that the schedule comes to its end."""
+        limit = self.recipe.seconds
+        if limit is None or self.timed:
+            return
+        self._times.append(last)
+        if len(self._times) < _TIMED and self._seconds() < 0.1 * limit:
+            return
+        self.timed = True
+        usual = sorted(self._times)[len(self._times) // 2]
+        checks = self.recipe.checks * self._check_seconds()
+        room = max(0.0, 0.95 * (limit - self._seconds()) - checks)
+        self.total = max(self.step + 1, min(self.total, self.step + int(room / max(usual, 1e-9))))
+
+    def _check_seconds(self) -> float:
+        if self._held_seconds is None:
+            began = time.monotonic()
+            self.task.held()
+            self._held_seconds = time.monotonic() - began
+        return self._held_seconds
+
+    def _seconds(self) -> float:
+        """Seconds of training, those before a break included."""
+        return self.spent + time.monotonic() - self.started
+
+    # states
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.task.tensors().items()}
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.task.tensors().items():
+                if name in state:
+                    tensor.copy_(state[name])
+
+    def _save(self) -> None:
+        if self.checkpoint is None or self.optimizer is None:
+            return
+        outcome = self.outcome
+        write_checkpoint(self.checkpoint, self.identity, {
+            "step": self.step, "total": self.total, "factor": self.factor, "bad": self.bad, "timed": self.timed,
+            "seconds": self._seconds(), "rate": outcome.rate, "first": outcome.first, "best_loss": outcome.best,
+            "best_step": outcome.best_step, "backoffs": outcome.backoffs, "history": list(outcome.history),
+            "state": self._state(), "best": self.best, "optimizer": self.optimizer.state_dict(),
+            "stopped": "" if outcome.stopped == _TIME else outcome.stopped,
+        })
+
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        self.step, self.total, self.factor = saved["step"], saved["total"], saved["factor"]
+        self.bad, self.timed, self.spent = saved["bad"], saved["timed"], saved["seconds"]
+        self.best = dict(saved["best"])
+        outcome = self.outcome
+        outcome.rate, outcome.first, outcome.best = saved["rate"], saved["first"], saved["best_loss"]
+        outcome.best_step, outcome.backoffs, outcome.stopped = saved["best_step"], saved["backoffs"], saved["stopped"]
+        outcome.history = [(int(s), float(v)) for s, v in saved["history"]]
+        outcome.resumed_at = self.step
+        self._restore(saved["state"])
+        self.optimizer = self._optimizer(outcome.rate)
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def _groups(tensors: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors do not; scales move by a share of their own size."""
+    groups: list[dict[str, Any]] = []
+    matrices = [t for n, t in tensors.items() if n.endswith(":values") and t.dim() >= 2]
+    vectors = [t for n, t in tensors.items() if n.endswith(":values") and t.dim() < 2]
+    scales = [t for n, t in tensors.items() if not n.endswith(":values")]
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": decay, "share": 1.0})
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0, "share": 1.0})
+    for scale in scales:
+        size = float(scale.detach().abs().mean())
+        groups.append({"params": [scale], "weight_decay": 0.0, "share": min(1.0, max(size, 1e-8))})
+    return groups
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def mean_loss(losses: Sequence[tuple[float, int]]) -> float:
+    """The mean of losses by how many samples each is of."""
+    total = sum(count for _, count in losses)
+    return sum(loss * count for loss, count in losses) / total if total else math.nan

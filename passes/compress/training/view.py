@@ -1,0 +1,192 @@
+"""A trainable view of a graph: chosen constants as parameters, forward by the operators' meaning, write-back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.types import TensorType
+from mcomp.ops.encoded import decoded
+from mcomp.ops.evaluate import constant
+from mcomp.passes.compress.training.forward import Forward
+from mcomp.passes.compress.training.parameters import Trained, parameter
+from mcomp.passes.compress.training.rounding import round_activation
+
+TABLE = 1 << 20
+"""Elements from which on a table of embeddings is not trained unless asked for: most of it is never looked up."""
+_LAYERS = frozenset((
+    "linear", "conv", "conv_transpose", "bilinear", "grouped_matmul", "embedding", "layer_norm", "rms_norm", "group_norm",
+    "batch_norm", "prelu", "lstm", "gru", "rnn", "matmul",
+))
+_STATISTICS = {"batch_norm": (1, 2)}
+"""Operands that are measured, not trained."""
+_ARITHMETIC = ("add", "sub", "mul")
+_HUGE = 1e4
+
+
+class TrainableGraph:
+    """A graph whose constants can be trained. The graph itself changes only in `write`.
+
+    `chosen` says which `const` nodes are parameters (default: `is_trainable`); those that cannot be trained (integers) are
+    held as they are. Quantization is in the loop: affine, n:m and block-sparse constants keep their encoding (trained in
+    float, rounded when used, masks held), `quantize` nodes round and let gradients through. `learn_scales` also trains
+    scales: those stored with weights, and those of `quantize` nodes that have one. `outputs` and `inputs` choose what is
+    computed and from what (default: what the graph returns, from its inputs). `channels_last`: images are laid out so
+    (default: when there are convolutions over images).
+    """
+
+    def __init__(
+        self, graph: Graph, *, chosen: Callable[[Node], bool] | None = None, learn_scales: bool = False,
+        inputs: Sequence[Value] | None = None, outputs: Sequence[Value] | None = None, channels_last: bool | None = None,
+    ) -> None:
+        self.graph = graph
+        self.trained: dict[Node, Trained] = {}
+        self._fixed: dict[Node, Any] = {}
+        self._scales: dict[Node, Tensor] = {}
+        wanted = chosen or is_trainable
+        overrides: dict[Node, Callable[[Any], Any]] = {}
+        self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
+        nodes = self._forward.nodes
+        for node in [n for top in nodes for n in (top, *_nested(top))]:
+            if node.op.name == "const" and wanted(node):
+                found = parameter(node, learn_scales=learn_scales)
+                if found is not None:
+                    self.trained[node] = found
+        for node in nodes:
+            if node.op.name != "quantize":
+                continue
+            scale: Tensor | None = None
+            if learn_scales and node.attrs["scale"] is not None:
+                scale = torch.tensor(float(node.attrs["scale"])).requires_grad_()
+                self._scales[node] = scale
+            overrides[node] = round_activation(node, scale)
+        self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
+        images = any(n.op.name == "conv" and n.type.rank == 4 for n in nodes)
+        self.channels_last = images if channels_last is None else channels_last
+
+    # running
+
+    def __call__(self, inputs: Sequence[Any], symbols: Mapping[str, int] | None = None) -> list[Tensor]:
+        """The outputs as dense tensors. Raises as `Forward` does."""
+        given = [self._laid_out(x) for x in inputs]
+        return [decoded(y) for y in self._forward(given, symbols)]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return self._forward.inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self._forward.outputs
+
+    def symbols(self, inputs: Sequence[Any]) -> dict[str, int]:
+        """The sizes that inputs determine. Raises CallError when they do not fit."""
+        return self._forward.symbols(inputs)
+
+    def _laid_out(self, x: Any) -> Any:
+        if self.channels_last and isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point():
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    def _constant(self, node: Node) -> Any:
+        trained = self.trained.get(node)
+        if trained is not None:
+            found = trained.value()
+            return self._laid_out(found) if found.dim() == 4 else found
+        if node not in self._fixed:
+            self._fixed[node] = self._laid_out(decoded(constant(node)))
+        return self._fixed[node]
+
+    # parameters
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is optimized, by a name that is stable for a graph."""
+        found: dict[str, Tensor] = {}
+        for node, trained in self.trained.items():
+            for part, tensor in trained.tensors().items():
+                found[f"{node.name}:{part}"] = tensor
+        for node, scale in self._scales.items():
+            found[f"{node.name}:scale"] = scale
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of everything that is optimized."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state. Raises KeyError when it is of another graph."""
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(state[name])
+
+    def write(self, label: str = "train") -> int:
+        """Store what was trained in the graph, in one edit; returns how many constants and scales changed."""
+        changed = 0
+        for graph in {t.node.graph for t in self.trained.values()} | {self.graph}:
+            with graph.edit(label) as editor:
+                for node, trained in self.trained.items():
+                    if node.graph is not graph:
+                        continue
+                    weight = graph.store.add(trained.type, trained.parts())
+                    if weight.digest != node.attrs["digest"]:
+                        editor.set_attrs(node, digest=weight.digest)
+                        changed += 1
+                for node, scale in self._scales.items():
+                    found = max(float(scale.detach()), 1e-12)
+                    if node.graph is graph and found != node.attrs["scale"]:
+                        editor.set_attrs(node, scale=found)
+                        editor.reinfer(node)
+                        changed += 1
+        return changed
+
+
+def _nested(node: Node) -> list[Node]:
+    return [n for body in node.bodies for n in body.walk()]
+
+
+def is_trainable(node: Node) -> bool:
+    """Whether a `const` node is something that training may change: a weight or bias of a layer, a gain, an offset or a
+    table of positions; not numbers of the computation (masks, epsilons), and no table of `TABLE` elements or more that is
+    only looked up."""
+    type = node.type
+    if not type.dtype.is_float or not type.shape:
+        return False
+    places = [(user, index) for user, index in node.result.uses]
+    if any(_is_weight_of(user, index, type) for user, index in places):
+        tables = all(user.op.name == "embedding" for user, _ in places)
+        numel = type.numel
+        return not (tables and isinstance(numel, int) and numel >= TABLE)
+    if not all(user.op.name in _ARITHMETIC for user, _ in places) or type.numel == 1:
+        return False
+    values = decoded(constant(node))
+    return bool(torch.isfinite(values).all()) and float(values.abs().max()) < _HUGE
+
+
+def _is_weight_of(user: Node, index: int, type: TensorType) -> bool:
+    if user.op.name == "matmul":
+        return sum(d != 1 for d in type.shape) >= 2
+    return user.op.name in _LAYERS and index not in _STATISTICS.get(user.op.name, ())
+
+
+def untie_vectors(graph: Graph) -> int:
+    """Give every layer a vector of its own where layers share one because their contents were equal (biases of zeros);
+    returns how many were added. Shared matrices stay shared."""
+    added = 0
+    for node in [n for n in graph.nodes if n.op.name == "const" and n.type.rank == 1]:
+        users = node.result.uses
+        if len(users) < 2 or not is_trainable(node):
+            continue
+        with graph.edit("untie", loc=node.loc) as editor:
+            for user, index in users[1:]:
+                if user is graph.returns:
+                    continue
+                copy = editor.const(
+                    graph.store.get(node.attrs["digest"]), name=node.attrs["name"], loc=node.loc, before=user
+                )
+                editor.set_operand(user, index, copy)
+                added += 1
+    return added
