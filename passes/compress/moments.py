@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,22 +23,21 @@ from mcomp.passes.compress.algebra import (
     spectrum,
     whiten,
 )
-from mcomp.passes.compress.samples import HUGE
+from mcomp.passes.compress.reading import Draw, Window, clean, watch, window_of
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CrossMoments", "DAMPING", "Moments", "Pair", "as_weight", "bias_shift", "centered", "collect_moments", "cross_moments",
+    "CrossMoments", "DAMPING", "MomentSource", "Moments", "Pair",
+    "as_weight", "bias_shift", "centered", "collect_moments", "cross_moments",
     "damped", "input_indices", "moment_bytes", "output_error", "refit", "relative_error", "solve", "spectrum",
     "weight_matrix", "whiten",
 ]
 
 ROWS = 1 << 15
 """Positions (tokens, pixels) that moments are taken over, at most."""
-_CHUNK = 1 << 22
-"""Elements of the matrix of patches that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +155,24 @@ def collect_moments(
     for masks, infinities and NaN count as zeros. Nodes that read the same value in the same way share one Moments; nodes
     that no data reached are left out. Batches are streamed: nothing but sums is kept.
     """
-    sums: dict[tuple[Value, _Window], _Sums] = {}
-    keys = {node: (node.operand(0), _window(node)) for node in nodes}
+    sums: dict[tuple[Value, Window], _Sums] = {}
+    keys = {node: (node.operand(0), window_of(node)) for node in nodes}
     for key in keys.values():
         sums.setdefault(key, _Sums())
-    readers: dict[Value, list[_Window]] = {}
+    readers: dict[Value, list[Window]] = {}
     for value, window in sums:
         readers.setdefault(value, []).append(window)
-    draw = _Draw(calibration, limit, rows)
+    draw = Draw(calibration, limit, rows)
 
     def take(value: Value, data: Any) -> None:
         for window in readers[value]:
-            for part in window.rows(_clean(data), draw):
+            for part in window.rows(clean(data), draw):
                 sums[value, window].add(part)
 
     with _no_grad():
         for index, batch in enumerate(calibration.batches[:limit]):
             draw.batch = index
-            _watch(graph, calibration, batch, readers, take)
+            watch(graph, calibration, batch, readers, take)
     moments = {key: found.moments() for key, found in sums.items() if found.count}
     return {node: moments[key] for node, key in keys.items() if key in moments}
 
@@ -191,7 +190,7 @@ def cross_moments(
         readers.setdefault(pair.student.operand(0), []).append(pair)
         targets[pair.dense.result] = None
     sums = {pair.student: _CrossSums() for pair in pairs}
-    draw = _Draw(calibration, limit, rows)
+    draw = Draw(calibration, limit, rows)
     outputs: dict[Value, Any] = {}
 
     def hold(value: Value, data: Any) -> None:
@@ -201,10 +200,11 @@ def cross_moments(
         for pair in readers[value]:
             wanted = _output_rows(pair, outputs[pair.dense.result])
             at = 0
-            chosen = draw(wanted.shape[0])
-            for part in _window(pair.student).rows(_clean(data), draw):
+            window = window_of(pair.student)
+            chosen = draw(wanted.shape[0], window.width)
+            for part in window.rows(clean(data), draw):
                 picked = torch.arange(at, at + part.shape[1]) if chosen is None else chosen[at : at + part.shape[1]]
-                y = _clean(wanted[picked]).double()
+                y = clean(wanted[picked]).to(part.dtype)
                 groups = part.shape[0]
                 sums[pair.student].add(part, y.reshape(len(y), groups, -1).transpose(0, 1))
                 at += part.shape[1]
@@ -212,10 +212,42 @@ def cross_moments(
     with _no_grad():
         for index, batch in enumerate(calibration.batches[:limit]):
             draw.batch = index
-            _watch(dense, calibration, batch, targets, hold)
-            _watch(student, calibration, batch, readers, take)
+            watch(dense, calibration, batch, targets, hold)
+            watch(student, calibration, batch, readers, take)
             outputs.clear()
     return {node: found.moments() for node, found in sums.items() if found.inputs.count}
+
+
+class MomentSource:
+    """Moments of many layers, collected a part at a time, so that no more than `memory` bytes of them are held at once
+    (unless one layer's need more). Ask for layers in the order given: each part runs the calibration data once."""
+
+    def __init__(
+        self, graph: Graph, calibration: Calibration, nodes: Iterable[Node], limit: int = 128, rows: int = ROWS,
+        memory: int = 1 << 30,
+    ) -> None:
+        self._collect = lambda some: collect_moments(graph, calibration, some, limit, rows)
+        self._parts: dict[Node, tuple[Node, ...]] = {}
+        self._held: dict[Node, Moments] = {}
+        self._part: tuple[Node, ...] = ()
+        part: dict[Node, None] = {}
+        keys: dict[tuple[Value, Window], int] = {}
+        for node in nodes:
+            key = (node.operand(0), window_of(node))
+            if sum(keys.values()) + (0 if key in keys else moment_bytes(node)) > memory and part:
+                self._parts |= dict.fromkeys(part, tuple(part))
+                part, keys = {}, {}
+            keys[key] = moment_bytes(node)
+            part[node] = None
+        self._parts |= dict.fromkeys(part, tuple(part))
+
+    def __call__(self, node: Node) -> Moments | None:
+        """The moments of one of the layers; None where no data reached it."""
+        if self._parts[node] != self._part:
+            self._held.clear()
+            self._part = self._parts[node]
+            self._held = self._collect(self._part)
+        return self._held.get(node)
 
 
 @dataclass
@@ -227,8 +259,8 @@ class _Sums:
     count: int = 0
 
     def add(self, rows: Tensor) -> None:
-        self.gram = self.gram + rows.transpose(-1, -2) @ rows
-        self.total = self.total + rows.sum(-2)
+        self.gram = self.gram + (rows.transpose(-1, -2) @ rows).double()
+        self.total = self.total + rows.double().sum(-2)
         self.count += rows.shape[-2]
 
     def moments(self) -> Moments:
@@ -246,93 +278,13 @@ class _CrossSums:
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
         self.inputs.add(rows)
-        self.cross = self.cross + rows.transpose(-1, -2) @ targets
-        self.total = self.total + targets.sum(-2)
-        self.square += float(targets.square().sum())
+        self.cross = self.cross + (rows.transpose(-1, -2) @ targets).double()
+        self.total = self.total + targets.double().sum(-2)
+        self.square += float(targets.double().square().sum())
 
     def moments(self) -> CrossMoments:
         count = self.inputs.count
         return CrossMoments(self.inputs.moments(), self.cross / count, self.total / count, self.square / count)
-
-
-class _Draw:
-    """Which of a batch's positions are taken: the same ones for the same batch and number of positions."""
-
-    def __init__(self, calibration: Calibration, limit: int, rows: int) -> None:
-        self.share = max(1, rows // max(1, min(limit, len(calibration))))
-        self.batch = 0
-        self._known: dict[tuple[int, int], Tensor] = {}
-
-    def __call__(self, count: int) -> Tensor | None:
-        """Ascending indices, or None where all `count` positions are taken."""
-        import torch
-
-        if count <= self.share:
-            return None
-        key = (self.batch, count)
-        if key not in self._known:
-            self._known = {k: v for k, v in self._known.items() if k[0] == self.batch}
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(self.batch))
-            self._known[key] = order[: self.share].sort().values
-        return self._known[key]
-
-
-@dataclass(frozen=True)
-class _Window:
-    """How a layer reads a value: rows of a linear (no kernel), or the windows of a convolution."""
-
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[tuple[int, int], ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-
-    def rows(self, x: Tensor, draw: _Draw) -> Iterable[Tensor]:
-        """What is read at the drawn positions, in pieces [G, P, K] of float64."""
-        import torch
-
-        if not self.kernel:
-            flat = x.reshape(-1, x.shape[-1])
-            chosen = draw(flat.shape[0])
-            yield from (p.double()[None] for p in _pieces(flat if chosen is None else flat[chosen], flat.shape[-1]))
-            return
-        x = torch.nn.functional.pad(x, [p for pair in reversed(self.padding) for p in pair])
-        sizes = x.shape[2:]
-        counts = [
-            (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(sizes, self.kernel, self.stride, self.dilation)
-        ]
-        total = x.shape[0] * prod(counts)
-        chosen = draw(total)
-        steps = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
-        offsets = torch.zeros(1, dtype=torch.long)
-        for k, d, step in zip(self.kernel, self.dilation, steps):
-            offsets = (offsets[:, None] + torch.arange(k) * (d * step)).reshape(-1)
-        flat = x.reshape(*x.shape[:2], -1)
-        width = x.shape[1] * offsets.numel()
-        for part in _pieces(torch.arange(total) if chosen is None else chosen, width):
-            image, start = part, torch.zeros_like(part)
-            for count, stride, step in reversed(list(zip(counts, self.stride, steps))):
-                start = start + image % count * (stride * step)
-                image = torch.div(image, count, rounding_mode="floor")
-            taken = flat[image[:, None], :, start[:, None] + offsets]
-            grouped = taken.transpose(1, 2).reshape(len(part), self.groups, -1)
-            yield grouped.transpose(0, 1).double()
-
-
-def _window(node: Node) -> _Window:
-    if node.op.name == "linear":
-        return _Window()
-    assert node.op.name == "conv", node.op.name
-    attrs = node.attrs
-    return _Window(
-        node.operand(1).tensor.static_shape[2:], tuple(attrs["stride"]), tuple((a, b) for a, b in attrs["padding"]),
-        tuple(attrs["dilation"]), attrs["groups"],
-    )
-
-
-def _pieces(rows: Tensor, width: int) -> Iterable[Tensor]:
-    size = max(1, _CHUNK // max(1, width))
-    return (rows[i : i + size] for i in range(0, rows.shape[0], size))
 
 
 def _output_rows(pair: Pair, y: Tensor) -> Tensor:
@@ -341,47 +293,6 @@ def _output_rows(pair: Pair, y: Tensor) -> Tensor:
         y = y.movedim(1, -1)
     flat = y.reshape(-1, y.shape[-1])
     return flat if pair.outputs is None else flat[:, pair.outputs]
-
-
-def _clean(data: Any) -> Tensor:
-    import torch
-
-    x = decoded(data).detach().float()
-    return torch.where(torch.isfinite(x) & (x.abs() < HUGE), x, torch.zeros((), dtype=x.dtype))
-
-
-class _Seen(Exception):
-    """Everything that was wanted has been seen: the rest of the graph need not run."""
-
-
-def _watch(
-    graph: Graph, calibration: Calibration, batch: Sequence[Any], wanted: Mapping[Value, object],
-    take: Callable[[Value, Any], None],
-) -> None:
-    """Run one batch through a graph as far as needed, handing over the wanted values."""
-    from mcomp.ops.evaluate import run_graph
-
-    given = calibration.inputs(graph, batch)
-    left = set(wanted)
-    for value, data in zip(graph.inputs, given):
-        if value in left:
-            take(value, data)
-            left.discard(value)
-    if not left:
-        return
-
-    def observe(node: Node, outputs: Sequence[Any]) -> None:
-        for value, data in zip(node.results, outputs):
-            if value in left:
-                take(value, data)
-                left.discard(value)
-        if not left:
-            raise _Seen
-
-    try:
-        run_graph(graph, given, observe=observe)
-    except _Seen:
-        return
 
 
 def _no_grad() -> Any:
