@@ -1,6 +1,7 @@
 // Reading and writing by index: embedding, gather, scatter, index_select, advanced indexing, masked_scatter.
 //
 //     embedding(w, table, rows, width, ids, count, out, fault);               // out [count, width]
+//     embedding_coded(w, table, scale, rows, width, group, ids, count, out, fault);   // a table of integers
 //     index_select(w, x, index, y, outer, n, inner, m, fault);                // x [outer, n, inner], y [outer, m,
 //     inner] gather(w, x, x_stride, n, index, out, rank, index_size, dim, fault);    // torch.gather
 //     scatter<Scatter::add>(w, out, out_stride, n, index, src, src_stride, rank, index_size, dim, fault);
@@ -34,6 +35,24 @@ void embedding(const Worker& w, const T* table, int64_t rows, int64_t width, con
       continue;
     }
     convert_row(to, table + id * width, width);
+  }
+}
+
+// As embedding, of integers: out[i, j] = table[ids[i], j] * scale[ids[i], j / group], with width / group scales a row.
+template <class Q, class Out, class I>
+void embedding_coded(const Worker& w, const Q* table, const float* scale, int64_t rows, int64_t width, int64_t group,
+                     const I* ids, int64_t count, Out* out, const Fault& fault) {
+  const Range r = w.range(count);
+  for (int64_t i = r.begin; i < r.end; ++i) {
+    const int64_t id = int64_t(ids[i]);
+    const bool inside = id >= 0 && id < rows;
+    if (!inside) fault.raise();
+    Out* to = out + i * width;
+    for (int64_t begin = 0, s = 0; begin < width; begin += group, ++s) {
+      const float step = inside ? scale[id * (width / group) + s] : 0.0f;
+      const Q* from = table + (inside ? id * width : 0);
+      for (int64_t j = begin; j < begin + group; ++j) to[j] = convert<Out>(inside ? float(from[j]) * step : 0.0f);
+    }
   }
 }
 

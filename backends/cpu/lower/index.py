@@ -9,24 +9,49 @@ from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size, c_type, literal
 from mcomp.backends.cpu.expressions import store
+from mcomp.backends.cpu.kernel import EncodedAccess
 from mcomp.backends.cpu.lower.creation import fill_kernel
 from mcomp.backends.cpu.lower.norm import around
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Node
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Node, Value
 
 HEADERS = ("index.hpp",)
 
 
 @lowers("embedding", target=TARGET)
 def lower_embedding(node: Node, b: Builder) -> Declined | None:
-    """Rows of a table."""
+    """Rows of a table. Integers with a scale for each row, or for groups of its elements, become floats as rows are read."""
+    if _coded_table(node.operand(0), b):
+        _embedding_coded(node, b)
+        return None
     table, ids = b.contiguous(node.operand(0)), b.contiguous(node.operand(1))
     out = b.write(node.result)
     b.call("embedding", "embedding(w, table, rows, width, ids, count, out, fault);", outs={"out": out},
            ins={"table": table, "ids": ids},
            numbers={"rows": table.shape[0], "width": table.shape[1], "count": ids.numel}, headers=HEADERS)
     return None
+
+
+def _coded_table(table: Value, b: Builder) -> bool:
+    encoding = table.tensor.encoding
+    return (
+        b.weight(table) is not None and isinstance(encoding, Affine) and encoding.scale is None and encoding.axis == (0,)
+        and not encoding.zero_point and not encoding.zero and table.tensor.shape[1] != 0
+    )
+
+
+def _embedding_coded(node: Node, b: Builder) -> None:
+    place, ids = b.place(node.operand(0)), b.contiguous(node.operand(1))
+    assert isinstance(place, EncodedAccess)
+    values, scales, encoding = place.part("values"), place.part("scales"), place.value.tensor.encoding
+    assert values is not None and scales is not None and isinstance(encoding, Affine)
+    out, (rows, width) = b.write(node.result), values.shape
+    b.call("embedding_coded", "embedding_coded(w, table, scale, rows, width, group, ids, count, out, fault);",
+           outs={"out": out}, ins={"table": values, "scale": scales, "ids": ids},
+           numbers={"rows": rows, "width": width, "group": width if encoding.group is None else encoding.group,
+                    "count": ids.numel}, headers=HEADERS)
 
 
 @lowers("take", target=TARGET)
