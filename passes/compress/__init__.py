@@ -1,5 +1,5 @@
-"""Compressions: distill, quantize."""
+"""Compressions: distill, lowrank, prune, quantize."""
 
-from mcomp.passes.compress import distill, quantize
+from mcomp.passes.compress import distill, lowrank, prune, quantize
 
-__all__ = ["distill", "quantize"]
+__all__ = ["distill", "lowrank", "prune", "quantize"]

@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcomp.ir import dtypes
-from mcomp.ir.encoding import Affine, quantize_array
+from mcomp.ir.encoding import DENSE, Affine, Encoding
 from mcomp.ir.graph import Node
+from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
-from mcomp.passes.compress.samples import Method, Sample, activation_range, scale_and_zero, smoothing
+from mcomp.passes.compress.encode import affine_of, levels_of
+from mcomp.passes.compress.feedback import round_weight
+from mcomp.passes.compress.rounding import Coded, Rounder
+from mcomp.passes.compress.samples import (
+    Method,
+    Sample,
+    activation_range,
+    error_by_row,
+    scale_and_zero,
+    smoothing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 
 SMOOTH_GAIN = 0.85
 """Without an alpha from the user, smoothing is kept where it brings the error of the output below this share."""
+_WAYS = {"feedback": "error feedback", "learned": "learned integers and scales"}
 METHODS: tuple[Method, ...] = ("mse", "percentile", "minmax")
 """Ranges tried for `auto`."""
 
@@ -40,7 +52,7 @@ class Plan:
     stays float), smoothing factors, a corrected bias, and the relative L2 error of the layer's output."""
 
     layer: Layer
-    encoding: Affine
+    encoding: Encoding
     parts: dict[str, np.ndarray]
     activation: Mapping[str, Any] | None
     factors: np.ndarray | None
@@ -56,10 +68,12 @@ class _Trial:
     factors: Any
     errors: tuple[float, ...]
     shifts: tuple[Any, ...]
-    encodings: tuple[tuple[Affine, dict[str, np.ndarray]], ...]
+    coded: tuple[Coded, ...]
 
 
-def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context: Context) -> list[Plan]:
+def plan_layer(
+    options: Quantize, members: list[Layer], sample: Sample, context: Context, rounder: Rounder
+) -> list[Plan]:
     """Plans for layers that read the same value; they share its quantization."""
     import torch
 
@@ -69,10 +83,10 @@ def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context:
         for layer in members:
             by_mode.setdefault((layer.mode, layer.bits), []).append(layer)
         for (mode, _bits), group in by_mode.items():
-            trial = _best(options, group, mode, sample, None, context)
+            trial = _best(options, group, mode, sample, None, context, rounder)
             alpha = options.smooth
             if mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0:
-                smooth = _best(options, group, mode, sample, 0.5 if alpha is None else alpha, context)
+                smooth = _best(options, group, mode, sample, 0.5 if alpha is None else alpha, context, rounder)
                 if alpha is not None or sum(smooth.errors) < SMOOTH_GAIN * sum(trial.errors):
                     trial = smooth
             plans += [_plan(layer, i, trial) for i, layer in enumerate(group)]
@@ -80,19 +94,20 @@ def plan_layer(options: Quantize, members: list[Layer], sample: Sample, context:
 
 
 def _best(
-    options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context
+    options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context,
+    rounder: Rounder,
 ) -> _Trial:
     """The trial with the least error of the layers' outputs, over the ways to choose a range."""
     methods = METHODS if options.ranges == "auto" else (options.ranges,)
     if mode != "static":
         methods = methods[:1]
-    trials = [_try(options, group, mode, sample, alpha, context, method) for method in methods]
+    trials = [_try(options, group, mode, sample, alpha, context, rounder, method) for method in methods]
     return min(trials, key=lambda trial: sum(trial.errors))
 
 
 def _try(
     options: Quantize, group: list[Layer], mode: str, sample: Sample, alpha: float | None, context: Context,
-    method: Method,
+    rounder: Rounder, method: Method,
 ) -> _Trial:
     import torch
 
@@ -106,27 +121,26 @@ def _try(
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
     quantized = round_trip(seen, activation)
-    errors, shifts, encodings = [], [], []
+    errors, shifts, weights_coded = [], [], []
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
-        encoding = _encoding(options, layer, context)
-        parts = encode_weight(scaled, encoding)
-        decoded = torch.from_numpy(np.ascontiguousarray(_decode(parts, encoding, scaled)))
+        coded = rounder(layer.node, scaled, _encoding(options, layer, context), seen, factors)
         exact = _apply(layer.node, rows, weight)
-        rough = _apply(layer.node, quantized, decoded)
-        shift = _shift(exact, rough, layer.node) if options.correct and layer.bits == 8 else None
+        rough = _apply(layer.node, quantized, coded.weight)
+        shift = _shift(exact, rough, layer.node) if options.correct else None
         if shift is not None:
             rough = rough + shift
         errors.append(error_by_row(rough, exact))
         shifts.append(shift)
-        encodings.append((encoding, parts))
-    return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(encodings))
+        weights_coded.append(coded)
+    return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(weights_coded))
 
 
 def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     import torch
 
-    encoding, parts = trial.encodings[index]
+    coded = trial.coded[index]
+    encoding = coded.encoding
     weight = layer.node.operand(1)
     stored = weight.weight
     assert stored is not None
@@ -134,10 +148,11 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
 
     saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(encoding).nbytes, {})
     kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
-    detail = f"weights {encoding.dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
+    detail = f"weights {affine_of(encoding).dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
+    detail += f", rounded with {_WAYS[coded.way]}" if coded.way in _WAYS else ""
     bias = None if trial.shifts[index] is None else _corrected_bias(layer.node, trial.shifts[index])
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
-    return Plan(layer, encoding, parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
+    return Plan(layer, encoding, coded.parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
 
 
 def _words(activation: Mapping[str, Any]) -> str:
@@ -166,16 +181,23 @@ def _shift(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
 def _activation(
     options: Quantize, mode: str, sample: Sample, factors: Tensor | None, method: Method
 ) -> Mapping[str, Any] | None:
+    scaled = sample
+    if factors is not None and mode == "static":
+        rows = sample.rows() / factors
+        assert sample.magnitude is not None
+        scaled = Sample(sample.channel, float(rows.min()), float(rows.max()), sample.magnitude / factors, [rows.flatten()])
+    return activation_of(scaled, mode, method, options.percentile)
+
+
+def activation_of(
+    sample: Sample, mode: str, method: Method = "mse", percentile: float = 99.99
+) -> Mapping[str, Any] | None:
+    """Attributes of the `quantize` in front of a layer whose input was sampled; None for activations `none`."""
     if mode == "none":
         return None
     if mode == "dynamic":
         return {"dtype": dtypes.i8}
-    scaled = sample
-    if factors is not None:
-        rows = sample.rows() / factors
-        assert sample.magnitude is not None
-        scaled = Sample(sample.channel, float(rows.min()), float(rows.max()), sample.magnitude / factors, [rows.flatten()])
-    low, high = activation_range(scaled, method, options.percentile, 256)
+    low, high = activation_range(sample, method, percentile, 256)
     scale, zero = scale_and_zero(low, high, unsigned=True)
     return {"dtype": dtypes.u8, "scale": scale, "zero": zero}
 
@@ -196,36 +218,28 @@ def round_trip(x: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
 
 
 def _encoding(options: Quantize, layer: Layer, context: Context) -> Affine:
-    dtype = dtypes.i8 if layer.bits == 8 else dtypes.i4
-    group = context.option(layer.node, "group", options.group)
-    if layer.bits == 4 and group is None and layer.node.op.name == "linear":
-        width = layer.node.operand(1).tensor.static_shape[-1]
+    weight, group = layer.node.operand(1).tensor, context.option(layer.node, "group", options.group)
+    return integers_for(layer.bits, layer.mode, layer.node.op.name, weight, group)
+
+
+def integers_for(bits: int, mode: str, op: str, weight: TensorType, group: int | None = None) -> Affine:
+    """How a weight is stored in so many bits: a scale for each output; for dense linear layers one for each `group` of
+    inputs, which 4-bit weights with float activations (mode none) have by themselves."""
+    dtype = dtypes.i8 if bits == 8 else dtypes.i4
+    if op != "linear" or weight.encoding != DENSE:
+        return Affine(dtype, axis=(0,))
+    if bits == 4 and mode == "none" and group is None:
+        width = weight.static_shape[-1]
         group = next((g for g in (128, 64, 32) if width % g == 0), None)
-    return Affine(dtype, axis=(0,), group=group if layer.node.op.name == "linear" else None)
+    return Affine(dtype, axis=(0,), group=group)
 
 
 def encode_weight(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
-    data = weight.numpy()
-    if encoding.group is not None:
-        return quantize_array(data, encoding)
-    low, high = encoding.range
-    flat = data.reshape(data.shape[0], -1)
-    magnitude = np.abs(flat).max(1) if flat.size else np.zeros(flat.shape[0], np.float32)
-    best = np.full(flat.shape[0], np.inf, np.float32)
-    scales = np.ones(flat.shape[0], np.float32)
-    for shrink in (1.0, 0.95, 0.9, 0.85) if encoding.dtype is dtypes.i8 else np.linspace(0.5, 1.0, 11):
-        trial = np.where(magnitude == 0, 1.0, magnitude * shrink / high).astype(np.float32)
-        q = np.clip(np.rint(flat / trial[:, None]), low, high) * trial[:, None]
-        error = ((q - flat) ** 2).sum(1)
-        scales = np.where(error < best, trial, scales)
-        best = np.minimum(error, best)
-    return quantize_array(data, encoding, scales=scales.reshape(-1, *([1] * (data.ndim - 1))))
-
-
-def _decode(parts: dict[str, np.ndarray], encoding: Affine, like: Tensor) -> np.ndarray:
-    from mcomp.ir.types import TensorType
-
-    return encoding.decode(parts, TensorType(tuple(like.shape), dtypes.f32, encoding))
+    """The buffers of a weight [N, ...] rounded to the nearest, one scale for each of its rows or their groups."""
+    flat = weight.double().reshape(1, weight.shape[0], -1)
+    rounded = round_weight(flat, None, levels_of(encoding))
+    scales = rounded.scales.float().reshape(encoding.scale_shape(tuple(weight.shape)))
+    return {"values": rounded.integers.reshape(weight.shape).numpy().astype(encoding.dtype.numpy), "scales": scales.numpy()}
 
 
 def _weight(node: Node) -> Tensor:
@@ -239,14 +253,3 @@ def _weight(node: Node) -> Tensor:
 def _apply(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     """The layer without its bias."""
     return node.op.reference([x, weight, None], node.attrs)
-
-
-def error_by_row(rough: Tensor, exact: Tensor) -> float:
-    """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
-    what happens to the others. Rows of zeros count only where they no longer are."""
-    import torch
-
-    scale = exact.reshape(exact.shape[0], -1).square().sum(1)
-    error = (rough - exact).reshape(exact.shape[0], -1).square().sum(1)
-    shares = torch.where(scale > 0, error / scale.clamp(min=1e-30), torch.where(error > 0, torch.inf, 0.0))
-    return float(shares.mean().sqrt()) if shares.numel() else 0.0

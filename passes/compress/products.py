@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dtypes
 from mcomp.ir.graph import Graph, Node, Value
-from mcomp.passes.compress.layer import error_by_row, round_trip
-from mcomp.passes.compress.samples import Method, Sample, activation_range, scale_and_zero
+from mcomp.passes.compress.layer import round_trip
+from mcomp.passes.compress.samples import Method, Sample, activation_range, error_by_row, scale_and_zero
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir import dtypes
-from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.encoding import DENSE, Affine, Encoding
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.ir.printer import node_text
+from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
+from mcomp.passes.compress.encode import is_plain
 from mcomp.passes.compress.layer import Layer, Plan, plan_layer
+from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
+from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Ranges, Sample, collect
+from mcomp.passes.compress.tables import quantize_tables, table_nodes
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -33,7 +38,7 @@ _WEIGHTED = ("linear", "conv")
 @dataclass(frozen=True)
 class Quantize(Pass):
     """Weights of linear, conv, lstm, gru and rnn to integers, one scale per output channel; their activations to 8-bit
-    integers.
+    integers. Zeros of pruned weights stay zero, and block-sparse and n:m weights keep their pattern.
 
     before:
         %w = const @fc.weight#9f3a : f32[64, 128]
@@ -43,9 +48,13 @@ class Quantize(Pass):
         %q = quantize %x {dtype = !u8, scale = 0.02, zero = 3} : f32[B, 128] affine<u8, scale=0.02, zero=3>
         %y = linear %q, %w, %b : f32[B, 64]
 
-    bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale.
+    bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale, unless
+        activations are asked for; then one scale for each output.
     activations: static (ranges from calibration), dynamic (a scale per token at run time; not for conv), none
         (weights only), or auto (static with calibration data, else dynamic). Recurrent layers are dynamic or none.
+    rounding: of the weights: nearest; feedback (later columns make up for earlier ones' rounding, on the second moments of
+        the inputs); learned (integers and scales that no single change improves); or auto, which for 4 bits, and for 8
+        where rounding the weights alone changes the output by more than 1%, takes the one with the least error.
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
@@ -56,6 +65,7 @@ class Quantize(Pass):
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
+    tables: also the tables of embeddings, a scale for each row (4 bits: for groups of its elements).
     limit: at most so many calibration batches are used.
     """
 
@@ -69,8 +79,10 @@ class Quantize(Pass):
     smooth: float | None = None
     attention: bool | Literal["auto"] = "auto"
     group: int | None = None
+    rounding: Rounding = "auto"
     max_error: float = 0.25
     correct: bool = True
+    tables: bool = True
     limit: int = 128
 
     def check(self, graph: Graph, context: Context) -> None:
@@ -106,11 +118,15 @@ class Quantize(Pass):
         layers = self._layers(graph, context)
         pairs = self._activation_products(graph, context)
         recurrent = recurrent_nodes(self, graph, context)
-        if not layers and not pairs and not recurrent:
+        tables = table_nodes("quantize", graph, context) if self.tables else []
+        if not layers and not pairs and not recurrent and not tables:
             return PassResult(changed=False)
         samples = self._samples(graph, context, layers, pairs)
-        plans = self._plans(context, layers, samples)
-        quantized = sum(self._apply(graph, context, plan) for plan in plans)
+        rounded: dict[str, Weight] = {}
+        quantized = 0
+        for plan in self._plans(graph, context, layers, samples):
+            quantized += self._apply(graph, context, plan, rounded)
+        quantized += quantize_tables(self, graph, context, tables, rounded)
         quantized += quantize_recurrent(self, graph, context, recurrent)
         count = self._apply_products(graph, context, pairs, samples)
         pooled = pool_bytes(graph, context)
@@ -132,14 +148,15 @@ class Quantize(Pass):
             if reason is not None:
                 context.missed("quantize", node, *reason)
                 continue
-            found.append(Layer(node, self._mode(node, context), context.option(node, "bits", self.bits)))
+            bits = context.option(node, "bits", self.bits)
+            found.append(Layer(node, self._mode(node, bits, context), bits))
         return found
 
     def _infeasible(self, node: Node) -> tuple[str, str] | None:
         weight = node.operand(1)
         if weight.weight is None:
             return "its weight is computed, not constant", "run fold before quantize"
-        if weight.tensor.encoding != DENSE:
+        if not is_plain(weight.tensor.encoding):
             return f"its weight is {weight.tensor.encoding} already", ""
         if not weight.tensor.dtype.is_float:
             return f"its weight is {weight.tensor.dtype}", ""
@@ -147,9 +164,9 @@ class Quantize(Pass):
             return f"its input is {node.operand(0).tensor.encoding} already", ""
         return None
 
-    def _mode(self, node: Node, context: Context) -> str:
+    def _mode(self, node: Node, bits: int, context: Context) -> str:
         mode = str(context.option(node, "activations", self.activations))
-        if self.bits == 4:
+        if bits == 4 and mode == "auto":
             return "none"
         given = context.calibration is not None and context.calibration.given
         if mode == "auto":
@@ -168,7 +185,7 @@ class Quantize(Pass):
     def _activation_products(self, graph: Graph, context: Context) -> list[Node]:
         """Products between activations whose operands may become integers."""
         given = context.calibration is not None and context.calibration.given
-        static = self.bits == 8 and self.activations in ("auto", "static")
+        static = self.activations == "static" or (self.bits == 8 and self.activations == "auto")
         if self.attention is False or (self.attention == "auto" and not (given and static)):
             return []
         found = []
@@ -199,7 +216,10 @@ class Quantize(Pass):
                             code="MC0205", help="pass calibration=[...] or example inputs")
         return collect(graph, context.calibration, wanted, self.limit)
 
-    def _plans(self, context: Context, layers: list[Layer], samples: dict[Value, Sample]) -> list[Plan]:
+    def _plans(
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
+    ) -> list[Plan]:
+        rounder = Rounder(self.rounding, self._moments(graph, context, layers))
         shared: dict[Value, list[Layer]] = {}
         for layer in layers:
             shared.setdefault(layer.node.operand(0), []).append(layer)
@@ -209,12 +229,22 @@ class Quantize(Pass):
                 for layer in members:
                     context.missed("quantize", layer.node, "calibration data never reached it")
                 continue
-            plans += plan_layer(self, members, samples[value], context)
+            plans += plan_layer(self, members, samples[value], context, rounder)
         return plans
+
+    def _moments(self, graph: Graph, context: Context, layers: list[Layer]) -> MomentSource | None:
+        if self.rounding == "nearest" or context.calibration is None:
+            return None
+        by_value: dict[Value, list[Node]] = {}
+        for layer in layers:
+            by_value.setdefault(layer.node.operand(0), []).append(layer.node)
+        ordered = [node for members in by_value.values() for node in members]
+        return MomentSource(graph, context.calibration, ordered, self.limit)
 
     # rewriting
 
-    def _apply(self, graph: Graph, context: Context, plan: Plan) -> bool:
+    def _apply(self, graph: Graph, context: Context, plan: Plan, rounded: dict[str, Weight]) -> bool:
+        """Rewrite one layer. A weight that keeps its meaning is added to `rounded`, by the digest it had."""
         node = plan.layer.node
         limit = context.option(node, "max_error", self.max_error)
         if not plan.error <= limit:
@@ -223,8 +253,12 @@ class Quantize(Pass):
             return False
         if not context.allow_rewrite("quantize"):
             return False
+        before = node.operand(1).weight
         with graph.edit("quantize", loc=node.loc) as editor:
             self._rewrite(editor, plan)
+        after = node.operand(1).weight
+        if plan.factors is None and before is not None and after is not None and _fits_table(plan.encoding):
+            rounded[before.digest] = after
         context.record(graph, LedgerEntry(
             "quantize", node.layer, node.name, error=plan.error, bytes_saved=plan.bytes_saved, detail=plan.detail,
         ))
@@ -297,6 +331,11 @@ class Quantize(Pass):
             editor.set_loc(node, loc)
         context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
         return True
+
+
+def _fits_table(encoding: Encoding) -> bool:
+    """Whether a weight of this encoding can also be the table of an embedding."""
+    return isinstance(encoding, Affine) and encoding.group is None
 
 
 def _pays(node: Node) -> bool:

@@ -14,7 +14,8 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
-from mcomp.passes.compress.layer import encode_weight, error_by_row
+from mcomp.passes.compress.layer import encode_weight
+from mcomp.passes.compress.samples import error_by_row
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:

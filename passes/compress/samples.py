@@ -155,3 +155,14 @@ def smoothing(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
     w = weights.clamp(min=1e-5)
     factors = (x.pow(alpha) / w.pow(1.0 - alpha)).clamp(1e-4, 1e4)
     return torch.where(activations > 0, factors, torch.ones_like(factors))
+
+
+def error_by_row(rough: Tensor, exact: Tensor) -> float:
+    """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
+    what happens to the others. Rows of zeros count only where they no longer are."""
+    import torch
+
+    scale = exact.reshape(exact.shape[0], -1).square().sum(1)
+    error = (rough - exact).reshape(exact.shape[0], -1).square().sum(1)
+    shares = torch.where(scale > 0, error / scale.clamp(min=1e-30), torch.where(error > 0, torch.inf, 0.0))
+    return float(shares.mean().sqrt()) if shares.numel() else 0.0
