@@ -69,7 +69,7 @@ def encode_rounded(rounded: Rounded, encoding: Encoding, like: Weight) -> dict[s
     affine = affine_of(encoding)
     shape = like.type.static_shape
     values = rounded.integers.numpy().reshape(shape).astype(affine.dtype.numpy)
-    scales = rounded.scales.numpy().astype(np.float32).reshape(_scale_shape(affine, shape))
+    scales = rounded.scales.numpy().astype(np.float32).reshape(encoded_shape(affine, shape))
     if isinstance(encoding, BlockSparse):
         rows, columns = like.parts["rows"], like.parts["columns"]
         return {"values": stored_blocks(values, encoding.block, rows, columns), "scales": scales, "rows": rows,
@@ -107,6 +107,7 @@ def stored_floats(data: np.ndarray, dtype: DType) -> np.ndarray:
     return np.ascontiguousarray(data, dtype.numpy)
 
 
-def _scale_shape(affine: Affine, shape: Sequence[int]) -> tuple[int, ...]:
+def encoded_shape(affine: Affine, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the scales of a weight."""
     found = affine.scale_shape(tuple(shape))
     return tuple(d for d in found if isinstance(d, int))

@@ -130,6 +130,16 @@ class Decomposer:
                    if self._operations(scheme, (r := self._stepped(scheme, s),)) <= budget]
         return self.factors(scheme, (max(fitting),)) if fitting else None
 
+    def choices(self, shares: Sequence[float]) -> list[Factors]:
+        """For each share of the layer's operations the factors with the least error, over all schemes; each once."""
+        found: dict[tuple[Scheme, tuple[int, ...]], Factors] = {}
+        for share in shares:
+            fitting = [f for scheme in self.schemes if (f := self.within_operations(scheme, share)) is not None]
+            if fitting:
+                best = min(fitting, key=lambda f: f.error)
+                found[best.scheme, best.ranks] = best
+        return list(found.values())
+
     # the outputs' principal directions
 
     @cached_property
@@ -152,7 +162,7 @@ class Decomposer:
         variances, directions = self.outputs
         out, inner = _balanced(directions[:, :rank], variances[:rank], self.matrix)
         first, last = inner.reshape(rank, *self.shape[1:]), out.reshape(self.shape[0], rank, *(1 for _ in self.shape[2:]))
-        attrs = (None, None) if self.attrs is None else (self.attrs, self._pointwise())
+        attrs = (None, None) if self.attrs is None else (self.attrs, pointwise(len(self.shape) - 2))
         return self._result("channel", (rank,), (first, last), attrs, out @ inner)
 
     # spatial
@@ -184,12 +194,7 @@ class Decomposer:
         last = flat.reshape(outputs, rank, wide)
         product = torch.einsum("orx,ra->oax", last, first).reshape(outputs, -1)
         assert self.attrs is not None
-        (stride_h, stride_w), (pad_h, pad_w) = self.attrs["stride"], self.attrs["padding"]
-        down, across = self.attrs["dilation"]
-        attrs = (
-            {"stride": (stride_h, 1), "padding": (pad_h, (0, 0)), "dilation": (down, 1), "groups": 1},
-            {"stride": (1, stride_w), "padding": ((0, 0), pad_w), "dilation": (1, across), "groups": 1},
-        )
+        attrs = spatial_attrs(self.attrs)
         weights = (first.reshape(rank, inputs, high, 1), last.reshape(outputs, rank, 1, wide))
         return self._result("spatial", (rank,), weights, attrs, product)
 
@@ -234,7 +239,7 @@ class Decomposer:
             first.reshape(inputs, self.shape[1], *ones), middle.reshape(outputs, inputs, *window),
             out.reshape(self.shape[0], outputs, *ones),
         )
-        attrs = (self._pointwise(), self.attrs, self._pointwise())
+        attrs = (pointwise(len(self.shape) - 2), self.attrs, pointwise(len(self.shape) - 2))
         return self._result("tucker", (inputs, outputs), weights, attrs, product.reshape(self.shape[0], -1))
 
     def _tucker_within(self, inputs: int, error: float) -> Factors | None:
@@ -275,10 +280,6 @@ class Decomposer:
             return float(ranks[0] * (inputs * kernel[0] * stride[1] + outputs * kernel[1]))
         return float(inputs * ranks[0] * prod(stride) + ranks[0] * ranks[1] * prod(kernel) + ranks[1] * outputs)
 
-    def _pointwise(self) -> Mapping[str, Any]:
-        count = len(self.shape) - 2
-        return {"stride": (1,) * count, "padding": ((0, 0),) * count, "dilation": (1,) * count, "groups": 1}
-
     def _result(
         self, scheme: Scheme, ranks: tuple[int, ...], weights: tuple[Tensor, ...],
         attrs: tuple[Mapping[str, Any] | None, ...], product: Tensor,
@@ -288,6 +289,36 @@ class Decomposer:
         shift = None if self.mean is None else (self.matrix - product) @ self.mean
         return Factors(scheme, ranks, tuple(w.contiguous() for w in weights), attrs, product, shift, error,
                        self._operations(scheme, ranks), self.dense_operations)
+
+
+def pointwise(count: int) -> Mapping[str, Any]:
+    """Attributes of a convolution with a kernel of one position over so many axes."""
+    return {"stride": (1,) * count, "padding": ((0, 0),) * count, "dilation": (1,) * count, "groups": 1}
+
+
+def spatial_attrs(attrs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Attributes of the two convolutions, along rows and along columns, of one over both."""
+    (stride_h, stride_w), (pad_h, pad_w), (down, across) = attrs["stride"], attrs["padding"], attrs["dilation"]
+    return (
+        {"stride": (stride_h, 1), "padding": (pad_h, (0, 0)), "dilation": (down, 1), "groups": 1},
+        {"stride": (1, stride_w), "padding": ((0, 0), pad_w), "dilation": (1, across), "groups": 1},
+    )
+
+
+def factor_shapes(
+    scheme: Scheme, ranks: Sequence[int], shape: Sequence[int], attrs: Mapping[str, Any] | None
+) -> list[tuple[tuple[int, ...], Mapping[str, Any] | None]]:
+    """Shapes of the weights, and attributes of the convolutions (None: linear), of a layer's factors."""
+    outputs, inputs, *kernel = shape
+    ones = (1,) * len(kernel)
+    flat = None if attrs is None else pointwise(len(kernel))
+    if scheme == "channel":
+        return [((ranks[0], inputs, *kernel), attrs), ((outputs, ranks[0], *ones), flat)]
+    assert attrs is not None
+    if scheme == "spatial":
+        first, last = spatial_attrs(attrs)
+        return [((ranks[0], inputs, kernel[0], 1), first), ((outputs, ranks[0], 1, kernel[1]), last)]
+    return [((ranks[0], inputs, *ones), flat), ((ranks[1], ranks[0], *kernel), attrs), ((outputs, ranks[1], *ones), flat)]
 
 
 def rank_step(full: int) -> int:

@@ -13,7 +13,7 @@ from mcomp.ir.encoding import DENSE, Affine, Encoding
 from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
-from mcomp.passes.compress.encode import affine_of, levels_of
+from mcomp.passes.compress.encode import affine_of, encoded_shape, levels_of
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.rounding import Coded, Rounder
 from mcomp.passes.compress.samples import (
@@ -238,8 +238,10 @@ def encode_weight(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
     """The buffers of a weight [N, ...] rounded to the nearest, one scale for each of its rows or their groups."""
     flat = weight.double().reshape(1, weight.shape[0], -1)
     rounded = round_weight(flat, None, levels_of(encoding))
-    scales = rounded.scales.float().reshape(encoding.scale_shape(tuple(weight.shape)))
-    return {"values": rounded.integers.reshape(weight.shape).numpy().astype(encoding.dtype.numpy), "scales": scales.numpy()}
+    return {
+        "values": rounded.integers.reshape(weight.shape).numpy().astype(encoding.dtype.numpy),
+        "scales": rounded.scales.float().reshape(encoded_shape(encoding, tuple(weight.shape))).numpy(),
+    }
 
 
 def _weight(node: Node) -> Tensor:

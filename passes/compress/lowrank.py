@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir.encoding import DENSE
@@ -99,7 +99,7 @@ class LowRank(Pass):
                 chosen[node] = factors
         if self.measured:
             chosen = self._faster(graph, context, chosen)
-        count = sum(self._apply(graph, context, n, chosen[n]) for n in nodes if n in chosen)
+        count = sum(bool(factor_layer(graph, context, n, chosen[n])) for n in nodes if n in chosen)
         wanted = self.tables is True or (self.tables == "auto" and context.objective == "size")
         tables = factor_tables(self, graph, context, table_nodes("lowrank", graph, context)) if wanted else 0
         return PassResult(count + tables > 0, NONE, {"layers": count, "tables": tables})
@@ -175,19 +175,22 @@ class LowRank(Pass):
 
     # rewriting
 
-    def _apply(self, graph: Graph, context: Context, node: Node, factors: Factors) -> bool:
-        if not context.allow_rewrite("lowrank"):
-            return False
-        layer, name = node.layer, node.name
-        before = node.operand(1).weight
-        assert before is not None
-        saved = before.nbytes - before.type.dtype.itemsize * factors.size
-        detail = f"{factors.scheme}, rank {_ranks(factors)}, {factors.share:.0%} of the operations"
-        context.remark("applied", "lowrank", node, detail)
-        with graph.edit("lowrank", loc=node.loc) as editor:
-            replace_layer(editor, node, factors)
-        context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
-        return True
+
+def factor_layer(graph: Graph, context: Context, node: Node, factors: Factors) -> list[Node]:
+    """Put factors in the place of a layer, with a remark and an entry in the ledger; returns their nodes, none where no
+    rewrite is allowed any more."""
+    if not context.allow_rewrite("lowrank"):
+        return []
+    layer, name = node.layer, node.name
+    before = node.operand(1).weight
+    assert before is not None
+    saved = before.nbytes - before.type.dtype.itemsize * factors.size
+    detail = f"{factors.scheme}, rank {_ranks(factors)}, {factors.share:.0%} of the operations"
+    context.remark("applied", "lowrank", node, detail)
+    with graph.edit("lowrank", loc=node.loc) as editor:
+        made = replace_layer(editor, node, factors)
+    context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
+    return made
 
 
 def infeasible(node: Node) -> tuple[str, str] | None:
@@ -220,25 +223,27 @@ def takes_shift(node: Node) -> bool:
     return bias is None or bias.weight is not None
 
 
-def replace_layer(editor: Editor, node: Node, factors: Factors) -> None:
-    """Put factors in the place of a layer, and add their shift to its bias."""
+def replace_layer(editor: Editor, node: Node, factors: Factors) -> list[Node]:
+    """Put factors in the place of a layer, and add their shift to its bias; returns their nodes."""
     loc = fused("lowrank", node.loc)
     old = node.operand(1)
     assert old.producer is not None
     label, value = old.producer.attrs["name"], node.operand(0)
-    last = len(factors.weights) - 1
+    made, last = [], len(factors.weights) - 1
     for i, (weight, attrs) in enumerate(zip(factors.weights, factors.attrs, strict=True)):
         part = ("in", "core", "out")[i if i < last else 2]
         const = dense_const(editor, weight.numpy(), old.tensor, f"{label}.{part}",
                             loc=fused("lowrank", old.producer.loc), before=node)
         bias = shifted_bias(editor, node, factors.shift) if i == last else None
-        value = editor.add(node.op, [value, const, bias], attrs or {}, loc=loc, before=node,
-                           name=f"{node.name}_{part}").result
+        made.append(editor.add(node.op, [value, const, bias], attrs or {}, loc=loc, before=node,
+                               name=f"{node.name}_{part}"))
+        value = made[-1].result
     consts = [v.producer for v in node.operands[1:] if v is not None and v.producer is not None and v.is_const]
     editor.replace_node(node, [value])
     for const_node in consts:
         if not const_node.result.uses:
             editor.erase(const_node)
+    return made
 
 
 def shifted_bias(editor: Editor, node: Node, shift: Tensor | None) -> Value | None:
@@ -271,14 +276,3 @@ def _by_value(nodes: Sequence[Node]) -> list[Node]:
 
 def _ranks(factors: Factors) -> str:
     return "x".join(map(str, factors.ranks))
-
-
-def choices(decomposer: Decomposer, shares: Sequence[float]) -> list[Factors]:
-    """For each share of the layer's operations the factors with the least error, over all schemes."""
-    found: dict[tuple[Any, ...], Factors] = {}
-    for share in shares:
-        fitting = [f for scheme in decomposer.schemes if (f := decomposer.within_operations(scheme, share)) is not None]
-        if fitting:
-            best = min(fitting, key=lambda f: f.error)
-            found[best.scheme, best.ranks] = best
-    return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,7 @@ from mcomp.passes.compress.products import OPERANDS, product_errors, product_ran
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Ranges, Sample, collect
-from mcomp.passes.compress.tables import quantize_tables, table_nodes
+from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -115,18 +116,14 @@ class Quantize(Pass):
             )
 
     def run(self, graph: Graph, context: Context) -> PassResult:
-        layers = self._layers(graph, context)
+        layers = self._layers(graph.nodes, context)
         pairs = self._activation_products(graph, context)
         recurrent = recurrent_nodes(self, graph, context)
         tables = table_nodes("quantize", graph, context) if self.tables else []
         if not layers and not pairs and not recurrent and not tables:
             return PassResult(changed=False)
         samples = self._samples(graph, context, layers, pairs)
-        rounded: dict[str, Weight] = {}
-        quantized = 0
-        for plan in self._plans(graph, context, layers, samples):
-            quantized += self._apply(graph, context, plan, rounded)
-        quantized += quantize_tables(self, graph, context, tables, rounded)
+        quantized = self._quantize(graph, context, layers, samples, tables)
         quantized += quantize_recurrent(self, graph, context, recurrent)
         count = self._apply_products(graph, context, pairs, samples)
         pooled = pool_bytes(graph, context)
@@ -135,11 +132,28 @@ class Quantize(Pass):
             statistics={"layers": quantized, "products": count, "pools": pooled},
         )
 
+    def run_on(self, graph: Graph, context: Context, nodes: Sequence[Node]) -> int:
+        """Quantize some linear, conv and embedding nodes and nothing else; returns how many were."""
+        layers = self._layers(nodes, context)
+        wanted = {n for n in nodes if n.op.name == "embedding"}
+        tables = [t for t in table_nodes("quantize", graph, context) if wanted & set(t.nodes)] if wanted else []
+        if not layers and not tables:
+            return 0
+        return self._quantize(graph, context, layers, self._samples(graph, context, layers, []), tables)
+
+    def _quantize(
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample], tables: list[Table]
+    ) -> int:
+        rounded: dict[str, Weight] = {}
+        plans = self._plans(graph, context, layers, samples)
+        done = sum(self._apply(graph, context, plan, rounded) for plan in plans)
+        return done + quantize_tables(self, graph, context, tables, rounded)
+
     # which layers
 
-    def _layers(self, graph: Graph, context: Context) -> list[Layer]:
+    def _layers(self, nodes: Iterable[Node], context: Context) -> list[Layer]:
         found = []
-        for node in graph.nodes:
+        for node in nodes:
             if node.op.name == "conv_transpose":
                 context.missed("quantize", node, "conv_transpose has no int8 kernel", "it stays in float")
             if node.op.name not in _WEIGHTED or context.excluded("quantize", node):

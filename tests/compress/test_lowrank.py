@@ -11,7 +11,7 @@ from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.algebra import whiten
 from mcomp.passes.compress.encode import stored_floats
 from mcomp.passes.compress.factors import Decomposer, rank_step
-from mcomp.passes.compress.lowrank import choices, decomposer_of
+from mcomp.passes.compress.lowrank import decomposer_of
 from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, conv, layers, mixed, mlp, random
@@ -93,7 +93,7 @@ def test_more_rank_or_work_means_less_error(name: str) -> None:
             within = decomposer.within_error(scheme, limit)
             if within is not None:
                 assert within.error <= limit * (1 + 1e-9)
-    cheap = choices(decomposer, (0.3, 0.6))
+    cheap = decomposer.choices((0.3, 0.6))
     assert cheap and all(f.share <= 0.6 for f in cheap)
 
 
