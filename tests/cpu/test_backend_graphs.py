@@ -19,6 +19,12 @@ MLP = """graph @mlp [B in 0..] (%x: f32[B, 3, 20]) -> (f32[B, 3, 5]) {
   return %y
 }"""
 
+LOOKUP = """graph @lookup [B in 0..] (%i: i64[B]) -> (f32[B, 6]) {
+  %w = const @w#seed=9 : f32[500, 6]
+  %y = embedding %w, %i : f32[B, 6]
+  return %y
+}"""
+
 CNN = """graph @cnn [B in 1..] (%x: f32[B, 3, 11, 12]) -> (f32[B, 8, 6, 6], f32[B, 7]) {
   %w1 = const @w1#seed=1 : f32[8, 3, 3, 3]
   %b1 = const @b1#seed=2 : f32[8]
@@ -85,7 +91,7 @@ SEQUENCE = """graph @sequence [B in 1.., T in 1..] (%x: f32[B, T, 6], %h: f32[2,
   return %y, %hn, %cn
 }"""
 
-ALL = (MLP, CNN, BLOCK, FUSED, SEQUENCE)
+ALL = (MLP, LOOKUP, CNN, BLOCK, FUSED, SEQUENCE)
 
 
 @each_isa
@@ -123,6 +129,11 @@ def test_every_kernel_tells_its_layer_and_its_work() -> None:
     assert convolution.native and convolution.nodes == ("c",)
     assert convolution.flops >= 2 * 2 * 8 * 36 * 27
     assert convolution.weights == 4 * (8 * 27 + 8)
+
+
+def test_a_lookup_reads_its_rows_only() -> None:
+    lookup = compiled(LOOKUP, among=ALL).kernels({"B": 2})[0]
+    assert lookup.read == 2 * (8 + 4 * 6) and lookup.weights <= lookup.read
 
 
 def test_profiles_give_a_time_for_every_kernel() -> None:
