@@ -55,7 +55,8 @@ class Distill(Pass):
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
         of kl. features: weight of values inside, with student=self on the whole model.
     scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.
-    held: share of the calibration samples held out for early stopping. patience: checks, of 20, without improvement.
+    held: share of the calibration samples held out for early stopping. patience: checks, of 20, without improvement after
+        which training ends (0: none).
     checkpoint: folder for states to go on from. augment: a function (not in text) that changes a list of input tensors;
         with the whole model only.
     """
@@ -82,7 +83,7 @@ class Distill(Pass):
     scales: bool = False
     mix: float = 0.0
     held: float = 0.1
-    patience: int = 8
+    patience: int = 0
     checkpoint: str | None = None
     augment: Any = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
@@ -91,7 +91,7 @@ def finetune(
     pairs = common_features(graph, dense) if chosen.features > 0 else []
     outputs = [*graph.outputs, *(ours for ours, _ in pairs)]
     targets = [*dense.outputs, *(theirs for _, theirs in pairs)]
-    student = TrainableGraph(graph, chosen=_chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs)
+    student = TrainableGraph(graph, chosen=_chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs, dense=dense)
     objective = Objective(
         kinds_of(dense.outputs, chosen.loss), temperature=chosen.temperature, anchor=chosen.anchor,
         features=chosen.features,
@@ -172,6 +172,7 @@ def reconstruct_block(
     wanted = [t for t in targets if t is not None]
     student = TrainableGraph(
         graph, chosen=_chooser(options), learn_scales=options.learn_scales, inputs=block.inputs, outputs=block.outputs,
+        dense=dense,
     )
     if not student.tensors():
         return Report(block.name, names[0], 0.0, 0.0, reason="nothing in it can be trained")
@@ -186,8 +187,8 @@ def reconstruct_block(
         rows, None if flags is None else [*flags, *([True] * len(wanted))], size=options.batch, held=options.held,
         seed=recipe.seed,
     )
-    kinds: tuple[Literal["mse"], ...] = ("mse",) * len(wanted)
-    task = Matching(student, samples, Objective(kinds), seed=recipe.seed)
+    kinds: list[Kind] = ["mse" for _ in wanted]
+    task = Matching(student, samples, Objective(tuple(kinds)), seed=recipe.seed)
     return train_task(task, recipe, options, block.name, names[0], checkpoint, progress, len(wanted))
 
 

@@ -224,13 +224,13 @@ def shallower(body: Graph, calibration: Calibration, ratio: float, path: str = "
     order = sorted(range(len(blocks)), key=lambda i: (importance[i], i))
     dropped = [blocks[i] for i in sorted(order[:count])]
     names = []
-    for block in dropped:
+    for block in reversed(dropped):  # the inputs of a block are those that they were only as long as those before it stay
         entry = block.entry
         assert entry is not None
         with copied.edit(RULE, loc=block.nodes[-1].loc) as editor:
             splice(editor, block, _identity(block, entry))
         names.append(block.name)
-    return copied, names
+    return copied, names[::-1]
 
 
 def _droppable(graph: Graph, path: str) -> list[Region]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
         return None
     try:
         found = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as e:
+    except Exception as e:
         raise PassError(
             f"{path.name} is no checkpoint that can be read: {e}", code="MC0224", help="remove it to start afresh",
         ) from e

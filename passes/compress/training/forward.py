@@ -22,6 +22,8 @@ Override = Callable[[Any], Any]
 
 _PROGRAMS = 64
 _NESTED = ("fused", "cond")
+_STEPS = ("heaviside",)
+"""Flat almost everywhere, and without a derivative in torch: gradients end there."""
 _ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
@@ -150,6 +152,8 @@ class Forward:
                 where=str(node.loc) or None, ir=repr(node),
             ) from e
         reference = node.op.reference
+        if node.op.name in _STEPS:
+            return lambda given: reference([decoded(x).detach() for x in given], attrs)
         if node.op.accepts_encoded or not any(_encoded(v) for v in node.operands):
             return lambda given: reference(given, attrs)
         return lambda given: reference([decoded(x) for x in given], attrs)

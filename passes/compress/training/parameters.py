@@ -18,22 +18,22 @@ from mcomp.ops.encoded import array_of, tensor_of
 from mcomp.passes.compress.training.rounding import round_weight
 
 Parts = Mapping[str, np.ndarray]
+_CELL = 0.49
+"""How far, in steps, a value may be from the integer that it rounds to."""
 HELD_ZEROS = 0.02
 """From this share on, the zeros of a dense matrix are a pattern that training keeps."""
 
 
 class Trained(ABC):
-    """A constant in training. `master` is the float32 tensor that is optimized, `scales` what it is rounded to (None: it is
-    not rounded)."""
+    """A constant in training. `master` is the tensor that is optimized (float32, or float64 for f64), `scales` the steps
+    that it is rounded to (None: it is not rounded), `growth` the logarithm of what they are multiplied by while learned."""
 
     def __init__(self, node: Node, master: Tensor, scales: Tensor | None, learn_scales: bool) -> None:
         self.node = node
         self.type: TensorType = node.type
         self.master = master.clone(memory_format=torch.contiguous_format).requires_grad_()
-        self.scales = None if scales is None else scales.clone()
-        self.learns_scales = learn_scales and self.scales is not None
-        if self.scales is not None and learn_scales:
-            self.scales.requires_grad_()
+        self.scales = scales
+        self.growth = torch.zeros_like(scales).requires_grad_() if learn_scales and scales is not None else None
 
     @property
     def name(self) -> str:
@@ -41,10 +41,7 @@ class Trained(ABC):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is optimized, by what it is: `values`, and `scales` where they are learned."""
-        found = {"values": self.master}
-        if self.learns_scales and self.scales is not None:
-            found["scales"] = self.scales
-        return found
+        return {"values": self.master} if self.growth is None else {"values": self.master, "scales": self.growth}
 
     @abstractmethod
     def value(self) -> Tensor:
@@ -54,17 +51,17 @@ class Trained(ABC):
     def parts(self) -> Parts:
         """The arrays to store, of the type that the constant had."""
 
-    def positive_scales(self) -> Tensor:
-        """The scales, kept from vanishing while they are learned."""
+    def scales_now(self) -> Tensor:
+        """The scales that values are rounded to."""
         assert self.scales is not None
-        return self.scales.clamp(min=1e-12) if self.learns_scales else self.scales
+        return self.scales if self.growth is None else self.scales * self.growth.exp()
 
 
 class DenseParameter(Trained):
     """A dense constant. Exact zeros of a matrix that has a share of them of at least `HELD_ZEROS` stay zero."""
 
     def __init__(self, node: Node, value: Tensor) -> None:
-        super().__init__(node, value.float(), None, False)
+        super().__init__(node, value if value.dtype is torch.float64 else value.float(), None, False)
         self.dtype = value.dtype
         zeros = value == 0
         share = float(zeros.float().mean()) if value.dim() >= 2 and value.numel() else 0.0
@@ -80,19 +77,29 @@ class DenseParameter(Trained):
 
 
 class AffineParameter(Trained):
-    """A constant in integers: trained in float, rounded to the scales that it has (or learns) whenever it is used."""
+    """A constant in integers: trained in float, rounded to the scales that it has (or learns) whenever it is used.
 
-    def __init__(self, node: Node, parts: Mapping[str, Tensor], encoding: Affine, learn_scales: bool) -> None:
+    With `original`, the constant before it was rounded, training starts from that, moved as little as needed to round to
+    the integers that are stored: which of them are near to the next one is what rounding leaves to learn.
+    """
+
+    def __init__(
+        self, node: Node, parts: Mapping[str, Tensor], encoding: Affine, learn_scales: bool, original: Tensor | None
+    ) -> None:
         self.encoding = encoding
         scales, self.zeros = _scales_of(parts, encoding)
-        super().__init__(node, _decode_affine(parts["values"], scales, self.zeros, encoding), scales, learn_scales)
+        start = _decode_affine(parts["values"], scales, self.zeros, encoding)
+        if original is not None and original.shape == start.shape:
+            reach = _CELL * _spread(scales, start.shape, encoding)
+            start = torch.minimum(torch.maximum(original.float(), start - reach), start + reach)
+        super().__init__(node, start, scales, learn_scales)
 
     def value(self) -> Tensor:
-        found = round_weight(self.master, self.positive_scales(), self.zeros, self.encoding)
+        found = round_weight(self.master, self.scales_now(), self.zeros, self.encoding)
         return found.to(_torch_dtype(self.type))
 
     def parts(self) -> Parts:
-        return _affine_parts(self.master, self.positive_scales(), self.zeros, self.encoding)
+        return _affine_parts(self.master, self.scales_now(), self.zeros, self.encoding)
 
 
 class NMParameter(Trained):
@@ -102,10 +109,11 @@ class NMParameter(Trained):
         self.encoding = encoding
         self.indices = parts["indices"]
         inner = encoding.inner
-        scales, self.zeros = _scales_of(parts, inner) if isinstance(inner, Affine) else (None, 0.0)
+        scales: Tensor | None = None
+        self.zeros: Tensor | float = 0.0
         kept = parts["values"].float()
         if isinstance(inner, Affine):
-            assert scales is not None
+            scales, self.zeros = _scales_of(parts, inner)
             kept = _decode_affine(parts["values"], scales, self.zeros, inner)
         super().__init__(node, kept, scales, learn_scales)
         shape = (*self.indices.shape[:-1], -1, encoding.n)
@@ -115,7 +123,7 @@ class NMParameter(Trained):
         inner = self.encoding.inner
         kept = self.master
         if isinstance(inner, Affine):
-            kept = round_weight(kept, self.positive_scales(), self.zeros, inner)
+            kept = round_weight(kept, self.scales_now(), self.zeros, inner)
         groups = kept.reshape(self._places.shape)
         empty = groups.new_zeros(*groups.shape[:-1], self.encoding.m)
         dense = empty.scatter(-1, self._places, groups)
@@ -125,7 +133,7 @@ class NMParameter(Trained):
         inner = self.encoding.inner
         indices = array_of(self.indices)
         if isinstance(inner, Affine):
-            return {**_affine_parts(self.master, self.positive_scales(), self.zeros, inner), "indices": indices}
+            return {**_affine_parts(self.master, self.scales_now(), self.zeros, inner), "indices": indices}
         kept = self.master.detach().to(_torch_dtype(self.type)).contiguous().clone()
         return {"values": array_of(kept), "indices": indices}
 
@@ -156,7 +164,7 @@ class BlockParameter(Trained):
         kept = self.master
         if isinstance(inner, Affine):
             zeros = self._by_block(self.zeros)
-            kept = round_weight(kept, self._by_block(self.positive_scales()), zeros, Affine(inner.dtype))
+            kept = round_weight(kept, self._by_block(self.scales_now()), zeros, Affine(inner.dtype))
         height, width = self.encoding.block
         tiles_down, tiles_across = self._tiles
         flat = kept.new_zeros(tiles_down * tiles_across, height * width)
@@ -170,7 +178,7 @@ class BlockParameter(Trained):
         if not isinstance(inner, Affine):
             kept = self.master.detach().to(_torch_dtype(self.type)).contiguous().clone()
             return {"values": array_of(kept), **places}
-        scales = self.positive_scales().detach()
+        scales = self.scales_now().detach()
         low, high = inner.range
         integers = torch.round(self.master.detach() / self._by_block(scales)) + self._by_block(self.zeros)
         stored: Any = dtypes.to_torch(inner.dtype)
@@ -188,9 +196,9 @@ class BlockParameter(Trained):
         return rows.float().reshape(self._tiles[0], self.encoding.block[0], 1)[self._owner]
 
 
-def parameter(node: Node, *, learn_scales: bool = False) -> Trained | None:
+def parameter(node: Node, *, learn_scales: bool = False, original: Tensor | None = None) -> Trained | None:
     """A floating-point `const` node as a parameter (a copy); None for constants that cannot be trained: integers, and
-    encodings other than dense, affine, n:m and block sparse."""
+    encodings other than dense, affine, n:m and block sparse. `original`: what an affine constant was before rounding."""
     weight = node.graph.store.get(node.attrs["digest"])
     type = weight.type
     if not type.dtype.is_float or type.dtype.bits < 16:
@@ -203,7 +211,7 @@ def parameter(node: Node, *, learn_scales: bool = False) -> Trained | None:
     if encoding == DENSE:
         return DenseParameter(node, tensors["values"])
     if isinstance(encoding, Affine):
-        return AffineParameter(node, tensors, encoding, learn_scales)
+        return AffineParameter(node, tensors, encoding, learn_scales, original)
     if isinstance(encoding, NM):
         return NMParameter(node, tensors, encoding, learn_scales)
     if isinstance(encoding, BlockSparse):
@@ -225,6 +233,13 @@ def _decode_affine(values: Tensor, scales: Tensor, zeros: Tensor | float, encodi
     grouped = integers.reshape(*integers.shape[:-1], -1, encoding.group)
     offset = zeros.unsqueeze(-1) if isinstance(zeros, Tensor) and zeros.dim() else zeros
     return ((grouped - offset) * scales.unsqueeze(-1)).reshape(integers.shape)
+
+
+def _spread(scales: Tensor, shape: torch.Size, encoding: Affine) -> Tensor:
+    """The scale of every element."""
+    if encoding.group is None:
+        return scales.expand(shape)
+    return scales.repeat_interleave(encoding.group, -1).expand(shape)
 
 
 def _affine_parts(master: Tensor, scales: Tensor, zeros: Tensor | float, encoding: Affine) -> dict[str, np.ndarray]:

@@ -60,16 +60,16 @@ def round_weight(x: Tensor, scales: Tensor, zeros: Tensor | float, encoding: Aff
     return round_to(grouped, scales.unsqueeze(-1), offset, encoding).reshape(x.shape)
 
 
-def round_activation(node: Node, scale: Tensor | None = None) -> Any:
-    """What a `quantize` node does while training: a function from a float tensor to a float tensor. With `scale`, a learned
-    one takes the place of the node's own."""
+def round_activation(node: Node, growth: Tensor | None = None) -> Any:
+    """What a `quantize` node does while training: a function from a float tensor to a float tensor. With `growth`, the
+    node's scale grows by its exponential."""
     attrs = node.attrs
     rank = len(node.operand(0).tensor.shape)
     encoding = encoding_of(attrs, rank)
     low, high = encoding.range
-    if scale is not None:
-        offset = torch.tensor(float(encoding.zero))
-        return lambda x: round_to(x, scale.clamp(min=1e-12), offset, encoding)
+    if growth is not None and encoding.scale is not None:
+        start, offset = float(encoding.scale), torch.tensor(float(encoding.zero))
+        return lambda x: round_to(x, start * growth.exp(), offset, encoding)
     if encoding.scale is not None:
         fixed, zero = float(encoding.scale), encoding.zero
 

@@ -187,7 +187,7 @@ class _Training:
         """One step; False, and nothing changed, when the loss or its gradient is not finite."""
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.factor * group["share"]
+            group["lr"] = rate * self.factor
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(batch, step)
         if not bool(torch.isfinite(loss)):
@@ -256,8 +256,6 @@ class _Training:
 
     def _optimizer(self, rate: float) -> torch.optim.Optimizer:
         groups = _groups(self.task.tensors(), self.recipe.decay)
-        for group in groups:
-            group["lr"] = rate
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0)
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
@@ -333,19 +331,11 @@ class _Training:
 
 
 def _groups(tensors: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors do not; scales move by a share of their own size."""
-    groups: list[dict[str, Any]] = []
-    matrices = [t for n, t in tensors.items() if n.endswith(":values") and t.dim() >= 2]
-    vectors = [t for n, t in tensors.items() if n.endswith(":values") and t.dim() < 2]
-    scales = [t for n, t in tensors.items() if not n.endswith(":values")]
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": decay, "share": 1.0})
-    if vectors:
-        groups.append({"params": vectors, "weight_decay": 0.0, "share": 1.0})
-    for scale in scales:
-        size = float(scale.detach().abs().mean())
-        groups.append({"params": [scale], "weight_decay": 0.0, "share": min(1.0, max(size, 1e-8))})
-    return groups
+    """Matrices decay; vectors and scales do not."""
+    matrices = [t for t in tensors.values() if t.dim() >= 2]
+    vectors = [t for t in tensors.values() if t.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
 
 
 @contextmanager

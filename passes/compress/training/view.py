@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.encoded import decoded
@@ -36,34 +38,38 @@ class TrainableGraph:
     float, rounded when used, masks held), `quantize` nodes round and let gradients through. `learn_scales` also trains
     scales: those stored with weights, and those of `quantize` nodes that have one. `outputs` and `inputs` choose what is
     computed and from what (default: what the graph returns, from its inputs). `channels_last`: images are laid out so
-    (default: when there are convolutions over images).
+    (default: when there are convolutions over images). `dense`: a graph with the constants, by name, that were rounded.
     """
 
     def __init__(
         self, graph: Graph, *, chosen: Callable[[Node], bool] | None = None, learn_scales: bool = False,
         inputs: Sequence[Value] | None = None, outputs: Sequence[Value] | None = None, channels_last: bool | None = None,
+        dense: Graph | None = None,
     ) -> None:
         self.graph = graph
         self.trained: dict[Node, Trained] = {}
         self._fixed: dict[Node, Any] = {}
-        self._scales: dict[Node, Tensor] = {}
+        self._growth: dict[Node, Tensor] = {}
         wanted = chosen or is_trainable
         overrides: dict[Node, Callable[[Any], Any]] = {}
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
         nodes = self._forward.nodes
+        originals = {} if dense is None else {
+            n.attrs["name"]: n for n in dense.walk() if n.op.name == "const" and n.type.encoding == DENSE
+        }
         for node in [n for top in nodes for n in (top, *_nested(top))]:
             if node.op.name == "const" and wanted(node):
-                found = parameter(node, learn_scales=learn_scales)
+                known = originals.get(node.attrs["name"]) if node.type.encoding != DENSE else None
+                original = None if known is None else constant(known)
+                found = parameter(node, learn_scales=learn_scales, original=original)
                 if found is not None:
                     self.trained[node] = found
         for node in nodes:
             if node.op.name != "quantize":
                 continue
-            scale: Tensor | None = None
             if learn_scales and node.attrs["scale"] is not None:
-                scale = torch.tensor(float(node.attrs["scale"])).requires_grad_()
-                self._scales[node] = scale
-            overrides[node] = round_activation(node, scale)
+                self._growth[node] = torch.zeros(()).requires_grad_()
+            overrides[node] = round_activation(node, self._growth.get(node))
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
         images = any(n.op.name == "conv" and n.type.rank == 4 for n in nodes)
         self.channels_last = images if channels_last is None else channels_last
@@ -109,8 +115,8 @@ class TrainableGraph:
         for node, trained in self.trained.items():
             for part, tensor in trained.tensors().items():
                 found[f"{node.name}:{part}"] = tensor
-        for node, scale in self._scales.items():
-            found[f"{node.name}:scale"] = scale
+        for node, growth in self._growth.items():
+            found[f"{node.name}:scale"] = growth
         return found
 
     def state(self) -> dict[str, Tensor]:
@@ -124,7 +130,8 @@ class TrainableGraph:
                 tensor.copy_(state[name])
 
     def write(self, label: str = "train") -> int:
-        """Store what was trained in the graph, in one edit; returns how many constants and scales changed."""
+        """Store what was trained in the graph, in one edit; returns how many constants and scales changed. To be called
+        once: afterwards the graph has other constants than those that this view started from."""
         changed = 0
         for graph in {t.node.graph for t in self.trained.values()} | {self.graph}:
             with graph.edit(label) as editor:
@@ -135,10 +142,9 @@ class TrainableGraph:
                     if weight.digest != node.attrs["digest"]:
                         editor.set_attrs(node, digest=weight.digest)
                         changed += 1
-                for node, scale in self._scales.items():
-                    found = max(float(scale.detach()), 1e-12)
-                    if node.graph is graph and found != node.attrs["scale"]:
-                        editor.set_attrs(node, scale=found)
+                for node, growth in self._growth.items():
+                    if node.graph is graph and float(growth.detach()) != 0.0:
+                        editor.set_attrs(node, scale=node.attrs["scale"] * math.exp(float(growth.detach())))
                         editor.reinfer(node)
                         changed += 1
         return changed

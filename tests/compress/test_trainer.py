@@ -1,0 +1,203 @@
+"""The trainer: reproducible, stops early, within its time, goes on from a checkpoint, survives what is not finite."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mcomp.errors import PassError
+from mcomp.ir import TensorType, dtypes, sym
+from mcomp.passes.compress.training.data import Minibatch, Samples, row_columns
+from mcomp.passes.compress.training.objective import Objective, relative_square
+from mcomp.passes.compress.training.trainer import Recipe, train
+
+
+class Fit:
+    """Fits w to y = x @ w; what happens at a step can be changed."""
+
+    def __init__(self, samples: Samples, fail_at: int = -1, nan_from: int = -1) -> None:
+        self.samples = samples
+        self.weight = torch.zeros(4, 1, requires_grad=True)
+        self.fail_at, self.nan_from = fail_at, nan_from
+        self.calls = 0
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"w:values": self.weight}
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        self.calls += 1
+        if step == self.fail_at:
+            raise KeyboardInterrupt
+        x, y = self.samples.columns(batch)
+        found = (x @ self.weight - y).square().mean()
+        return found * float("nan") if 0 <= self.nan_from <= step else found
+
+    def held(self) -> float:
+        with torch.no_grad():
+            found = [self.samples.columns(b) for b in self.samples.held()]
+            return sum(float((x @ self.weight - y).square().mean()) for x, y in found) / len(found)
+
+
+def samples(count: int = 64, held: float = 0.25, size: int = 8) -> Samples:
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+    return Samples([[x[: count // 2], y[: count // 2]], [x[count // 2 :], y[count // 2 :]]], [True, True], size=size,
+                   held=held, seed=1)
+
+
+RECIPE = Recipe(rate=0.05, steps=60, checks=6)
+
+
+def test_training_lowers_the_held_out_loss_and_says_how() -> None:
+    task = Fit(samples())
+    outcome = train(task, task.samples, RECIPE)
+    assert outcome.improved and outcome.best < 0.5 * outcome.first
+    assert outcome.steps == outcome.planned == 60
+    assert [step for step, _ in outcome.history] == [0, 10, 20, 30, 40, 50, 60]
+    assert task.held() == pytest.approx(outcome.best)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"optimizer": "sgd", "rate": 0.02}, {"schedule": "linear"}, {"schedule": "constant"}, {"warmup": 0.0},
+    {"rate": None},
+])
+def test_every_recipe_trains_and_reproduces(options: dict[str, object]) -> None:
+    recipe = Recipe(**{**vars(RECIPE), **options})  # type: ignore[arg-type]
+    first, second = Fit(samples()), Fit(samples())
+    outcome = train(first, first.samples, recipe)
+    train(second, second.samples, recipe)
+    assert outcome.improved
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_an_interruption_keeps_the_best_and_a_checkpoint_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole = Fit(samples())
+    expected = train(whole, whole.samples, RECIPE)
+    broken = Fit(samples(), fail_at=33)
+    outcome = train(broken, broken.samples, RECIPE, checkpoint=tmp_path / "a" / "state.pt", identity="fit")
+    assert outcome.interrupted
+    assert broken.held() == pytest.approx(outcome.best) and outcome.best < outcome.first
+    resumed = Fit(samples())
+    again = train(resumed, resumed.samples, RECIPE, checkpoint=tmp_path / "a" / "state.pt", identity="fit")
+    assert again.resumed_at == 30 and resumed.calls == 30
+    assert torch.equal(resumed.weight, whole.weight)
+    assert again.history == expected.history
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["state.pt"]
+
+
+def test_a_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
+    task = Fit(samples())
+    train(task, task.samples, RECIPE, checkpoint=tmp_path / "state.pt", identity="one")
+    other = Fit(samples())
+    assert train(other, other.samples, RECIPE, checkpoint=tmp_path / "state.pt", identity="two").resumed_at == 0
+
+
+def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"something else")
+    task = Fit(samples())
+    with pytest.raises(PassError, match="no checkpoint"):
+        train(task, task.samples, RECIPE, checkpoint=tmp_path / "state.pt", identity="fit")
+
+
+def test_losses_that_are_not_finite_go_back_and_end_the_training() -> None:
+    task = Fit(samples(), nan_from=25)
+    outcome = train(task, task.samples, RECIPE)
+    assert outcome.backoffs == 6 and "NaN" in outcome.stopped
+    assert bool(torch.isfinite(task.weight).all()) and task.held() == pytest.approx(outcome.best)
+    assert outcome.improved
+
+
+def test_no_improvement_ends_early() -> None:
+    task = Fit(samples())
+    with torch.no_grad():
+        task.weight.copy_(torch.tensor([[1.0], [-2.0], [0.5], [3.0]]))
+    best = task.weight.detach().clone()
+    outcome = train(task, task.samples, Recipe(rate=0.1, steps=60, checks=20, patience=3))
+    assert outcome.stopped == "the held-out loss no longer fell" and outcome.steps == 9
+    assert torch.equal(task.weight, best) and not outcome.improved
+
+
+def test_a_time_limit_makes_the_schedule_shorter() -> None:
+    task = Fit(samples())
+    outcome = train(task, task.samples, Recipe(rate=0.01, steps=10_000_000, seconds=0.5))
+    assert outcome.planned < 10_000_000 and outcome.seconds < 5.0
+    assert outcome.improved
+
+
+def test_nothing_to_train_is_said() -> None:
+    empty = Samples([[torch.zeros(0, 4), torch.zeros(0, 1)]], [True, True], size=8, held=0.1, seed=0)
+    assert train(Fit(empty), empty, RECIPE).stopped == "there is no data to train on"
+
+
+# data
+
+def test_held_out_rows_are_apart_and_every_epoch_has_all_others() -> None:
+    found = samples()
+    held = {(b.group, r) for b in found.held() for r in b.rows}
+    for number in range(2):
+        epoch = found.epoch(number)
+        rows = [(b.group, r) for b in epoch for r in b.rows]
+        assert len(rows) == len(set(rows)) == found.trained_on == 48
+        assert not held & set(rows)
+        assert len(epoch) == found.steps_per_epoch
+    assert found.epoch(0) != found.epoch(1) and found.epoch(0) == samples().epoch(0)
+
+
+def test_rows_of_different_shapes_are_not_mixed() -> None:
+    batches = [[torch.zeros(3, 5)], [torch.zeros(4, 7)], [torch.ones(2, 5)]]
+    found = Samples(batches, [True], size=2, held=0.0, seed=0)
+    shapes = {tuple(found.columns(b)[0].shape[1:]) for b in found.epoch(0)}
+    assert shapes == {(5,), (7,)} and found.total == 9
+
+
+def test_columns_without_rows_stay_with_their_batches() -> None:
+    batches = [[torch.zeros(3, 2), torch.ones(4)], [torch.zeros(3, 2), torch.zeros(4)]]
+    found = Samples(batches, [True, False], size=8, held=0.0, seed=0)
+    assert sorted(float(found.columns(b)[1].sum()) for b in found.epoch(0)) == [0.0, 4.0]
+
+
+def test_whole_batches_are_samples_where_rows_cannot_be_told_apart() -> None:
+    batches = [[torch.full((i + 1, 2), float(i))] for i in range(8)]
+    found = Samples(batches, None, size=16, held=0.25, seed=0)
+    assert (found.trained_on, found.held_out) == (6, 2)
+    assert sorted(found.columns(b)[0].shape[0] for b in (*found.epoch(0), *found.held())) == list(range(1, 9))
+
+
+def test_which_inputs_have_rows() -> None:
+    batch, other = sym("B"), sym("S")
+
+    def f32(*shape: object) -> TensorType:
+        return TensorType(tuple(shape), dtypes.f32)  # type: ignore[arg-type]
+
+    assert row_columns([f32(batch, 3), f32(other, 3)], [f32(batch, 2)]) == [True, False]
+    assert row_columns([f32(batch, 3)], [f32(4, 2)]) is None
+    assert row_columns([f32(batch, batch)], [f32(batch, 2)]) is None
+    assert row_columns([f32(3, 4)], [f32(batch, 2)]) is None
+
+
+# losses
+
+def test_the_error_is_relative_to_the_spread() -> None:
+    theirs = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    guess = theirs.mean(0, keepdim=True).expand(2, 2)
+    assert float(relative_square(guess, theirs)) == pytest.approx(1.0)
+    assert float(relative_square(theirs, theirs)) == 0.0
+    holes = theirs.clone()
+    holes[0, 0] = float("-inf")
+    assert float(relative_square(theirs, holes)) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse", "cosine"])
+def test_every_loss_is_zero_for_the_same_and_positive_for_others(kind: str) -> None:
+    loss = Objective((kind,))  # type: ignore[arg-type]
+    theirs = torch.randn(5, 7)
+    assert float(loss([theirs], [theirs])) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss([theirs + torch.randn(5, 7)], [theirs])) > 0.01
+
+
+def test_features_count_beside_the_outputs() -> None:
+    y, h = torch.randn(5, 3), torch.randn(5, 4)
+    loss = Objective(("mse",), features=0.5)
+    assert float(loss([y, h * 0 + h.mean(0, keepdim=True)], [y, h])) == pytest.approx(0.5, rel=1e-4)
