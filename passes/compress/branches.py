@@ -1,0 +1,178 @@
+"""Residual branches: add(x, f(x)) becomes x where f(x) matters least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
+from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
+from mcomp.manager.context import Context
+from mcomp.ops.base import Effect
+from mcomp.ops.workload import PRODUCTS
+from mcomp.passes.compress.fitting import fit_again
+from mcomp.passes.compress.reading import clean, watch
+from mcomp.rewrite.driver import drop_dead
+
+if TYPE_CHECKING:
+    from mcomp.passes.compress.prune import Prune
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """An addition of `stem` and what is computed from it, or from what it is computed from. `nodes`: what goes with the branch, in order. `flops`: operations
+    of its products. `error`: the relative L2 change of the sum when the branch goes, on calibration data."""
+
+    add: Node
+    stem: Value
+    nodes: tuple[Node, ...]
+    flops: int
+    error: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The same for every run: the name of the sum."""
+        return self.add.result.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the constants that go."""
+        held = {v for n in self.nodes for v in n.operands if v is not None and v.is_const}
+        return sum(v.weight.nbytes for v in held if v.weight is not None and set(v.users) <= set(self.nodes))
+
+
+def branches(graph: Graph) -> list[Branch]:
+    """All residual branches, in order, their errors not measured yet."""
+    symbols = assume_symbols(graph, {})
+    found = []
+    for node in graph.nodes:
+        branch = _branch(graph, node, symbols) if node.op.name == "add" else None
+        if branch is not None:
+            found.append(branch)
+    return found
+
+
+def _branch(graph: Graph, add: Node, symbols: dict[str, int]) -> Branch | None:
+    best: Branch | None = None
+    for stem, top in ((add.operand(0), add.operand(1)), (add.operand(1), add.operand(0))):
+        if stem is top or stem.type != add.result.type or top.producer is None or top.users != (add,):
+            continue
+        cone = _only_for(graph, add, top)
+        if _effectful(cone) or not _same_source(cone, stem):
+            continue
+        flops = sum(
+            dims.evaluate(n.op.node_cost(n).flops, symbols) for n in cone if n.op.name in PRODUCTS
+        )
+        if flops and (best is None or flops > best.flops):
+            best = Branch(add, stem, cone, flops)
+    return best
+
+
+def _only_for(graph: Graph, add: Node, top: Value) -> tuple[Node, ...]:
+    """The nodes that only this operand of `add` needs, in order."""
+    needed: dict[Node, None] = {}
+    queue = [top.producer]
+    while queue:
+        node = queue.pop()
+        if node is None or node in needed:
+            continue
+        if node is not top.producer and any(u not in needed for v in node.results for u in v.users):
+            continue
+        needed[node] = None
+        queue += [v.producer for v in node.operands if v is not None]
+    return tuple(sorted(needed, key=graph.position))
+
+
+def _same_source(cone: Sequence[Node], stem: Value) -> bool:
+    """Whether a branch is computed from the stem, or from what the stem is computed from."""
+    inside = set(cone)
+    sources = {v for n in cone for v in n.operands if v is not None and not v.is_const and v.producer not in inside}
+    seen, queue = {stem}, [stem]
+    while queue:
+        value = queue.pop()
+        if value in sources:
+            return True
+        fresh = [v for v in value.producer.operands if v is not None and v not in seen] if value.producer else []
+        seen.update(fresh)
+        queue += fresh
+    return False
+
+
+def _effectful(nodes: Sequence[Node]) -> bool:
+    return any(n.op.effect is not Effect.PURE for n in nodes)
+
+
+def measured_branches(graph: Graph, context: Context, limit: int) -> list[Branch]:
+    """The branches with their errors on calibration data."""
+    import torch
+
+    assert context.calibration is not None
+    found = branches(graph)
+    sums = {b.add.result: [0.0, 0.0] for b in found}
+    stems: dict[Value, Any] = {b.stem: None for b in found}
+    of = {b.add.result: b.stem for b in found}
+    held: dict[Value, Any] = {}
+
+    def take(value: Value, data: Any) -> None:
+        if value in stems:
+            held[value] = clean(data)
+        if value in sums:
+            total = clean(data)
+            sums[value][0] += float((total - held[of[value]]).double().square().sum())
+            sums[value][1] += float(total.double().square().sum())
+
+    with torch.no_grad():
+        for batch in context.calibration.batches[:limit]:
+            watch(graph, context.calibration, batch, {**stems, **dict.fromkeys(sums)}, take)
+            held.clear()
+    return [
+        Branch(b.add, b.stem, b.nodes, b.flops, (change / whole) ** 0.5 if whole else float("inf"))
+        for b in found for change, whole in (sums[b.add.result],)
+    ]
+
+
+def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
+    """Remove the branches that change their sums least (by `flops`: least for the operations they take), then fit what
+    follows; returns how many."""
+    found = [b for b in measured_branches(graph, context, options.limit) if not context.excluded("prune", b.add)]
+    chosen = _chosen(options, graph, found)
+    chosen = [b for b in chosen if context.allow_rewrite("prune")]
+    if not chosen:
+        return 0
+    dense = graph.clone()
+    first = min(graph.position(b.nodes[0]) for b in chosen)
+    for branch in chosen:
+        saved = branch.nbytes
+        with graph.edit("prune", loc=branch.add.loc) as editor:
+            stem = _stem(branch)
+            editor.replace(branch.add.result, stem)
+            drop_dead(editor, [branch.add])
+        detail = f"the branch is gone, and {branch.flops} operations with it"
+        layer = next((n.layer for n in branch.nodes if n.op.name in PRODUCTS), branch.add.layer)
+        context.record(graph, LedgerEntry("prune", layer, stem.name, branch.error, saved, detail=detail))
+        context.remark("applied", "prune", layer, detail)
+    if options.refit:
+        fit_again(graph, dense, context, options, {}, min(first, len(graph)))
+    return len(chosen)
+
+
+def _stem(branch: Branch) -> Value:
+    """What stands for the sum: the stem, found again where its own sum has gone."""
+    return next(v for v in branch.add.operands if v is not None and v.producer not in branch.nodes)
+
+
+def _chosen(options: Prune, graph: Graph, found: Sequence[Branch]) -> list[Branch]:
+    if options.flops is None:
+        return sorted(found, key=lambda b: b.error)[: round(options.ratio * len(found))]
+    symbols = assume_symbols(graph, {})
+    total = sum(dims.evaluate(n.op.node_cost(n).flops, symbols) for n in graph.nodes if n.op.name in PRODUCTS)
+    left, chosen = float(total), []
+    for branch in sorted(found, key=lambda b: b.error**2 / b.flops):
+        if left <= options.flops * total:
+            break
+        chosen.append(branch)
+        left -= branch.flops
+    return chosen
+

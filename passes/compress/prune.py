@@ -1,0 +1,271 @@
+"""`prune`: channels, heads, inner units, branches and blocks of weights go; what stays is fitted again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mcomp.errors import PassError
+from mcomp.ir.graph import Graph, LedgerEntry
+from mcomp.manager.context import Context
+from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
+from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension, Removal
+from mcomp.passes.analysis.operations import Operations
+from mcomp.passes.compress.branches import remove_branches
+from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of, lost_error, reader_moments
+from mcomp.passes.compress.fitting import fit_again
+from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
+from mcomp.passes.compress.shares import cheapest, points, uniform
+from mcomp.passes.compress.sparsify import sparsify
+from mcomp.plan.quality import relative_error
+
+UNITS = ("channels", "heads", "ffn", "stream")
+"""Kinds of dimensions."""
+_OTHERS = ("branches", "blocks", "nm")
+
+
+@register_pass
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Units that go together are removed: constants and shapes shrink, nothing is masked. Then the layers behind them are
+    fitted, in order, to what they gave before.
+
+    before:
+        %w = const @fc1.weight#9f3a : f32[1536, 384]
+        %h = linear %x, %w, %b : f32[B, 1536]
+        %v = const @fc2.weight#51c0 : f32[384, 1536]
+        %y = linear %h, %v, %c : f32[B, 384]
+    after:
+        %w = const @fc1.weight#70aa : f32[768, 384]
+        %h = linear %x, %w, %b : f32[B, 768]
+        %v = const @fc2.weight#0b1e : f32[384, 768]
+        %y = linear %h, %v, %c : f32[B, 384]
+
+    what: channels (of convolutions and other layers), ffn (units between linear layers), heads (of attention, with the keys
+        and values that they share), stream (channels of a residual stream), branches (add(x, f(x)) becomes x); or, with
+        shapes as they are, blocks (block-sparse weights of linear layers) or nm (n of every m inputs of an output).
+    ratio: the share of every dimension (of blocks, of branches) that goes. flops: instead, the share of the operations of
+        products that stays; what goes is chosen over all layers by error per operation saved. widths: instead, what
+        stays of dimensions by name: `fc1.weight:0=768`.
+    score: obs (least error after the best refit, by second moments), activation (weights times the deviation of
+        activations), magnitude (norm of weights), taylor (activation times gradient of the outputs).
+    weighing: how errors of different layers compare: by their share of what the layer gives, or by what they do to the
+        model's outputs, told by gradients of random directions of these; no labels are needed.
+    granularity: kept counts are multiples of this, or of an eighth of the units where that is less. least: the share of
+        every dimension that stays in any case.
+    refit: fit what follows, by least squares on the pruned model's activations. variance: also give outputs of
+        convolutions the deviation that they had (what re-estimating batch norms does). damping: of the least squares, as a
+        share of the mean squared input.
+    block: rows (outputs) and columns (inputs) of blocks. n, m: for nm.
+    limit: at most so many calibration batches are used.
+    """
+
+    name = "prune"
+    effect = PassEffect.APPROXIMATE
+
+    ratio: float = 0.3
+    flops: float | None = None
+    what: tuple[str, ...] | str = ("channels", "ffn")
+    score: Score = "obs"
+    weighing: Weighing = "layer"
+    granularity: int = 8
+    least: float = 0.1
+    refit: bool = True
+    variance: bool = True
+    damping: float = 1e-3
+    block: tuple[int, ...] = (32, 4)
+    n: int = 2
+    m: int = 4
+    limit: int = 128
+    widths: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is pruned."""
+        return (self.what,) if isinstance(self.what, str) else self.what
+
+    def check(self, graph: Graph, context: Context) -> None:
+        unknown = [k for k in self.kinds if k not in (*UNITS, *_OTHERS)]
+        if unknown or not self.kinds:
+            raise PassError(f"prune: what is {', '.join(unknown) or 'empty'}", code="MC0204",
+                            help=f"choose among {', '.join((*UNITS, *_OTHERS))}")
+        if not 0.0 <= self.ratio < 1.0:
+            raise PassError(f"prune: ratio is {self.ratio}", code="MC0204", help="use 0 up to, but not, 1")
+        if self.flops is not None and not 0.0 < self.flops <= 1.0:
+            raise PassError(f"prune: flops is {self.flops}", code="MC0204", help="use more than 0, at most 1")
+        if self.granularity < 1:
+            raise PassError(f"prune: granularity is {self.granularity}", code="MC0204", help="use a positive number")
+        if len(self.block) != 2 or min(self.block) < 1 or not 0 < self.n <= self.m:
+            raise PassError(f"prune: blocks of {list(self.block)}, {self.n} of {self.m}", code="MC0204",
+                            help="use block=[32,4], n=2, m=4")
+        if context.calibration is None:
+            raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
+                            help="pass calibration=[...] or example inputs")
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        counts: dict[str, int] = {}
+        if "branches" in self.kinds:
+            counts["branches"] = remove_branches(self, graph, context)
+        if any(k in UNITS for k in self.kinds):
+            counts["units"] = self._narrow(graph, context)
+        if any(k in ("blocks", "nm") for k in self.kinds):
+            counts["weights"] = sparsify(self, graph, context)
+        return PassResult(changed=any(counts.values()), preserved=NONE, statistics=counts)
+
+    def _narrow(self, graph: Graph, context: Context) -> int:
+        with graph.edit("prune") as editor:
+            own_constants(graph, editor)
+        try:
+            return self._narrow_owned(graph, context)
+        finally:
+            with graph.edit("prune") as editor:
+                join_constants(graph, editor)
+
+    def _narrow_owned(self, graph: Graph, context: Context) -> int:
+        coupling: Coupling = context.analyze(graph, CouplingAnalysis())
+        found = candidates(graph, context, coupling, self.kinds, self.score)
+        asked = self._asked(found, context)
+        if asked is not None:
+            found = [d for d in found if d.name in asked]
+        moments = reader_moments(graph, context, found, self.limit)
+        curves = curves_of(
+            graph, context, found, moments, score=self.score, weighing=self.weighing, granularity=self.granularity,
+            least=self.least if asked is None else 0.0,
+        )
+        chosen = self._choose(graph, context, coupling, curves, asked)
+        chosen = {d: u for d, u in chosen.items() if len(u) and context.allow_rewrite("prune")}
+        chosen = feasible(graph, context, coupling, chosen)
+        if not chosen:
+            return 0
+        errors = {d: lost_error(d, u, moments, self.refit) for d, u in chosen.items()}
+        dense = graph.clone()
+        removal = coupling.removal(chosen)
+        outputs = kept_outputs(graph, removal)
+        first = min(graph.position(n) for d in chosen for n in d.nodes)
+        with graph.edit("prune") as editor:
+            narrow(graph, editor, removal)
+        later = fit_again(graph, dense, context, self, outputs, first) if self.refit else {}
+        unknown = _output_error(graph, dense, context, self.limit) if None in errors.values() else 0.0
+        for dimension, units in chosen.items():
+            error = errors[dimension]
+            self._tell(graph, context, dimension, units, unknown if error is None else error, later)
+        return sum(map(len, chosen.values()))
+
+    def _asked(self, found: Sequence[Dimension], context: Context) -> dict[str, int] | None:
+        if not self.widths:
+            return None
+        asked: dict[str, int] = {}
+        sizes = {d.name: d.size for d in found}
+        for text in self.widths:
+            name, _, count = text.rpartition("=")
+            if not count.isdigit() or not name:
+                raise PassError(f"prune: width {text!r}", code="MC0204", help="write fc1.weight:0=768")
+            if name not in sizes:
+                context.missed("prune", name, "no dimension that can shrink has this name", "see prune_curves for names")
+            elif not 0 < int(count) <= sizes[name]:
+                raise PassError(f"prune: {name} has {sizes[name]} units, not {count}", code="MC0204")
+            else:
+                asked[name] = int(count)
+        return asked
+
+    def _choose(
+        self, graph: Graph, context: Context, coupling: Coupling, curves: Sequence[tuple[Dimension, Curve]],
+        asked: Mapping[str, int] | None,
+    ) -> dict[Dimension, np.ndarray]:
+        if asked is not None:
+            return {d: np.sort(c.order[: d.size - asked[d.name]]) for d, c in curves}
+        least = [max(1, math.ceil(self.least * d.size)) for d, _ in curves]
+        if self.flops is None:
+            gone = [
+                uniform(d.size, context.option(d.nodes[0], "ratio", self.ratio), self._step(d), low)
+                for (d, _), low in zip(curves, least)
+            ]
+        else:
+            gone = self._by_operations(graph, context, coupling, curves, least)
+        return {d: np.sort(c.order[:count]) for (d, c), count in zip(curves, gone)}
+
+    def _step(self, dimension: Dimension) -> int:
+        return 1 if dimension.kind == "heads" else self.granularity
+
+    def _by_operations(
+        self, graph: Graph, context: Context, coupling: Coupling, curves: Sequence[tuple[Dimension, Curve]],
+        least: Sequence[int],
+    ) -> list[int]:
+        assert self.flops is not None
+        operations = Operations(graph, coupling)
+        allowed = [points(d.size, self._step(d), low) for (d, _), low in zip(curves, least)]
+        allowed = [a[a < len(c.errors)] for a, (_, c) in zip(allowed, curves)]
+        errors = [c.errors[a] for a, (_, c) in zip(allowed, curves)]
+        target = self.flops * operations.total()
+        counts = cheapest(operations, [d.index for d, _ in curves], allowed, errors, target)
+        reached = operations.total(counts)
+        if reached > target:
+            context.missed("prune", graph.name, f"{reached / operations.total():.0%} of the operations stay, not "
+                           f"{self.flops:.0%}: nothing more can go", "lower least, or widen what")
+        return [d.size - int(counts[d.index]) for d, _ in curves]
+
+    def _tell(
+        self, graph: Graph, context: Context, dimension: Dimension, units: np.ndarray, error: float,
+        later: Mapping[str, float],
+    ) -> None:
+        stays = dimension.size - len(units)
+        detail = f"{stays} of {dimension.size} {dimension.kind} stay, by {self.score}"
+        readers = [c.node for c in dimension.consumers]
+        drift = max((later[n.name] for n in readers if n.name in later), default=None)
+        if drift is not None:
+            detail += f", refitted: {drift:.1%} off the dense model's layer"
+        node = readers[0] if readers else dimension.nodes[0]
+        saved = dimension.nbytes * len(units)
+        context.record(graph, LedgerEntry("prune", dimension.nodes[0].layer, node.name, error, saved, detail=detail))
+        context.remark("applied", "prune", dimension.nodes[0], detail)
+
+
+def kept_outputs(graph: Graph, removal: Removal) -> dict[str, np.ndarray]:
+    """By the name of what a linear, conv or batch_norm gives, which of its channels stay, where not all do."""
+    found = {}
+    for node in graph.nodes:
+        if node.op.name in ("linear", "conv", "batch_norm"):
+            kept = removal.kept(node.result, node.type.rank - 1 if node.op.name == "linear" else 1)
+            if kept is not None:
+                found[node.result.name] = kept
+    return found
+
+
+def _output_error(graph: Graph, dense: Graph, context: Context, limit: int) -> float:
+    """The relative L2 error of the outputs: for layers whose own error second moments do not tell."""
+    assert context.calibration is not None
+    return relative_error(context.calibration.outputs(graph, limit=limit), context.calibration.outputs(dense, limit=limit))
+
+
+class _Undo(Exception):
+    """Leaves an edit that was only a trial."""
+
+
+def feasible(
+    graph: Graph, context: Context, coupling: Coupling, chosen: Mapping[Dimension, np.ndarray]
+) -> dict[Dimension, np.ndarray]:
+    """The choices that can be carried out together; what stands in the way of others is remarked."""
+    if _trial(graph, coupling.removal(chosen)) is None:
+        return dict(chosen)
+    found: dict[Dimension, np.ndarray] = {}
+    for dimension, units in chosen.items():
+        reason = _trial(graph, coupling.removal({**found, dimension: units}))
+        if reason is None:
+            found[dimension] = units
+        else:
+            context.missed("prune", dimension.nodes[0], f"its {dimension.kind} cannot be cut out: {reason}")
+    return found
+
+
+def _trial(graph: Graph, removal: Removal) -> str | None:
+    try:
+        with graph.edit("prune") as editor:
+            narrow(graph, editor, removal)
+            raise _Undo
+    except _Undo:
+        return None
+    except PassError as e:
+        return e.message

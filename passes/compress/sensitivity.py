@@ -1,0 +1,174 @@
+"""Sensitivity: how much the model's outputs change with what its layers give, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcomp.errors import PassError
+from mcomp.ir.dims import Expr
+from mcomp.ir.graph import Graph, Node
+from mcomp.manager.context import Context
+from mcomp.ops.encoded import decoded
+from mcomp.runtime.calibration import Calibration
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SAMPLES = 128
+"""Samples whose gradients are taken, at most."""
+_AT_ONCE = 16
+"""Samples whose activations are held at once."""
+_DRAWS = 2
+"""Random directions of the outputs per sample."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Of a layer: `rows` f64[N], the squared change of the model's outputs, relative to their squared deviation, for each
+    squared unit of change of each of the layer's outputs (the same at every position, independent of each other).
+    `products` f64[samples, K]: for each input channel of the layer, activation times gradient summed over positions."""
+
+    rows: Tensor
+    products: Tensor
+
+
+def sensitivity(graph: Graph, context: Context, nodes: Sequence[Node]) -> dict[Node, Sensitivity]:
+    """Sensitivities of linear and conv nodes, from gradients of random directions of the outputs (an estimate of the
+    trace of the Jacobian's square; Hutchinson 1990). Nodes without gradients are left out. Raises PassError where the
+    model has none.
+    """
+    import torch
+
+    assert context.calibration is not None
+    generator = torch.Generator().manual_seed(context.seed)
+    rows: dict[Node, Any] = {}
+    products: dict[Node, list[Tensor]] = {n: [] for n in nodes}
+    outputs: list[Tensor] = []
+    count = 0
+    for inputs, samples in _pieces(graph, context.calibration):
+        record = _Record(graph, nodes, inputs)
+        found = record.outputs
+        if not found:
+            raise PassError("prune: no output of the model has gradients", help="use weighing=layer, and not score=taylor")
+        outputs.append(found[0].detach().reshape(samples, -1).double())
+        places = list(record.results)
+        for draw in range(_DRAWS):
+            signs = [torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) * 2 - 1 for y in found]
+            grads = torch.autograd.grad(
+                found, [record.results[n] for n in places], signs, retain_graph=draw + 1 < _DRAWS, allow_unused=True
+            )
+            for node, gradient in zip(places, grads):
+                if gradient is None:
+                    continue
+                rows[node] = rows.get(node, 0.0) + _by_channel(node, gradient.double().square())
+                if draw == 0 and node in record.read:
+                    products[node].append(_input_products(node, record.read[node], gradient))
+        count += samples
+    energy = _deviation(outputs)
+    return {n: Sensitivity(rows[n] / (count * _DRAWS * energy), torch.cat(products[n])) for n in nodes if products[n]}
+
+
+class _Record:
+    """One differentiable run of a graph: what layers read and give, and the outputs that have gradients."""
+
+    def __init__(self, graph: Graph, nodes: Sequence[Node], inputs: Sequence[Any]) -> None:
+        import torch
+
+        from mcomp.ops.evaluate import run_graph
+
+        self.wanted = frozenset(nodes)
+        self.weights = {n.operand(1).producer for n in nodes}
+        self.sources = {n.operand(0) for n in nodes}
+        self.results: dict[Node, Tensor] = {}
+        self.read: dict[Node, Tensor] = {}
+        self._values = {v: x for v, x in zip(graph.inputs, inputs) if v in self.sources}
+        with torch.enable_grad():
+            found = run_graph(graph, inputs, observe=self._observe, constants=self._constant)
+        self.outputs = [
+            y for y in found if isinstance(y, torch.Tensor) and y.is_floating_point() and y.requires_grad
+        ]
+
+    def _observe(self, node: Node, results: Sequence[Any]) -> None:
+        self._values.update((v, decoded(r)) for v, r in zip(node.results, results) if v in self.sources)
+        if node in self.wanted and results[0].requires_grad:
+            self.results[node] = results[0]
+            x = self._values.get(node.operand(0))
+            if x is not None:
+                self.read[node] = x
+
+    def _constant(self, node: Node) -> Any:
+        import torch
+
+        from mcomp.ops.evaluate import constant
+
+        value = constant(node)
+        if node in self.weights and isinstance(value, torch.Tensor):
+            return value.detach().requires_grad_(True)
+        return value
+
+
+def _by_channel(node: Node, y: Tensor) -> Tensor:
+    """Sums per output of a layer."""
+    moved = y.movedim(1, -1) if node.op.name == "conv" else y
+    return moved.reshape(-1, moved.shape[-1]).sum(0)
+
+
+def _input_products(node: Node, x: Tensor, gradient: Tensor) -> Tensor:
+    """Activation times gradient of each input channel, summed over positions: [samples, K], from the gradient of the
+    result."""
+    import torch
+
+    with torch.enable_grad():
+        source = x.detach().requires_grad_(True)
+        operands = [source, *(_constant(v) for v in node.operands[1:])]
+        again = node.op.reference(operands, node.attrs)
+        (back,) = torch.autograd.grad(again, source, gradient.to(again.dtype))
+    product = (source.detach() * back).double()
+    if node.op.name == "conv":
+        return product.flatten(2).sum(2)
+    lead = product.shape[0] if product.dim() > 1 else 1
+    return product.reshape(lead, -1, product.shape[-1]).sum(1)
+
+
+def _constant(value: Any) -> Any:
+    from mcomp.ops.encoded import to_torch_tensor
+
+    return None if value is None else to_torch_tensor(value.weight)
+
+
+def _deviation(outputs: Sequence[Tensor]) -> float:
+    """The mean squared deviation of a sample's outputs from their means."""
+    import torch
+
+    if len({y.shape[1] for y in outputs}) > 1:
+        return float(torch.stack([y.square().sum(1).mean() for y in outputs]).mean())
+    joined = torch.cat(list(outputs))
+    return max(float((joined - joined.mean(0)).square().sum(1).mean()), 1e-30)
+
+
+def _pieces(graph: Graph, calibration: Calibration) -> Iterator[tuple[list[Any], int]]:
+    """Inputs of the graph and how many samples they hold; batches are cut where all arguments have one symbolic leading
+    axis."""
+    seen = 0
+    for batch in calibration.batches:
+        if seen >= _SAMPLES:
+            return
+        size = _batch(graph, batch)
+        if size is None:
+            yield calibration.inputs(graph, batch), 1
+            seen += 1
+            continue
+        for start in range(0, size, _AT_ONCE):
+            if seen >= _SAMPLES:
+                return
+            part = [x[start : start + _AT_ONCE] for x in batch]
+            yield calibration.inputs(graph, part), len(part[0])
+            seen += len(part[0])
+
+
+def _batch(graph: Graph, batch: Sequence[Any]) -> int | None:
+    leading = [v.tensor.shape[0] if v.tensor.shape else 0 for v in graph.inputs[: len(batch)]]
+    same = len(set(leading)) == 1 and isinstance(leading[0], Expr)
+    return int(batch[0].shape[0]) if same and len(batch) else None

@@ -1,0 +1,223 @@
+"""Weights with zeros that kernels skip: blocks, or n of every m; chosen by least error, what stays is refitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mcomp.ir.encoding import DENSE, NM, BlockSparse, Encoding
+from mcomp.ir.graph import Graph, LedgerEntry, Node
+from mcomp.ir.loc import fused
+from mcomp.manager.context import Context
+from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
+from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mcomp.passes.compress.prune import Prune
+
+_ROUNDS = 32
+"""Updates of the inverse matrix for one row of blocks."""
+_EXACT = 512
+"""Inputs up to which each output of an n:m weight is refitted by itself."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A sparse weight: its encoding and parts, a new bias, and the relative L2 error of the layer's output."""
+
+    encoding: Encoding
+    parts: dict[str, np.ndarray]
+    bias: np.ndarray
+    error: float
+
+
+def sparsify(options: Prune, graph: Graph, context: Context) -> int:
+    """Make weights of linear layers block-sparse, or n:m sparse; returns how many."""
+    assert context.calibration is not None
+    what = "nm" if "nm" in options.kinds else "blocks"
+    block = (options.block[0], options.block[1])
+    encoding = BlockSparse(block) if what == "blocks" else NM(options.n, options.m)
+    nodes = [n for n in graph.nodes if n.op.name == "linear" and not context.excluded("prune", n)]
+    ready = []
+    for node in nodes:
+        reason = sparse_refusal(encoding, node)
+        if reason is None:
+            ready.append(node)
+        else:
+            context.missed("prune", node, *reason)
+    moments = collect_moments(graph, context.calibration, ready, options.limit)
+    done = 0
+    for node in ready:
+        if node not in moments:
+            context.missed("prune", node, "calibration data never reached it")
+            continue
+        if not context.allow_rewrite("prune"):
+            break
+        ratio = context.option(node, "ratio", options.ratio)
+        found = block_sparse(block, node, moments[node], ratio) if what == "blocks" else _pairs(options, node, moments[node])
+        store_sparse(graph, context, node, found)
+        done += 1
+    return done
+
+
+def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
+    """Why the weight of a linear cannot become block-sparse, or n:m sparse, and what would help; None when it can."""
+    weight, bias = node.operand(1), node.maybe(2)
+    if weight.weight is None:
+        return "its weight is computed, not constant", "run fold before prune"
+    if weight.tensor.encoding != DENSE or weight.tensor.dtype.name != "f32":
+        return f"its weight is {weight.tensor}", "prune before it is compressed"
+    if bias is not None and (bias.weight is None or bias.tensor.encoding != DENSE):
+        return "its bias is computed, not constant", "run fold before prune"
+    reason = encoding.feasible(weight.tensor.with_encoding(encoding))
+    remedy = "use other blocks, such as block=[16,4]" if isinstance(encoding, BlockSparse) else "exclude it"
+    return None if reason is None else (reason, remedy)
+
+
+def block_sparse(block: tuple[int, int], node: Node, moments: Moments, ratio: float) -> Sparse:
+    """A share of the blocks of a linear's weight goes, in the order of the error that they add, each row of blocks refitted
+    on the way."""
+    import torch
+
+    height, width = block
+    weight, covariance = weight_matrix(node)[0], moments.covariance[0]
+    rows, columns = weight.shape[0] // height, weight.shape[1] // width
+    inverse = inverse_of(covariance)
+    inputs = torch.arange(columns * width).reshape(columns, width)
+    step = max(1, columns // _ROUNDS)
+    readers = [
+        Reader(weight[r * height : (r + 1) * height], covariance, inputs, inverse=inverse) for r in range(rows)
+    ]
+    orders = [surgeon_order([reader], columns, columns, step) for reader in readers]
+    prices = np.stack([np.maximum.accumulate(np.diff(o.errors)) for o in orders])
+    gone = round(ratio * rows * columns)
+    limit = np.sort(prices, axis=None)[gone - 1] if gone else -1.0
+    counts = (prices < limit).sum(1)
+    for r in np.argsort(np.where(counts < columns, prices[np.arange(rows), np.minimum(counts, columns - 1)], np.inf)):
+        if counts.sum() >= gone:
+            break
+        counts[r] = min(columns, counts[r] + gone - counts.sum()) if prices[r, counts[r]] <= limit else counts[r]
+    mask = torch.ones(rows, columns, dtype=torch.bool)
+    found = torch.zeros_like(weight)
+    for r, reader in enumerate(readers):
+        dropped = torch.from_numpy(orders[r].units[: counts[r]])
+        mask[r, dropped] = False
+        found[r * height : (r + 1) * height] = _refit_rows(reader.weight, inverse, inputs[dropped].reshape(-1))
+    encoding, parts = encode_blocks(found, mask, (height, width))
+    return Sparse(encoding, parts, _bias(node, weight, found, moments), _error(found, weight, moments))
+
+
+def _refit_rows(weight: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
+    """The weights [N, K] with zeros at the inputs `gone`, the others moved to make up for them."""
+    import torch
+
+    if not len(gone):
+        return weight.clone()
+    found = weight - weight[:, gone] @ torch.linalg.solve(inverse[gone][:, gone], inverse[gone])
+    found[:, gone] = 0.0
+    return found
+
+
+def _error(found: Tensor, weight: Tensor, moments: Moments) -> float:
+    """The relative L2 error of the layer's output once the bias makes up for the means."""
+    change = found - weight
+    whole = float(((weight @ moments.gram[0]) * weight).sum())
+    square = float(((change @ moments.covariance[0]) * change).sum())
+    return float((max(0.0, square) / whole) ** 0.5) if whole > 0 else 0.0
+
+
+def encode_blocks(
+    weight: Tensor, mask: Tensor, block: tuple[int, int]
+) -> tuple[BlockSparse, dict[str, np.ndarray]]:
+    """The encoding and parts of a weight [N, K] of which only some blocks, bool[N/rows, K/columns], are stored."""
+    kept = mask.numpy()
+    height, width = block
+    tiles = weight.float().numpy().reshape(kept.shape[0], height, kept.shape[1], width).transpose(0, 2, 1, 3)
+    starts = np.zeros(kept.shape[0] + 1, np.int32)
+    np.cumsum(kept.sum(1), out=starts[1:])
+    encoding = BlockSparse(block, int(kept.sum()))
+    return encoding, {
+        "values": np.ascontiguousarray(tiles[kept]), "columns": np.nonzero(kept)[1].astype(np.int32), "rows": starts,
+    }
+
+
+def _pairs(options: Prune, node: Node, moments: Moments) -> Sparse:
+    """n of every m inputs stay, for every output its own: chosen from left to right, errors passed on to the right
+    (Frantar and Alistarh 2023, arXiv:2301.00774), then refitted."""
+    import torch
+
+    n, m = options.n, options.m
+    weight, covariance = weight_matrix(node)[0], moments.covariance[0]
+    inverse = inverse_of(covariance)
+    upper = torch.linalg.qr(_root(inverse), mode="r").R
+    upper = upper * torch.sign(upper.diagonal())[:, None]
+    work = weight.clone()
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    diagonal = upper.diagonal().square()
+    for start in range(0, weight.shape[1], m):
+        piece = slice(start, start + m)
+        cost = work[:, piece].square() / diagonal[piece]
+        stays = torch.argsort(cost, dim=1, descending=True, stable=True)[:, :n]
+        mask[:, piece].scatter_(1, stays, True)
+        for k in range(start, start + m):
+            lost = torch.where(mask[:, k], 0.0, work[:, k]) / upper[k, k]
+            work[:, k:] -= lost[:, None] * upper[k, k:][None, :]
+    work[~mask] = 0.0
+    if weight.shape[1] <= _EXACT:
+        for row in range(len(weight)):
+            gone = (~mask[row]).nonzero()[:, 0]
+            work[row] = _refit_rows(weight[row : row + 1], inverse, gone)[0]
+    encoding, parts = encode_pairs(work, mask, n, m)
+    return Sparse(encoding, parts, _bias(node, weight, work, moments), _error(work, weight, moments))
+
+
+def _root(inverse: Tensor) -> Tensor:
+    """R with RᵀR = inverse."""
+    import torch
+
+    values, vectors = torch.linalg.eigh((inverse + inverse.T) / 2)
+    return values.clamp(min=0).sqrt()[:, None] * vectors.T
+
+
+def encode_pairs(weight: Tensor, mask: Tensor, n: int, m: int) -> tuple[NM, dict[str, np.ndarray]]:
+    """The encoding and parts of a weight [N, K] of which n of every m inputs are stored, bool[N, K]."""
+    places = np.nonzero(mask.numpy().reshape(len(weight), -1, m))[2].reshape(len(weight), -1)
+    values = weight.float().numpy()[mask.numpy()].reshape(len(weight), -1)
+    return NM(n, m), {"values": np.ascontiguousarray(values), "indices": places.astype(np.uint8)}
+
+
+def _bias(node: Node, weight: Tensor, found: Tensor, moments: Moments) -> np.ndarray:
+    shift = ((weight - found) @ moments.mean[0]).float().numpy()
+    held = node.maybe(2)
+    return shift if held is None or held.weight is None else held.weight.decode() + shift
+
+
+def store_sparse(graph: Graph, context: Context, node: Node, found: Sparse) -> None:
+    """Give a linear its sparse weight and its bias, with a remark and an entry in the ledger."""
+    old, held = node.operand(1), node.maybe(2)
+    assert old.producer is not None and old.weight is not None
+    type = old.tensor.with_encoding(found.encoding)
+    before = old.weight.nbytes
+    with graph.edit("prune", loc=node.loc) as editor:
+        loc = fused("prune", node.loc)
+        weight = editor.const(
+            found.parts["values"], parts=found.parts, type=type, name=old.producer.attrs["name"], loc=old.producer.loc,
+            before=node,
+        )
+        name = held.producer.attrs["name"] if held is not None and held.producer is not None else f"{node.name}.bias"
+        bias = editor.const(found.bias.astype(np.float32), name=name, loc=loc, before=node)
+        editor.set_operands(node, (node.operand(0), weight, bias))
+        editor.set_loc(node, loc)
+        for value, new in ((old, weight), (held, bias)):
+            if value is not None and value.producer is not None and not value.uses:
+                editor.replace(value, new)
+                editor.erase(value.producer)
+    stored = node.operand(1).weight
+    assert stored is not None
+    detail = f"weights {found.encoding}"
+    context.record(graph, LedgerEntry("prune", node.layer, node.name, found.error, before - stored.nbytes, detail=detail))
+    context.remark("applied", "prune", node, detail)
