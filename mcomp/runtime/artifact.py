@@ -3,9 +3,9 @@
 Loading one runs no code from it, unless the caller trusts its compiled code. Needs numpy and safetensors, no torch.
 
 Contents: tensors `weights/<digest>/<part>`; byte tensors `ir`, `source`, `report`, `code/<isa>` and, optional, `plan`; the
-header's metadata hold `format`, `version` and, under `mcomp`, JSON with the calling convention and a SHA-256 of every byte
-tensor. `plan` is JSON: the graph's face, the recipe that runs the code without the graph, and the hash of the IR that both
-are of. It is used where the code is, with `trust_code=True`, and nowhere else.
+header's metadata hold `format`, `version`, `packed` (see the container) and, under `mcomp`, JSON with the calling convention
+and a SHA-256 of every byte tensor. `plan` is JSON: the graph's face, the recipe that runs the code without the graph, and
+the hash of the IR that both are of. It is used where the code is, with `trust_code=True`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from mcomp.ir.graph import Graph
 from mcomp.ir.store import Weight, WeightStore, check_parts, digest_of
 from mcomp.ir.terms import parse_type
 from mcomp.ir.types import TensorType
-from mcomp.runtime.container import Beside, Container, write
+from mcomp.runtime.container import Beside, Container, pack_nibbles, write
 
 if TYPE_CHECKING:
     from mcomp.runtime.compiled import CompiledModel
 
 FORMAT = "mcomp"
-VERSION = 1
+VERSION = 2
+"""2: 4-bit integers may be packed. Files without them are written as 1, which older versions read."""
 MAX_TEXT = 256 << 20
 
 
@@ -49,11 +50,17 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     graph = program.graph
     tensors: dict[str, np.ndarray] = {}
     types: dict[str, str] = {}
+    packed: dict[str, tuple[tuple[int, ...], bool]] = {}
     for digest in used_weights(graph):
         weight = graph.store.get(digest)
         types[digest] = str(weight.type)
+        buffers = weight.type.encoding.buffers(weight.type)
         for part, array in weight.parts.items():
-            tensors[f"weights/{digest}/{part}"] = array
+            name = f"weights/{digest}/{part}"
+            nibbles = pack_nibbles(array) if buffers[part].dtype.bits == 4 else None
+            tensors[name] = array if nibbles is None else nibbles
+            if nibbles is not None:
+                packed[name] = array.shape, array.dtype == np.int8
     blobs: dict[str, bytes] = {
         "ir": graph_text(graph, digests=32).encode(),
         "source": program.executable.source().encode(),
@@ -74,7 +81,9 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
         "blobs": {name: hashlib.sha256(data).hexdigest() for name, data in blobs.items()},
     }
     tensors |= {name: np.frombuffer(data, np.uint8) for name, data in blobs.items() if data}
-    metadata = {"format": FORMAT, "version": str(VERSION), "mcomp": json.dumps(header)}
+    metadata = {"format": FORMAT, "version": str(VERSION if packed else 1), "mcomp": json.dumps(header)}
+    if packed:
+        metadata["packed"] = json.dumps(packed)
     return write(Path(path), tensors, metadata)
 
 

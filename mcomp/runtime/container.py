@@ -1,5 +1,9 @@
 """The container of `.mcomp` files: safetensors, named arrays and a text header. Read here without its library, which would
-cost a cold start; written with it. Needs numpy only to read."""
+cost a cold start; written with it. Needs numpy only to read.
+
+Arrays of 4-bit integers are stored two to a byte: the metadata's `packed` is JSON, by name their shape and whether they are
+signed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,23 @@ Place = tuple[np.dtype, tuple[int, ...], int, int]
 """Where an array is: element type, shape, first byte, byte after the last."""
 
 
+@dataclass(frozen=True)
+class Nibbles:
+    """An array of 4-bit integers that is stored two to a byte, the first in the lower half."""
+
+    shape: tuple[int, ...]
+    signed: bool
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """How the integers are held in memory: one a byte."""
+        return np.dtype(np.int8 if self.signed else np.uint8)
+
+
 class Container:
     """An opened file. Arrays are mapped from it."""
 
@@ -39,6 +61,7 @@ class Container:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 self.places, self.metadata = _read_header(file, size)
+            self.packed = _read_packed(self.metadata, self.places)
         except FileNotFoundError as e:
             raise ArtifactError(f"there is no file {path}", code="MC0704") from e
         except (OSError, ValueError, RecursionError) as e:
@@ -53,6 +76,8 @@ class Container:
 
     def array(self, name: str) -> np.ndarray:
         """An array, read-only. Raises KeyError when there is none of this name."""
+        if name in self.packed:
+            return self._unpacked(name)
         dtype, shape, start, end = self.places[name]
         array = np.ndarray(shape, dtype, buffer=self._data, offset=start) if end > start else np.empty(shape, dtype)
         array.flags.writeable = False
@@ -61,12 +86,34 @@ class Container:
     def hash_array(self, h: hashlib._Hash, name: str, label: str) -> None:
         """Feed an array to a hash, as `mcomp.ir.store.digest_of` does. No more than a piece of it stays in memory."""
         dtype, shape, start, end = self.places[name]
+        nibbles = self.packed.get(name)
+        if nibbles is not None:
+            dtype, shape = nibbles.dtype, nibbles.shape
         h.update(f"|{label}:{dtype.str}:{shape}|".encode())
         data = self._data.data
         for at in range(start, end, _PIECE):
             upto = min(at + _PIECE, end)
-            h.update(data[at:upto])
+            if nibbles is None:
+                h.update(data[at:upto])
+            else:
+                count = min(2 * (upto - start), nibbles.count) - 2 * (at - start)
+                h.update(self._spread(name, np.frombuffer(data[at:upto], np.uint8), nibbles, count))
             self.forget_pages(at, upto)
+
+    def _unpacked(self, name: str) -> np.ndarray:
+        _, _, start, end = self.places[name]
+        nibbles = self.packed[name]
+        array = self._spread(name, self._data[start:end], nibbles, nibbles.count).reshape(nibbles.shape)
+        array.flags.writeable = False
+        return array
+
+    def _spread(self, name: str, data: np.ndarray, nibbles: Nibbles, count: int) -> np.ndarray:
+        """`count` 4-bit integers as bytes. Raises ArtifactError when what is behind an odd one is not zero."""
+        both = np.stack([data & 15, data >> 4], -1).reshape(-1)
+        if both[count:].any():
+            raise self.damaged(f"{name} goes on behind its end")
+        values = both[:count]
+        return ((values ^ 8).astype(np.int8) - 8).astype(np.int8) if nibbles.signed else np.ascontiguousarray(values)
 
     def check_weights(self, digests: Mapping[str, str]) -> None:
         """Raise ArtifactError unless every weight, by digest and type, has the content it was written with."""
@@ -131,6 +178,36 @@ def _place(name: str, row: Any, base: int) -> Place:
     if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} does not have the size of its type")
     return dtype, tuple(shape), base + offsets[0], base + offsets[1]
+
+
+def _read_packed(metadata: Mapping[str, str], places: Mapping[str, Place]) -> dict[str, Nibbles]:
+    """The arrays of 4-bit integers. Raises ValueError unless each fills the bytes that are there."""
+    table = json.loads(metadata.get("packed", "{}"))
+    if not isinstance(table, dict):
+        raise ValueError("its list of packed arrays is none")
+    found = {}
+    for name, row in table.items():
+        shape, signed = row if isinstance(row, list) and len(row) == 2 else (None, None)
+        if not isinstance(shape, list) or not isinstance(signed, bool) or name not in places:
+            raise ValueError(f"the packed entry of {name} is none")
+        if len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"the packed entry of {name} has a number that is no size")
+        found[name] = Nibbles(tuple(shape), signed)
+        dtype, stored, _, _ = places[name]
+        if dtype != np.uint8 or stored != ((found[name].count + 1) // 2,):
+            raise ValueError(f"{name} does not have the size of its packed entry")
+    return found
+
+
+def pack_nibbles(values: np.ndarray) -> np.ndarray | None:
+    """4-bit integers, one a byte (int8: -8 to 7, uint8: 0 to 15), two to a byte; None where some are no such integers."""
+    low, high = (-8, 7) if values.dtype == np.int8 else (0, 15)
+    if values.size and (int(values.min()) < low or int(values.max()) > high):
+        return None
+    flat = values.reshape(-1).view(np.uint8) & 15
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return (flat[::2] | (flat[1::2] << 4)).astype(np.uint8)
 
 
 class Beside:

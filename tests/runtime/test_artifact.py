@@ -16,8 +16,11 @@ from safetensors.numpy import save_file
 
 import mcomp
 from mcomp.errors import ArtifactError, McompError
+from mcomp.manager import Context, PassManager
+from mcomp.ops.evaluate import run_graph
 from mcomp.runtime import artifact
-from tests.runtime.build import COUNTER, model
+from mcomp.runtime.calibration import Calibration
+from tests.runtime.build import COUNTER, graph_of, model
 
 Header = dict[str, object]
 
@@ -100,8 +103,56 @@ def test_random_headers_never_do_more_than_raise(saved: Path) -> None:
             continue
 
 
+NIBBLES = """
+graph @g[B in 1..](%i: i64[B]) -> (f32[B, 33]) {
+  %t = const @words.weight#seed=1 : f32[301, 33]  loc(words)
+  %y = embedding %t, %i : f32[B, 33]  loc(words)
+  return %y
+}
+"""
+
+
+def with_nibbles(path: Path) -> tuple[Path, torch.Tensor]:
+    """A file with a table of 4-bit integers, of odd sizes, and what the model gives for all of its rows."""
+    fast = model(NIBBLES)
+    PassManager("quantize{bits=4}").run(graph_of(fast), Context(calibration=Calibration([[torch.arange(301)]])))
+    return fast.save(path), run_graph(graph_of(fast), [torch.arange(301)])[0]
+
+
+def test_four_bit_weights_take_half_a_byte_each(tmp_path: Path) -> None:
+    path, expected = with_nibbles(tmp_path / "model.mcomp")
+    with safe_open(path, framework="np") as opened:
+        sizes = sorted(opened.get_tensor(n).nbytes for n in opened.keys() if n.startswith("weights/"))  # noqa: SIM118
+        assert opened.metadata()["version"] == "2"
+    assert sizes == [301 * 4, (301 * 33 + 1) // 2]
+    artifact.ArtifactReader(path).finish_check()
+    torch.testing.assert_close(mcomp.load(path)(torch.arange(301)), expected, rtol=0, atol=0)
+
+
+def test_files_without_four_bit_weights_stay_readable_by_older_versions(saved: Path) -> None:
+    with safe_open(saved, framework="np") as opened:
+        assert opened.metadata()["version"] == "1" and "packed" not in opened.metadata()
+
+
+def test_any_changed_four_bit_weight_is_noticed(tmp_path: Path) -> None:
+    """Also the half byte behind an odd one."""
+    path, _ = with_nibbles(tmp_path / "model.mcomp")
+    data = path.read_bytes()
+    reader = artifact.ArtifactReader(path)
+    name = next(iter(reader._container.packed))
+    _, _, start, end = reader._container.places[name]
+    for position, flip in ((start, 1), (start, 16), (end - 1, 1), (end - 1, 128)):
+        broken = bytearray(data)
+        broken[position] ^= flip
+        path.write_bytes(broken)
+        with pytest.raises(ArtifactError):
+            mcomp.load(path)(torch.zeros(1, dtype=torch.long))
+        with pytest.raises(ArtifactError):
+            artifact.ArtifactReader(path).finish_check()
+
+
 def test_a_newer_version_says_to_upgrade(saved: Path) -> None:
-    altered(saved, lambda tensors, metadata, header: metadata.update(version="2"))
+    altered(saved, lambda tensors, metadata, header: metadata.update(version=str(artifact.VERSION + 1)))
     with pytest.raises(ArtifactError, match="upgrade mcomp"):
         mcomp.load(saved)
 
