@@ -129,7 +129,8 @@ def _quantize(
         return False
     rows = table.rows()
     if shared is None:
-        encoding, parts = encode_table(rows, table.weight, bits)
+        encoding = table_encoding(table.weight.type.static_shape, bits)
+        parts = encode_rounded(round_weight(rows[None], None, levels_of(encoding)), encoding, table.weight)
         type = TensorType(table.weight.type.shape, table.weight.type.dtype, encoding)
     else:
         encoding_, parts, type = shared.type.encoding, dict(shared.parts), shared.type
@@ -161,11 +162,10 @@ def _quantize(
     return True
 
 
-def encode_table(rows: Tensor, like: Weight, bits: int) -> tuple[Affine, dict[str, np.ndarray]]:
-    """The encoding and buffers of a table [V, D] of 8 or 4 bits."""
-    group = None if bits == 8 else next((g for g in _GROUPS if rows.shape[1] % g == 0), None)
-    encoding = Affine(dtypes.i8 if bits == 8 else dtypes.i4, axis=(0,), group=group)
-    return encoding, encode_rounded(round_weight(rows[None], None, levels_of(encoding)), encoding, like)
+def table_encoding(shape: tuple[int, ...], bits: int) -> Affine:
+    """How a table [V, D] is stored in 8 or 4 bits: a scale for each row, or, with 4 bits, for groups of its elements."""
+    group = None if bits == 8 else next((g for g in _GROUPS if shape[1] % g == 0), None)
+    return Affine(dtypes.i8 if bits == 8 else dtypes.i4, axis=(0,), group=group)
 
 
 # narrower tables
@@ -204,6 +204,12 @@ class TableDecomposer:
         step = rank_step(full)
         return min(full, max(step, -(-needed // step) * step))
 
+    def rank_of(self, share: float) -> int:
+        """The largest rank, in steps, that leaves at most a share of the elements; at least 1."""
+        vocabulary, width = self.rows.shape
+        fitting, step = int((share * vocabulary - 1) * width / (vocabulary + width)), rank_step(width)
+        return max(1, min(width, fitting // step * step or fitting))
+
     def factors(self, rank: int) -> TableFactors:
         """The table and linear of a rank."""
         chosen = self.directions[:, :rank]
@@ -238,21 +244,28 @@ def _factor(options: LowRank, graph: Graph, context: Context, table: Table, usag
         context.missed("lowrank", node, f"rank {factors.weight.shape[1]} would leave {share:.0%} of its bytes",
                        "lower energy, or raise gain")
         return False
+    return factor_table(graph, context, table, factors)
+
+
+def factor_table(graph: Graph, context: Context, table: Table, factors: TableFactors) -> bool:
+    """Put a narrower table and linears in the place of embeddings, with a remark and an entry in the ledger; False where no
+    rewrite is allowed any more."""
     if not context.allow_rewrite("lowrank"):
         return False
+    node = table.nodes[0]
     layer, name = node.layer, node.name
     saved = table.weight.nbytes - table.weight.type.dtype.itemsize * factors.size
-    detail = f"table of rank {factors.weight.shape[1]}, {share:.0%} of the elements"
+    vocabulary, width = table.weight.type.static_shape
+    detail = f"table of rank {factors.weight.shape[1]}, {factors.size / (vocabulary * width):.0%} of the elements"
     context.remark("applied", "lowrank", node, detail)
     with graph.edit("lowrank", loc=node.loc) as editor:
         for reader in table.nodes:
-            replace_table(editor, reader, table, factors)
+            _replace(editor, reader, table, factors)
     context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
     return True
 
 
-def replace_table(editor: Editor, node: Node, table: Table, factors: TableFactors) -> None:
-    """Put a narrower table and a linear in the place of an embedding."""
+def _replace(editor: Editor, node: Node, table: Table, factors: TableFactors) -> None:
     loc, type = fused("lowrank", node.loc), table.weight.type
     old = node.operand(0).producer
     assert old is not None
@@ -269,13 +282,10 @@ def replace_table(editor: Editor, node: Node, table: Table, factors: TableFactor
 
 
 def _table_rank(options: LowRank, node: Node, context: Context, decomposer: TableDecomposer) -> int:
-    vocabulary, width = decomposer.rows.shape
     rank, ratio = context.option(node, "rank", options.rank), context.option(node, "ratio", options.ratio)
     if rank is not None:
-        return min(int(rank), width)
+        return min(int(rank), decomposer.rows.shape[1])
     if ratio is not None:
-        step = rank_step(width)
-        fitting = int((ratio * vocabulary - 1) * width / (vocabulary + width))
-        return max(1, fitting // step * step or fitting)
+        return decomposer.rank_of(ratio)
     energy = context.option(node, "energy", options.energy)
     return decomposer.rank_for(0.99 if energy is None else energy)

@@ -1,0 +1,277 @@
+"""What could be done to each layer, with its error and size: the planner's choices, as plain data.
+
+    found = layer_candidates(graph, context)               # {node name: [Candidate, ...]}; the graph stays as it is
+    piece(node, treatment)                                 # a graph to time
+    apply(graph, context, {name: candidate.treatment})     # rewrites the chosen ones
+
+A layer's decompositions are made once and shared by its candidates. Structured pruning changes several layers at once and
+has curves of its own (`mcomp.passes.compress.curves`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mcomp.errors import PassError
+from mcomp.ir import dims
+from mcomp.ir.encoding import DENSE, BlockSparse
+from mcomp.ir.graph import Graph, Node
+from mcomp.ir.types import TensorType
+from mcomp.manager.context import Context
+from mcomp.passes.compress.encode import levels_of
+from mcomp.passes.compress.factors import Factors
+from mcomp.passes.compress.feedback import round_weight
+from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
+from mcomp.passes.compress.lowrank import decomposer_of, infeasible
+from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.samples import Sample, collect
+from mcomp.passes.compress.sparsify import block_sparse, sparse_refusal
+from mcomp.passes.compress.tables import (
+    Table,
+    TableDecomposer,
+    TableFactors,
+    row_usage,
+    table_encoding,
+    table_nodes,
+)
+from mcomp.passes.compress.treatment import (
+    FLOAT,
+    KEEP,
+    Activations,
+    Part,
+    Precision,
+    Treatment,
+    apply,
+    mode_of,
+    part_type,
+    piece,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mcomp.ir.encoding import Affine
+
+__all__ = ["Candidate", "KEEP", "Menu", "Treatment", "apply", "layer_candidates", "piece"]
+
+_RULES = ("lowrank", "prune", "quantize")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One treatment of one layer, named by its node. `error`: relative L2 change of the layer's output over the positions of
+    the calibration data, the root of a sum of squares: squares of independent changes add up. `nbytes`: of the weights.
+    `share`: multiplications left, of the dense layer's."""
+
+    node: str
+    layer: str
+    treatment: Treatment
+    error: float
+    nbytes: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Menu:
+    """Which treatments are tried. `shares`: operations left by factors (tables: elements left). `gone`: shares of blocks
+    that go, for linears. `precisions`: bits and activations of weights; tables take each number of bits once."""
+
+    shares: tuple[float, ...] = (0.25, 0.4, 0.6, 0.8)
+    gone: tuple[float, ...] = (0.5, 0.75)
+    block: tuple[int, int] = (32, 4)
+    precisions: tuple[Precision, ...] = (FLOAT, (8, "static"), (8, "none"), (4, "static"), (4, "none"))
+
+
+DEFAULT = Menu()
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A layer before its numbers are rounded."""
+
+    treatment: Treatment
+    parts: tuple[Part, ...]
+    error: float
+    share: float
+
+
+def layer_candidates(
+    graph: Graph, context: Context, nodes: Iterable[Node] | None = None, menu: Menu = DEFAULT, limit: int = 128
+) -> dict[str, list[Candidate]]:
+    """Candidates of every linear, conv and embedding with a constant weight of floats (of `nodes` only, if given), by the
+    name of the node, the untouched layer first. Rules that the user switched off for a layer give none; layers that no data
+    reached are left out. Raises PassError without data."""
+    import torch
+
+    if context.calibration is None:
+        raise PassError("errors of layers are measured on calibration data, and there is none", code="MC0205",
+                        help="pass calibration=[...] or example inputs")
+    given = list(graph.nodes if nodes is None else nodes)
+    chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
+    source = MomentSource(graph, context.calibration, chosen, limit)
+    wanted = {n.operand(0): 1 if n.op.name == "conv" else -1 for n in chosen}
+    samples = collect(graph, context.calibration, wanted, limit)
+    found: dict[str, list[Candidate]] = {}
+    with torch.no_grad():
+        for node in chosen:
+            moments = source(node)
+            if moments is not None:
+                found[node.name] = _of_layer(node, moments, samples[node.operand(0)], menu, allowed(node, context))
+        tables = [t for t in table_nodes("quantize", graph, context) if not t.shared and set(t.nodes) & set(given)]
+        for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
+            found[table.nodes[0].name] = _of_table(table, usage, menu, allowed(table.nodes[0], context))
+    return found
+
+
+def allowed(node: Node, context: Context) -> frozenset[str]:
+    """The rules (lowrank, prune, quantize) that the user did not switch off for a layer."""
+    left = set(_RULES)
+    for path in node.loc.paths or (node.layer,):
+        if context.layer_options.excluded(path) is not None:
+            return frozenset()
+        options = context.layer_options.options(path)
+        left -= {rule for rule in _RULES if options.get(rule) is False}
+    return frozenset(left)
+
+
+def _is_plain(node: Node) -> bool:
+    weight, x = node.operand(1), node.operand(0)
+    encodings = {weight.tensor.encoding, x.tensor.encoding}
+    return weight.weight is not None and encodings == {DENSE} and weight.tensor.dtype.is_float
+
+
+def _of_layer(
+    node: Node, moments: Moments, sample: Sample, menu: Menu, rules: frozenset[str]
+) -> list[Candidate]:
+    precisions = menu.precisions if "quantize" in rules else (FLOAT,)
+    found = [
+        _rounded(node, form, moments, sample, precision)
+        for form in _forms(node, moments, menu, rules) for precision in precisions
+        if precision != FLOAT or form.treatment != KEEP
+    ]
+    whole = dims.evaluate(node.operand(1).tensor.nbytes, {})
+    return [Candidate(node.name, node.layer, KEEP, 0.0, whole, 1.0), *found]
+
+
+# forms: the numbers before they are rounded
+
+def _forms(node: Node, moments: Moments, menu: Menu, rules: frozenset[str]) -> list[_Form]:
+    dense = Part(weight_matrix(node).reshape(node.operand(1).tensor.static_shape), node.attrs)
+    forms = [_Form(KEEP, (dense,), 0.0, 1.0)]
+    if "lowrank" in rules and infeasible(node) is None:
+        forms += [_factor_form(node, f) for f in decomposer_of(node, moments).choices(menu.shares)]
+    if "prune" in rules and node.op.name == "linear" and sparse_refusal(BlockSparse(menu.block), node) is None:
+        forms += [_block_form(node, moments, menu.block, gone) for gone in menu.gone]
+    return forms
+
+
+def _factor_form(node: Node, factors: Factors) -> _Form:
+    parts = tuple(Part(w, a or node.attrs) for w, a in zip(factors.weights, factors.attrs, strict=True))
+    return _Form(Treatment(factors.scheme, factors.ranks), parts, factors.error, factors.share)
+
+
+def _block_form(node: Node, moments: Moments, block: tuple[int, int], gone: float) -> _Form:
+    import torch
+
+    sparse = block_sparse(block, node, moments, gone)
+    type = node.operand(1).tensor.with_encoding(sparse.encoding)
+    weight = torch.from_numpy(np.array(sparse.encoding.decode(sparse.parts, type), np.float64))
+    ones = {**sparse.parts, "values": np.ones_like(sparse.parts["values"])}
+    mask = torch.from_numpy(np.array(sparse.encoding.decode(ones, type) != 0))
+    part = Part(weight, node.attrs, sparse.encoding, mask)
+    return _Form(Treatment(block=block, gone=gone), (part,), sparse.error, 1.0 - gone)
+
+
+# rounding
+
+def _rounded(node: Node, form: _Form, moments: Moments, sample: Sample, precision: Precision) -> Candidate:
+    """A form with its weights, and what they are multiplied by, rounded; what that adds to the error is measured on the
+    sample."""
+    bits, activations = precision
+    error = form.error
+    if bits is not None:
+        error = float(np.hypot(error, _rounding_error(node, form, moments, sample, bits, activations)))
+    total = sum(dims.evaluate(part_type(node, part, precision).nbytes, {}) for part in form.parts)
+    treatment = replace(form.treatment, bits=bits, activations=activations)
+    return Candidate(node.name, node.layer, treatment, error, total, form.share)
+
+
+def _rounding_error(
+    node: Node, form: _Form, moments: Moments, sample: Sample, bits: int, activations: Activations
+) -> float:
+    """The relative L2 error that rounding adds to a form's output, its mean taken up by the bias."""
+    rows = sample.rows()
+    whole = weight_matrix(node).reshape(node.operand(1).tensor.static_shape).float()
+    dense = node.op.reference([rows, whole, None], node.attrs)
+    exact, rough = rows, rows
+    for i, part in enumerate(form.parts):
+        if activations != "none":
+            seen = sample if i == 0 else _sampled(exact, sample)
+            rough = round_trip(rough, activation_of(seen, mode_of(node, activations)))
+        coded = _coded(node, part, moments if i == 0 else None, bits, activations)
+        exact = node.op.reference([exact, part.weight.float(), None], part.attrs)
+        rough = node.op.reference([rough, coded, None], part.attrs)
+    change = rough - exact
+    channel = sample.channel % change.dim()
+    change = change - change.mean([d for d in range(change.dim()) if d != channel], keepdim=True)
+    energy = float(dense.square().sum())
+    return (float(change.square().sum()) / energy) ** 0.5 if energy > 0 else 0.0
+
+
+def _sampled(x: Tensor, like: Sample) -> Sample:
+    sample = Sample(like.channel)
+    sample.add(x, 1)
+    return sample
+
+
+def _coded(node: Node, part: Part, moments: Moments | None, bits: int, activations: Activations) -> Tensor:
+    """The weight of a part after rounding: 8 bits to the nearest, 4 with error feedback where its inputs are known."""
+    groups = part.attrs.get("groups", 1)
+    matrix = part.weight.reshape(groups, part.weight.shape[0] // groups, -1)
+    affine = integers_for(bits, activations, node.op.name, part_type(node, part, FLOAT))
+    known = moments is not None and moments.gram.shape[-1] == matrix.shape[-1] and bits == 4
+    gram = moments.gram if known and moments is not None else None
+    mask = None if part.mask is None else part.mask.reshape(matrix.shape)
+    way: Literal["nearest", "feedback"] = "nearest" if gram is None else "feedback"
+    return round_weight(matrix, gram, levels_of(affine), way, mask).weight.reshape(part.weight.shape).float()
+
+
+# tables
+
+def _of_table(table: Table, usage: Tensor, menu: Menu, rules: frozenset[str]) -> list[Candidate]:
+    node, rows, like = table.nodes[0], table.rows(), table.weight.type
+    forms: list[tuple[Treatment, Tensor, TableFactors | None]] = [(KEEP, rows, None)]
+    if "lowrank" in rules:
+        decomposer = TableDecomposer(rows, usage)
+        ranks = dict.fromkeys(decomposer.rank_of(share) for share in menu.shares)
+        forms += [(Treatment("table", (f.weight.shape[1],)), f.table, f) for f in map(decomposer.factors, ranks)]
+    bits = dict.fromkeys(b for b, _ in menu.precisions if b is not None) if "quantize" in rules else {}
+    found = [Candidate(node.name, node.layer, KEEP, 0.0, table.weight.nbytes, 1.0)]
+    for treatment, values, factors in forms:
+        for count in (None, *bits):
+            if count is None and factors is None:
+                continue
+            wide, size = _table_part(values, None if count is None else table_encoding(tuple(values.shape), count), like)
+            if factors is not None:
+                type = TensorType(tuple(factors.weight.shape), like.dtype)
+                affine = None if count is None else integers_for(count, "none", "linear", type)
+                weight, more = _table_part(factors.weight, affine, like)
+                wide = wide @ weight.T + factors.bias
+                size += more + like.dtype.itemsize * len(factors.bias)
+            lost, energy = (float((usage * x.square().sum(1)).sum()) for x in (wide - rows, rows))
+            error = (lost / energy) ** 0.5 if energy > 0 else 0.0
+            found.append(Candidate(node.name, node.layer, replace(treatment, bits=count), error, size, 1.0))
+    return found
+
+
+def _table_part(values: Tensor, affine: Affine | None, like: TensorType) -> tuple[Tensor, int]:
+    """A matrix after rounding (None: as it is), and its bytes."""
+    type = TensorType(tuple(values.shape), like.dtype)
+    if affine is None:
+        return values, dims.evaluate(type.nbytes, {})
+    coded = round_weight(values[None], None, levels_of(affine)).weight[0]
+    return coded, dims.evaluate(type.with_encoding(affine).nbytes, {})

@@ -1,0 +1,194 @@
+"""Treatments of single layers: what they are, graphs to time them, and giving them to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mcomp.ir import dims, dtypes
+from mcomp.ir.encoding import DENSE, BlockSparse, Encoding
+from mcomp.ir.extract import extract
+from mcomp.ir.graph import Graph, Node
+from mcomp.ir.types import TensorType
+from mcomp.manager.context import Context
+from mcomp.passes.compress.encode import with_integers
+from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes
+from mcomp.passes.compress.layer import integers_for
+from mcomp.passes.compress.lowrank import decomposer_of, factor_layer
+from mcomp.passes.compress.moments import MomentSource
+from mcomp.passes.compress.quantize import Quantize
+from mcomp.passes.compress.sparsify import Sparse, block_sparse, store_sparse
+from mcomp.passes.compress.tables import TableDecomposer, factor_table, row_usage, table_nodes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Activations = Literal["static", "dynamic", "none"]
+Precision = tuple[int | None, Activations]
+"""Bits of weights (None: floats), and how what they are multiplied by becomes integers."""
+FLOAT: Precision = (None, "none")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to one layer: factors of given ranks (for a table: its width), blocks of which a share goes, bits of the
+    weights (None: floats) and how what they are multiplied by becomes integers. In this order, where there are several."""
+
+    scheme: Scheme | Literal["table"] | None = None
+    ranks: tuple[int, ...] = ()
+    block: tuple[int, int] | None = None
+    gone: float = 0.0
+    bits: int | None = None
+    activations: Activations = "none"
+
+    def __str__(self) -> str:
+        words = []
+        if self.scheme is not None:
+            words.append(f"{self.scheme} rank {'x'.join(map(str, self.ranks))}")
+        if self.block is not None:
+            words.append(f"{1 - self.gone:.0%} of blocks {self.block[0]}x{self.block[1]}")
+        if self.bits is not None:
+            words.append(f"int{self.bits}" + ("" if self.activations == "none" else f" {self.activations}"))
+        return ", ".join(words) or "float"
+
+
+KEEP = Treatment()
+"""A layer as it is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the layers that a treatment leaves in the place of one: its weight, attributes, and how it is stored before
+    rounding."""
+
+    weight: Tensor
+    attrs: Mapping[str, Any]
+    encoding: Encoding = DENSE
+    mask: Tensor | None = None
+
+
+def mode_of(node: Node, activations: Activations) -> Activations:
+    """Convolutions have no dynamic activations."""
+    return "static" if node.op.name == "conv" and activations == "dynamic" else activations
+
+
+def part_type(node: Node, part: Part, precision: Precision) -> TensorType:
+    """The type of a part's weight at a precision."""
+    type = TensorType(tuple(part.weight.shape), node.operand(1).tensor.dtype, part.encoding)
+    bits, activations = precision
+    if bits is None:
+        return type
+    return type.with_encoding(with_integers(part.encoding, integers_for(bits, activations, node.op.name, type)))
+
+
+
+# pieces to time
+
+def piece(node: Node, treatment: Treatment) -> Graph:
+    """A graph of one linear or conv after a treatment, with what makes its integers, and weights of zeros: it takes the
+    time that the real one takes. Which blocks go is made up."""
+    graph = extract([node]).graph
+    target = next(n for n in graph.nodes if n.op.name == node.op.name)
+    old, bias = target.operand(1).producer, target.maybe(2)
+    precision: Precision = (treatment.bits, treatment.activations)
+    with graph.edit("piece") as editor:
+        value, parts = target.operand(0), _empty(target, treatment)
+        for i, part in enumerate(parts):
+            if treatment.activations != "none":
+                static = mode_of(target, treatment.activations) == "static"
+                how = {"dtype": dtypes.u8, "scale": 0.05, "zero": 128} if static else {"dtype": dtypes.i8}
+                value = editor.add("quantize", [value], how, before=target).result
+            type = part_type(target, part, precision)
+            const = editor.const(np.zeros(0), parts=_zeros(type, part), type=type, name=f"w{i}", before=target)
+            last = bias if i == len(parts) - 1 else None
+            value = editor.add(target.op, [value, const, last], part.attrs, before=target).result
+        editor.replace_node(target, [value])
+        if old is not None and not old.result.uses:
+            editor.erase(old)
+    return graph
+
+
+def _empty(node: Node, treatment: Treatment) -> tuple[Part, ...]:
+    """Parts of the right shapes, without numbers."""
+    import torch
+
+    shape = node.operand(1).tensor.static_shape
+    if treatment.scheme is not None:
+        assert treatment.scheme != "table"
+        attrs = dict(node.attrs) if node.op.name == "conv" else None
+        shapes = factor_shapes(treatment.scheme, treatment.ranks, shape, attrs)
+        return tuple(Part(torch.zeros(s), a or node.attrs) for s, a in shapes)
+    if treatment.block is None:
+        return (Part(torch.zeros(shape), node.attrs),)
+    height, width = treatment.block
+    order = np.random.default_rng(0).permutation(shape[0] // height * (shape[1] // width))
+    kept = (order >= round(treatment.gone * order.size)).reshape(shape[0] // height, -1)
+    mask = torch.from_numpy(np.kron(kept, np.ones(treatment.block, bool)))
+    return (Part(torch.zeros(shape), node.attrs, BlockSparse(treatment.block, int(kept.sum())), mask),)
+
+
+def _zeros(type: TensorType, part: Part) -> dict[str, np.ndarray]:
+    parts = {
+        name: np.zeros(tuple(dims.evaluate(d, {}) for d in buffer.shape), buffer.dtype.numpy)
+        for name, buffer in type.encoding.buffers(type).items()
+    }
+    if isinstance(type.encoding, BlockSparse) and part.mask is not None:
+        kept = part.mask.numpy()[:: type.encoding.block[0], :: type.encoding.block[1]]
+        parts["columns"][:] = np.nonzero(kept)[1]
+        parts["rows"][1:] = kept.sum(1).cumsum()
+    return parts
+
+
+# rewriting
+
+def apply(
+    graph: Graph, context: Context, chosen: Mapping[str, Treatment], options: Quantize | None = None, limit: int = 128
+) -> None:
+    """Give layers, by the name of their node, their treatments: factors and blocks first, then integers, each by what
+    calibration data shows of the graph as it is then. `options`: how integers are chosen; bits and activations are those of
+    the treatments. Measured errors go to the ledger; none is too large."""
+    assert context.calibration is not None
+    nodes = {n.name: n for n in graph.nodes if n.name in chosen}
+    names = {name: [name] for name in chosen}
+    _thin_tables(graph, context, chosen, nodes, names, limit)
+    thinner = [n for n, t in chosen.items() if t.scheme not in (None, "table") or t.block is not None]
+    source = MomentSource(graph, context.calibration, [nodes[n] for n in thinner], limit)
+    rewrites: list[tuple[str, Factors | Sparse]] = []
+    for name in thinner:
+        node, treatment, moments = nodes[name], chosen[name], source(nodes[name])
+        if moments is None:
+            context.missed("lowrank" if treatment.block is None else "prune", node, "calibration data never reached it")
+        elif treatment.block is not None:
+            rewrites.append((name, block_sparse(treatment.block, node, moments, treatment.gone)))
+        elif treatment.scheme is not None and treatment.scheme != "table":
+            rewrites.append((name, decomposer_of(node, moments).factors(treatment.scheme, treatment.ranks)))
+    for name, found in rewrites:
+        if isinstance(found, Factors):
+            names[name] = [n.name for n in factor_layer(graph, context, nodes[name], found)]
+        elif context.allow_rewrite("prune"):
+            store_sparse(graph, context, nodes[name], found)
+    kinds: dict[Precision, set[str]] = {}
+    for name, treatment in chosen.items():
+        if treatment.bits is not None:
+            kinds.setdefault((treatment.bits, treatment.activations), set()).update(names[name])
+    for (bits, activations), some in kinds.items():
+        run = replace(options or Quantize(), bits=bits or 8, activations=activations, max_error=float("inf"))
+        run.run_on(graph, context, [n for n in graph.nodes if n.name in some])
+
+
+def _thin_tables(
+    graph: Graph, context: Context, chosen: Mapping[str, Treatment], nodes: Mapping[str, Node], names: dict[str, list[str]],
+    limit: int,
+) -> None:
+    wanted = {nodes[n]: t.ranks[0] for n, t in chosen.items() if t.scheme == "table"}
+    if not wanted or context.calibration is None:
+        return
+    tables = [t for t in table_nodes("lowrank", graph, context) if t.nodes[0] in wanted]
+    for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
+        name = table.nodes[0].name
+        factors = TableDecomposer(table.rows(), usage).factors(wanted[table.nodes[0]])
+        if factor_table(graph, context, table, factors):
+            names[name] = [f"{name}_in", name]

@@ -1,0 +1,132 @@
+"""Candidates: what they say of a layer is what their treatment does to it."""
+
+import pytest
+import torch
+
+from mcomp.errors import PassError
+from mcomp.ir import Graph, parse_graph, verify
+from mcomp.manager import Context
+from mcomp.ops.evaluate import run_graph
+from mcomp.passes.compress.candidates import KEEP, Candidate, Menu, Treatment, apply, layer_candidates, piece
+from mcomp.plan.quality import relative_error
+from mcomp.runtime.calibration import Calibration
+from tests.compress.graphs import conv, layers, mixed, mlp
+
+TABLE = """
+graph @g[B in 1..](%i: i64[B, 5]) -> (f32[B, 5, 64]) {
+  %t = const @words.weight#seed=1 : f32[200, 64]  loc(words)
+  %y = embedding %t, %i : f32[B, 5, 64]  loc(words)
+  return %y
+}"""
+
+
+def image(count: int = 12) -> torch.Tensor:
+    return mixed(count, 8, 8, 12).permute(0, 3, 1, 2).contiguous()
+
+
+def table_ids() -> torch.Tensor:
+    return torch.randint(0, 200, (64, 5), generator=torch.Generator().manual_seed(0))
+
+
+CASES = {
+    "linear": (mlp(outputs=64), mixed(300, 64)), "conv": (conv(outputs=24), image()),
+    "depthwise": (conv(outputs=12, groups=12), image()), "table": (parse_graph(TABLE, generate=True), table_ids()),
+}
+
+
+def context(x: torch.Tensor, **options: object) -> Context:
+    return Context(calibration=Calibration([[x]]), **options)  # type: ignore[arg-type]
+
+
+def first(name: str) -> tuple[Graph, torch.Tensor, list[Candidate]]:
+    graph, x = CASES[name]
+    found = layer_candidates(graph, context(x))
+    return graph, x, next(iter(found.values()))
+
+
+def weights(graph: Graph) -> int:
+    """Bytes of matrices and tables."""
+    return sum(n.result.weight.nbytes for n in graph.nodes if n.op.name == "const" and n.type.rank > 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_candidate_says_what_its_treatment_does(name: str) -> None:
+    """Bytes exactly, the error nearly, on the graph with this layer alone changed."""
+    graph, x, candidates = first(name)
+    others = weights(graph) - candidates[0].nbytes
+    node = candidates[0].node
+    assert candidates[0].treatment == KEEP and candidates[0].error == 0
+    assert len({c.treatment for c in candidates}) == len(candidates) > 3
+    exact = run_graph(graph, [x])
+    for candidate in candidates[1:]:
+        copy = graph.clone()
+        apply(copy, context(x), {node: candidate.treatment})
+        verify(copy)
+        bias = candidate.nbytes if candidate.treatment.scheme != "table" else candidate.nbytes - 4 * 64
+        assert weights(copy) - others == bias, candidate
+        assert sum(e.bytes_saved for e in copy.ledger) > 0
+        if name != "linear":
+            error = relative_error([run_graph(copy, [x])], [exact])
+            assert 0.5 * error < candidate.error < 1.6 * error + 2e-3, (candidate, error)
+        else:
+            ledger = sum(e.error**2 for e in copy.ledger) ** 0.5
+            assert 0.5 * ledger < candidate.error < 2 * ledger, (candidate, ledger)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv", "depthwise"])
+def test_pieces_are_shaped_as_what_the_treatment_leaves(name: str) -> None:
+    graph, x, candidates = first(name)
+    node = next(n for n in layers(graph) if n.name == candidates[0].node)
+    for candidate in candidates:
+        small = piece(node, candidate.treatment)
+        verify(small)
+        copy = graph.clone()
+        apply(copy, context(x), {node.name: candidate.treatment})
+        count = len(layers(copy)) - len(layers(graph)) + 1
+        real = [n.operand(1).tensor for n in layers(copy)[:count]]
+        found = [n.operand(1).tensor for n in layers(small)]
+        assert [(t.shape, t.encoding) for t in found] == [(t.shape, t.encoding) for t in real]
+        assert run_graph(small, [x[:2]])[0].shape == node.op.reference([x[:2], torch.zeros(
+            node.operand(1).tensor.static_shape), None], node.attrs).shape
+
+
+def test_more_of_a_layer_left_means_less_error() -> None:
+    _, _, candidates = first("linear")
+
+    def errors(**wanted: object) -> list[float]:
+        some = [c for c in candidates if all(getattr(c.treatment, k) == v for k, v in wanted.items())]
+        return [c.error for c in sorted(some, key=lambda c: c.share)]
+
+    for chosen in ({"scheme": "channel", "bits": None}, {"block": (32, 4), "bits": None}, {"scheme": "channel", "bits": 8,
+                                                                                          "activations": "static"}):
+        assert len(errors(**chosen)) >= 2 and errors(**chosen) == sorted(errors(**chosen), reverse=True)
+    eight, four = (errors(scheme=None, block=None, bits=b, activations="none")[0] for b in (8, 4))
+    assert eight < four
+
+
+def test_layers_and_rules_that_users_exclude() -> None:
+    graph, x = CASES["linear"]
+    found = layer_candidates(graph, context(x, exclude=["fc1"], layers={"fc2": {"quantize": False, "prune": False}}))
+    assert [c.treatment for c in found["h"]] == [KEEP]
+    assert {(c.treatment.bits, c.treatment.block) for c in found["y"]} == {(None, None)} and len(found["y"]) > 1
+
+
+def test_a_plan_for_several_layers() -> None:
+    graph, x = CASES["linear"]
+    found = layer_candidates(graph, context(x), menu=Menu(shares=(0.5,), gone=(0.5,), precisions=((8, "static"),)))
+    plan = {"h": next(c.treatment for c in found["h"] if c.treatment.scheme), "y": Treatment(block=(32, 4), gone=0.5, bits=8,
+                                                                                         activations="static")}
+    copy = graph.clone()
+    apply(copy, context(x), plan)
+    verify(copy)
+    assert [e.rule for e in copy.ledger] == ["lowrank", "prune", "quantize", "quantize", "quantize"]
+    whole = {n: next(c for c in found[n] if c.treatment == t) for n, t in plan.items()}
+    assert weights(copy) == sum(c.nbytes for c in whole.values())
+    again = graph.clone()
+    apply(again, context(x), plan)
+    assert str(again) == str(copy)
+
+
+def test_without_data_there_is_an_error() -> None:
+    with pytest.raises(PassError, match="MC0205"):
+        layer_candidates(mlp(), Context())
