@@ -1,5 +1,5 @@
-"""Compressions: distill, lowrank, prune, quantize."""
+"""Compressions: distill, lowrank, prune, quantize, and treat, which does some of them to single layers."""
 
-from mcomp.passes.compress import distill, lowrank, prune, quantize
+from mcomp.passes.compress import distill, lowrank, prune, quantize, treat
 
-__all__ = ["distill", "lowrank", "prune", "quantize"]
+__all__ = ["distill", "lowrank", "prune", "quantize", "treat"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +18,10 @@ from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import with_integers
 from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes
 from mcomp.passes.compress.layer import integers_for
-from mcomp.passes.compress.lowrank import decomposer_of, factor_layer
+from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
-from mcomp.passes.compress.sparsify import Sparse, block_sparse, store_sparse
+from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
 from mcomp.passes.compress.tables import TableDecomposer, factor_table, row_usage, table_nodes
 
 if TYPE_CHECKING:
@@ -45,14 +46,35 @@ class Treatment:
     activations: Activations = "none"
 
     def __str__(self) -> str:
+        """As `parse` reads it: `tucker 8x12, int8 static`, `blocks 32x4 without 0.5`, `int4`, `float`."""
         words = []
         if self.scheme is not None:
-            words.append(f"{self.scheme} rank {'x'.join(map(str, self.ranks))}")
+            words.append(f"{self.scheme} {'x'.join(map(str, self.ranks))}")
         if self.block is not None:
-            words.append(f"{1 - self.gone:.0%} of blocks {self.block[0]}x{self.block[1]}")
+            words.append(f"blocks {self.block[0]}x{self.block[1]} without {self.gone!r}")
         if self.bits is not None:
             words.append(f"int{self.bits}" + ("" if self.activations == "none" else f" {self.activations}"))
         return ", ".join(words) or "float"
+
+    @classmethod
+    def parse(cls, text: str) -> Treatment:
+        """A treatment from text. Raises ValueError."""
+        found = cls()
+        for part in (p.strip() for p in text.split(",")):
+            if part == "float":
+                continue
+            if match := re.fullmatch(r"(channel|spatial|table) (\d+)|(tucker) (\d+)x(\d+)", part):
+                kind, *ranks = (g for g in match.groups() if g is not None)
+                found = replace(found, scheme=kind, ranks=tuple(map(int, ranks)))
+            elif match := re.fullmatch(r"blocks (\d+)x(\d+) without (\d*\.?\d+)", part):
+                found = replace(found, block=(int(match[1]), int(match[2])), gone=float(match[3]))
+            elif match := re.fullmatch(r"int(4|8)(?: (static|dynamic))?", part):
+                found = replace(found, bits=int(match[1]), activations=match[2] or "none")
+            else:
+                raise ValueError(f"{part!r} is no treatment")
+        if found.scheme is not None and (found.block is not None or 0 in found.ranks):
+            raise ValueError(f"{text!r} cannot be had")
+        return found
 
 
 KEEP = Treatment()
@@ -149,12 +171,13 @@ def apply(
 ) -> None:
     """Give layers, by the name of their node, their treatments: factors and blocks first, then integers, each by what
     calibration data shows of the graph as it is then. `options`: how integers are chosen; bits and activations are those of
-    the treatments. Measured errors go to the ledger; none is too large."""
+    the treatments. Measured errors go to the ledger; none is too large. Names that the graph does not have are left out."""
     assert context.calibration is not None
     nodes = {n.name: n for n in graph.nodes if n.name in chosen}
+    chosen = {name: treatment for name, treatment in chosen.items() if name in nodes}
     names = {name: [name] for name in chosen}
     _thin_tables(graph, context, chosen, nodes, names, limit)
-    thinner = [n for n, t in chosen.items() if t.scheme not in (None, "table") or t.block is not None]
+    thinner = [n for n, t in chosen.items() if _thins(t) and _may_thin(nodes[n], t, context)]
     source = MomentSource(graph, context.calibration, [nodes[n] for n in thinner], limit)
     rewrites: list[tuple[str, Factors | Sparse]] = []
     for name in thinner:
@@ -177,6 +200,24 @@ def apply(
     for (bits, activations), some in kinds.items():
         run = replace(options or Quantize(), bits=bits or 8, activations=activations, max_error=float("inf"))
         run.run_on(graph, context, [n for n in graph.nodes if n.name in some])
+
+
+def _thins(treatment: Treatment) -> bool:
+    return treatment.scheme not in (None, "table") or treatment.block is not None
+
+
+def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:
+    """Whether a layer can be factorized, or made sparse; a remark where not."""
+    rule = "lowrank" if treatment.block is None else "prune"
+    if context.excluded(rule, node):
+        return False
+    if treatment.block is None:
+        reason = infeasible(node) if node.op.name in ("linear", "conv") else ("it is no linear or conv", "")
+    else:
+        reason = sparse_refusal(BlockSparse(treatment.block), node) if node.op.name == "linear" else ("it is no linear", "")
+    if reason is not None:
+        context.missed(rule, node, *reason)
+    return reason is None
 
 
 def _thin_tables(

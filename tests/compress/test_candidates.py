@@ -5,12 +5,12 @@ import torch
 
 from mcomp.errors import PassError
 from mcomp.ir import Graph, parse_graph, verify
-from mcomp.manager import Context
+from mcomp.manager import Context, parse_pipeline
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.candidates import KEEP, Candidate, Menu, Treatment, apply, layer_candidates, piece
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
-from tests.compress.graphs import conv, layers, mixed, mlp
+from tests.compress.graphs import compressed, conv, layers, mixed, mlp
 
 TABLE = """
 graph @g[B in 1..](%i: i64[B, 5]) -> (f32[B, 5, 64]) {
@@ -125,6 +125,48 @@ def test_a_plan_for_several_layers() -> None:
     again = graph.clone()
     apply(again, context(x), plan)
     assert str(again) == str(copy)
+
+
+def test_a_plan_as_text() -> None:
+    graph, x = CASES["linear"]
+    pipeline = 'treat{choices=["h=channel 16, int8 static","y=blocks 32x4 without 0.5, int4"]}'
+    assert str(parse_pipeline(pipeline)[0]) == pipeline
+    copy, _, _ = compressed(graph, pipeline, [[x]])
+    assert [e.rule for e in copy.ledger] == ["lowrank", "prune", "quantize", "quantize", "quantize"]
+    direct = graph.clone()
+    apply(direct, context(x), {"h": Treatment("channel", (16,), bits=8, activations="static"),
+                               "y": Treatment(block=(32, 4), gone=0.5, bits=4)})
+    assert str(direct) == str(copy)
+    _, remarks, error = compressed(graph, 'treat{choices=["nowhere=int8"]}', [[x]])
+    assert error == 0 and "no layer of this name" in remarks.remarks[0].reason
+
+
+@pytest.mark.parametrize("treatment", [
+    KEEP, Treatment("tucker", (8, 12)), Treatment("table", (96,), bits=4), Treatment(block=(16, 4), gone=0.75),
+    Treatment("channel", (4,), bits=8, activations="dynamic"), Treatment(bits=4, activations="static"),
+])
+def test_treatments_as_text(treatment: Treatment) -> None:
+    assert Treatment.parse(str(treatment)) == treatment
+
+
+@pytest.mark.parametrize("text", [
+    "int5", "channel", "tucker 8", "channel 8x8", "channel 8, blocks 32x4 without 0.5", "channel 0", "",
+])
+def test_texts_that_are_no_treatment(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no treatment|cannot be had"):
+        Treatment.parse(text)
+    with pytest.raises(PassError, match="MC0204"):
+        compressed(CASES["linear"][0], f'treat{{choices=["h={text}"]}}', [[CASES["linear"][1]]])
+
+
+def test_layers_that_cannot_be_treated_so_say_why() -> None:
+    graph, x = CASES["depthwise"]
+    copy, found, error = compressed(graph, 'treat{choices=["y=channel 4"]}', [[x]])
+    assert error == 0 and "groups" in found.remarks[0].reason
+    copy, found, error = compressed(graph, 'treat{choices=["y=blocks 4x4 without 0.5"]}', [[x]])
+    assert error == 0 and found.remarks[0].reason == "it is no linear"
+    copy, found, error = compressed(graph, 'treat{choices=["y=int8"]}', [[x]], exclude=["c"])
+    assert error == 0 and not copy.ledger
 
 
 def test_without_data_there_is_an_error() -> None:
