@@ -43,9 +43,11 @@ def report_text(report: Report, width: int = WIDTH) -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=buffer, width=width, color_system=None, force_terminal=False, legacy_windows=False, emoji=False,
+    )
     for part in renderables(report):
-        console.print(part)
+        console.print(part, markup=False)  # texts of users and passes are no markup
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
 
@@ -53,12 +55,12 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Print the report to a console (default: standard output)."""
     from rich.console import Console
 
-    chosen = console or Console()
+    chosen = console or Console(emoji=False)
     if not chosen.is_terminal:
         chosen.file.write(report_text(report) + "\n")
         return
     for part in renderables(report):
-        chosen.print(part)
+        chosen.print(part, markup=False)
 
 
 def renderables(report: Report) -> Iterable[RenderableType]:

@@ -50,6 +50,16 @@ def test_everything_is_printed(report: Report) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_are_printed_as_they_are(report: Report, terminal: bool) -> None:
+    report.pipeline = "prune{what=[heads,ffn]}"
+    report.rows[0].layer, report.rows[0].why = "net[bold]", "a shape in [red]"
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=200, force_terminal=terminal, color_system=None))
+    for text in ("prune{what=[heads,ffn]}", "net[bold]", "a shape in [red]"):
+        assert text in out.getvalue()
+
+
 def test_totals_add_up(report: Report) -> None:
     total = next(line for line in str(report).splitlines() if line.strip().startswith("total")).split()
     assert " ".join(total[1:]) == "400 B -> 100 B 2.10 K -> 2.20 K 3.0 6.0 -> 3.5"
