@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Recipe
 
 STUDENTS = ("self", "narrower", "shallower")
+AUGMENTATIONS = ("mix", "noise", "images")
 TEACHER = "distill.teacher"
 """Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
 PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
@@ -57,8 +58,10 @@ class Distill(Pass):
     scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.
     held: share of the calibration samples held out for early stopping. patience: checks, of 20, without improvement after
         which training ends (0: none).
-    checkpoint: folder for states to go on from. augment: a function (not in text) that changes a list of input tensors;
-        with the whole model only.
+    checkpoint: folder for states to go on from.
+    augment: changes inputs, since there are few: mix (samples moved towards others), noise, images (mirrored, shifted), or
+        a function (not in text) of a list of tensors. student=self takes it for the whole model only; other students see
+        `copies` changed copies of every sample.
     """
 
     name = "distill"
@@ -78,7 +81,7 @@ class Distill(Pass):
     decay: float = 0.0
     batch: int = 64
     loss: Literal["auto", "kl", "mse", "cosine"] = "auto"
-    temperature: float = 2.0
+    temperature: float = 4.0
     features: float = 0.0
     scales: bool = False
     mix: float = 0.0
@@ -86,6 +89,7 @@ class Distill(Pass):
     patience: int = 0
     checkpoint: str | None = None
     augment: Any = None
+    copies: int = 4
 
     def text(self) -> str:
         """As for other passes; a module by its class, a function by its name."""
@@ -105,15 +109,23 @@ class Distill(Pass):
         for name, good, wanted in self._ranges():
             if not good:
                 raise PassError(f"distill: {name} is {getattr(self, name)}", code="MC0204", help=f"use {wanted}")
-        if self.augment is not None and (self.region or self.split != "none" or not callable(self.augment)):
-            raise PassError("distill: augment is a function for the inputs of the whole model", code="MC0204",
-                            help="leave region and split away, or augment the calibration batches themselves")
+        self._check_augment()
         if context.calibration is None:
             raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...]")
         region_at(graph, self.region)
         if TEACHER not in context.shared:
             context.shared[TEACHER] = graph.clone()
+
+    def _check_augment(self) -> None:
+        if isinstance(self.augment, str) and self.augment not in AUGMENTATIONS:
+            raise PassError(f"distill: augment is {self.augment!r}", code="MC0204",
+                            help=f"use one of {', '.join(AUGMENTATIONS)}, or Distill(augment=function)")
+        if self.augment is not None and not isinstance(self.augment, str) and not callable(self.augment):
+            raise PassError("distill: augment is no function", code="MC0204", help="it takes and gives a list of tensors")
+        if self.augment is not None and self.student == "self" and (self.region or self.split != "none"):
+            raise PassError("distill: blocks are trained on calibration inputs as they are", code="MC0204",
+                            help="leave augment away, or region and split")
 
     def _ranges(self) -> list[tuple[str, bool, str]]:
         return [
@@ -124,6 +136,7 @@ class Distill(Pass):
             ("epochs", self.epochs > 0, "a positive number"),
             ("rate", self.rate is None or self.rate > 0, "a positive number, or none"),
             ("batch", self.batch > 0, "a positive number"),
+            ("copies", self.copies >= 0, "0 or more"),
             ("held", 0.0 <= self.held < 1.0, "0 up to, but not, 1"),
             ("mix", 0.0 <= self.mix <= 1.0, "0 to 1"),
             ("temperature", self.temperature > 0, "a positive number"),
@@ -135,6 +148,10 @@ class Distill(Pass):
             raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...]")
         dense = context.shared.get(TEACHER) or graph.clone()
+        reason = self._misfit(context)
+        if reason is not None:
+            context.missed(self.name, self.region or graph.name, reason, "choose another augment, or none")
+            return PassResult(False)
         if not context.calibration.given:
             context.remark("warning", self.name, self.region, "students learn from the example inputs only",
                            "pass calibration data")
@@ -143,6 +160,14 @@ class Distill(Pass):
         if not self.region and self.split == "none":
             return self._whole(graph, dense, context)
         return self._blocks(graph, dense, context)
+
+    def _misfit(self, context: Context) -> str | None:
+        if not isinstance(self.augment, str) or self.region:
+            return None
+        from mcomp.passes.compress.training.augment import misfit
+
+        assert context.calibration is not None
+        return misfit(self.augment, context.calibration.batches[0])
 
     # the region as it is
 
@@ -267,7 +292,8 @@ class Distill(Pass):
 
         return Options(
             batch=self.batch, held=self.held, loss=self.loss, temperature=self.temperature, features=self.features,
-            learn_scales=self.scales, augment=self.augment, mix=self.mix, keep=keep,
+            learn_scales=self.scales, augment=self.augment, copies=self.copies, mix=self.mix,
+            keep=keep,
         )
 
     def _folder(self) -> Path | None:

@@ -17,7 +17,7 @@ from mcomp.runtime.calibration import Calibration
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mcomp.passes.compress.training.data import Augment
+    from mcomp.passes.compress.training.augment import Augment
     from mcomp.passes.compress.training.objective import Kind
     from mcomp.passes.compress.training.tasks import Matching
     from mcomp.passes.compress.training.trainer import Outcome, Recipe
@@ -34,20 +34,22 @@ _FEATURES = 6
 class Options:
     """What training needs besides a recipe.
 
-    batch: samples of a minibatch. held: share of the samples held out. loss, temperature: see `Objective`. features: weight
-    of intermediate values beside the outputs. learn_scales: also train scales of quantization. augment: changes inputs of
-    training steps. mix: share of the elements of a block's input that come from the dense network (the rest from the
-    compressed one). keep: which constants must stay as they are.
+    batch: samples of a minibatch. held: share of the samples held out. loss, temperature, anchor: see `Objective`.
+    features: weight of intermediate values beside the outputs. learn_scales: also train scales of quantization.
+    augment: changes inputs, by name (see `training.augment`) or as a function. copies: how many changed copies of each
+    sample students other than the graph itself see. mix: share of the elements of a block's input that come from the dense
+    network (the rest from the compressed one). keep: which constants must stay as they are.
     """
 
     batch: int = 64
     held: float = 0.1
     loss: Kind = "auto"
-    temperature: float = 2.0
-    anchor: float = 1.0
+    temperature: float = 4.0
+    anchor: float = 0.1
     features: float = 0.0
     learn_scales: bool = False
-    augment: Augment | None = None
+    augment: str | Augment | None = None
+    copies: int = 4
     mix: float = 0.0
     keep: Callable[[Node], bool] | None = None
 
@@ -80,6 +82,7 @@ def finetune(
     only when the held-out loss fell. `seconds` and `seed` overrule the recipe's. `checkpoint`: a folder for states to go on
     from. See `train` for reproducibility, interruption and time limits.
     """
+    from mcomp.passes.compress.training.augment import augmentation
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective, kinds_of
     from mcomp.passes.compress.training.tasks import Matching, running_teacher, values_on
@@ -91,6 +94,7 @@ def finetune(
     pairs = common_features(graph, dense) if chosen.features > 0 else []
     outputs = [*graph.outputs, *(ours for ours, _ in pairs)]
     targets = [*dense.outputs, *(theirs for _, theirs in pairs)]
+    augment = None if chosen.augment is None else augmentation(chosen.augment)
     student = TrainableGraph(graph, chosen=_chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs, dense=dense)
     objective = Objective(
         kinds_of(dense.outputs, chosen.loss), temperature=chosen.temperature, anchor=chosen.anchor,
@@ -99,7 +103,7 @@ def finetune(
     batches: list[list[Any]] = [calibration.inputs(graph, batch) for batch in calibration.batches]
     flags = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
     teacher = None
-    if chosen.augment is None and not pairs and not _states(graph):
+    if augment is None and not pairs and not _states(graph):
         known = values_on(dense, calibration, targets, limit_bytes=CACHED_BYTES)
         if len(known) == len(batches):
             batches = [[*row, *found] for row, found in zip(batches, known)]
@@ -109,7 +113,7 @@ def finetune(
     else:
         teacher = running_teacher(dense, targets)
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    task = Matching(student, samples, objective, teacher=teacher, augment=chosen.augment, seed=given.seed)
+    task = Matching(student, samples, objective, teacher=teacher, augment=augment, seed=given.seed)
     return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
 
 
@@ -304,7 +308,7 @@ def _identity(task: Matching, recipe: Recipe, options: Options) -> str:
         h.update(f"{name}{tuple(tensor.shape)}".encode())
         h.update(tensor.detach().contiguous().numpy().tobytes())
     fields = {k: v for k, v in vars(recipe).items() if k not in ("seconds", "threads")}
-    plain = {k: v for k, v in vars(options).items() if k not in ("augment", "keep")}
+    plain = {k: v for k, v in vars(options).items() if k != "keep" and (k != "augment" or isinstance(v, str))}
     h.update(repr((sorted(fields.items()), sorted(plain.items()), task.objective, task.samples.total)).encode())
     first = task.samples.columns(task.samples.held()[0]) if task.samples.total else []
     for column in first:

@@ -18,6 +18,7 @@ from mcomp.passes.compress.student import from_module, narrower, shallower
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
+    from mcomp.passes.compress.training.data import Samples
     from mcomp.passes.compress.training.tasks import Matching
     from mcomp.passes.compress.training.trainer import Recipe
 
@@ -76,6 +77,10 @@ def substitute(
     if samples.total < LEAST_SAMPLES and flags is not None:
         return Substitution(reason=f"{samples.total} calibration samples are too few to learn from",
                             remedy="pass more calibration data")
+    if options.augment is not None:
+        reason = _grow(samples, body, inputs[0], options)
+        if reason is not None:
+            return Substitution(reason=reason, remedy="choose another augment, or none")
     report = _train(region, made, samples, recipe, options, checkpoint, progress)
     if not report.after <= max_error:
         return Substitution(
@@ -99,8 +104,33 @@ def _student(
     return from_module(region, student, inputs[0]), f"student {type(student).__name__}"
 
 
+def _grow(samples: Samples, body: Graph, example: list[Any], options: Options) -> str | None:
+    """Add changed copies of the samples, with what the region itself gives for them; or a reason why that cannot be."""
+    from mcomp.passes.compress.training.augment import augmentation, misfit
+    from mcomp.passes.compress.training.tasks import running_teacher
+
+    assert options.augment is not None
+    count = len(example)
+    own = [i for i in range(count) if samples.batched is not None and samples.batched[i]]
+    if not own:
+        return "samples cannot be told apart, so that none can be changed"
+    reason = misfit(options.augment, [example[i] for i in own])
+    if reason is not None:
+        return reason
+    change, teacher = augmentation(options.augment), running_teacher(body, body.outputs)
+
+    def make(columns: list[Any]) -> list[Any]:
+        inputs = list(columns[:count])
+        for i, tensor in zip(own, change([inputs[i] for i in own])):
+            inputs[i] = tensor
+        return [*inputs, *teacher(inputs)]
+
+    samples.grow(make, options.copies)
+    return None
+
+
 def _train(
-    region: Region, made: Graph, samples: Any, recipe: Recipe, options: Options, checkpoint: Path | None,
+    region: Region, made: Graph, samples: Samples, recipe: Recipe, options: Options, checkpoint: Path | None,
     progress: Say | None,
 ) -> Report:
     from mcomp.passes.compress.training.objective import Kind, Objective, kinds_of

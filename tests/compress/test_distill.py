@@ -234,6 +234,25 @@ def test_augmented_inputs_and_features() -> None:
     assert torch.equal(state, torch.get_rng_state()), "the user's random numbers are not touched"
 
 
+def test_a_student_sees_changed_copies_of_what_there_is() -> None:
+    few = Calibration([[torch.randn(48, 8, generator=torch.Generator().manual_seed(1))]])
+    student = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    errors = []
+    for augment in (None, "noise", "mix"):
+        graph = parse_graph(MLP, generate=True)
+        x = [torch.randn(64, 8, generator=torch.Generator().manual_seed(9))]
+        expected = run_graph(graph, x)
+        one = Distill(student=student, steps=200, rate=1e-2, augment=augment, copies=12, loss="mse", max_error=5.0)
+        PassManager([one]).run(graph, Context(calibration=few))
+        errors.append(relative_error([run_graph(graph, x)], [expected]))
+    assert min(errors[1:]) < errors[0]
+
+
+def test_an_augmentation_that_does_not_fit_says_so() -> None:
+    graph, context, _ = distilled(MLP, damaged("distill{augment=images,steps=2}"))
+    assert not graph.ledger and any("rank 4" in r.reason for r in context.remarks)
+
+
 def test_an_interrupted_training_goes_on_from_its_folder(tmp_path: Path) -> None:
     recipe = Recipe(rate=3e-3, steps=40, checks=4)
 
@@ -278,7 +297,7 @@ def test_blocks_without_a_counterpart_say_so() -> None:
 
 @pytest.mark.parametrize("text", [
     "distill{student=wider}", "distill{ratio=0.0}", "distill{seconds=-1.0}", "distill{held=1.0}", "distill{region=bodi}",
-    "distill{temperature=0.0}",
+    "distill{temperature=0.0}", "distill{augment=blur}", "distill{augment=mix,region=body}",
 ])
 def test_bad_options_are_errors_before_any_work(text: str) -> None:
     with pytest.raises(PassError):

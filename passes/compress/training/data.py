@@ -12,9 +12,8 @@ from torch import Tensor
 from mcomp.ir.dims import Expr, sym, symbols
 from mcomp.ir.types import TensorType, Type
 
-Augment = Callable[[list[Any]], Sequence[Any]]
-"""Takes the tensors of a minibatch, returns changed ones of the same shapes. Randomness comes from torch's generator,
-which is seeded for each step."""
+_GROWN = 512
+"""Samples that new ones are made from at once."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,23 @@ class Samples:
         if self.total >= self.LEAST and held > 0 and not any(self._held):
             largest = max(range(len(counts)), key=counts.__getitem__)
             self._held[largest].append(self._train[largest].pop())
+
+    def grow(self, make: Callable[[list[Any]], Sequence[Any]], copies: int) -> None:
+        """Add samples that are made from those not held out, `copies` times as many; they are not held out either. `make`
+        gives the columns for a minibatch's. Randomness is seeded. Needs rows."""
+        if self.batched is None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            for group, rows in enumerate(self._train):
+                old = self._groups[group]
+                made = [make(self.columns(Minibatch(group, tuple(c)))) for _ in range(copies) for c in _chunks(rows, _GROWN)]
+                count = _count(old, self.batched)
+                self._groups[group] = [
+                    torch.cat([column, *(m[i] for m in made)]) if own else column
+                    for i, (column, own) in enumerate(zip(old, self.batched))
+                ]
+                self._train[group] = [*rows, *range(count, _count(self._groups[group], self.batched))]
 
     @property
     def trained_on(self) -> int:

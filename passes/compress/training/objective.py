@@ -31,7 +31,7 @@ class Objective:
     """
 
     kinds: tuple[Kind, ...]
-    temperature: float = 2.0
+    temperature: float = 4.0
     anchor: float = 0.1
     features: float = 0.0
 

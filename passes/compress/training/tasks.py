@@ -11,7 +11,8 @@ from torch import Tensor
 from mcomp.ir.graph import Graph, Value
 from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
-from mcomp.passes.compress.training.data import Augment, Minibatch, Samples
+from mcomp.passes.compress.training.augment import Augment
+from mcomp.passes.compress.training.data import Minibatch, Samples
 from mcomp.passes.compress.training.forward import Forward
 from mcomp.passes.compress.training.objective import Objective
 from mcomp.passes.compress.training.trainer import mean_loss

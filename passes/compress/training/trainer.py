@@ -87,7 +87,7 @@ class Outcome:
         return self.best < self.first
 
 
-PROBED = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+PROBED = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Rates tried for AdamW when none is given; for SGD 30 times as much."""
 _PROBE_STEPS = 24
 _BACKOFFS = 6
@@ -236,7 +236,7 @@ class _Training:
         scale = 1.0 if self.recipe.optimizer == "adamw" else 30.0
         steps = max(2, min(_PROBE_STEPS, self.total // 10))
         start = self._state()
-        best, chosen = math.inf, PROBED[2] * scale
+        best, chosen = math.inf, PROBED[3] * scale
         limit = math.inf if self.recipe.seconds is None else 0.25 * self.recipe.seconds
         batches = self._batches(0)
         for number, rate in enumerate(PROBED):
