@@ -274,7 +274,8 @@ class Builder:
                 inputs.append(None)
                 continue
             place = self.place(value)
-            inputs.append(place if isinstance(place, EncodedAccess) else self._whole(value))
+            coded = isinstance(value.type, TensorType) and value.tensor.encoding != DENSE
+            inputs.append(place if isinstance(place, EncodedAccess) and coded else self._whole(value))
         outputs: list[Access | EncodedAccess] = []
         for value in node.results:
             if isinstance(value.type, TensorType) and value.tensor.encoding != DENSE:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mcomp.backends.cpu.access import Access, Buffer
 from mcomp.backends.cpu.cxx import Real, Size
 from mcomp.ir.dims import Dim
+from mcomp.ir.dtypes import f32
+from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Graph, Node, Value
 
 
@@ -89,6 +91,21 @@ class EncodedAccess:
     def part(self, name: str) -> Access | None:
         """The access of a part, or None when the encoding does not store it."""
         return next((a for n, a in self.parts if n == name), None)
+
+    @property
+    def static_bytes(self) -> tuple[Access, float, int] | None:
+        """The bytes of a float32 tensor, with the scale and the zero point that all of them have and that are known when
+        compiling: an element is scale * (byte - zero point). None for other encodings."""
+        type = self.value.tensor
+        encoding, values = type.encoding, self.part("values")
+        if not isinstance(encoding, Affine) or encoding.dtype.bits != 8 or type.dtype is not f32:
+            return None
+        return None if encoding.scale is None or values is None else (values, encoding.scale, encoding.zero)
+
+    def moved(self, result: Value, values: Access) -> EncodedAccess:
+        """A dense result whose bytes, at `values`, stand for numbers as those of this value do."""
+        type = replace(result.tensor, encoding=self.value.tensor.encoding)
+        return EncodedAccess(Value(self.value.graph, result.name, type, None, 0), (("values", values),))
 
 
 Step = KernelStep | TorchStep

@@ -243,9 +243,15 @@ def test_pad(isa: str, mode: str) -> None:
             before[-1 - i], after[-1 - i] = amounts[2 * i], amounts[2 * i + 1]
         y = np.empty(want.shape, np.float32)
         number = ["constant", "reflect", "replicate", "circular"].index(mode)
-        args = (ptr(numbers(*shape)), ptr(numbers(*before)), ptr(numbers(*after)), ctypes.c_float(1.5))
-        load("index_driver", isa).pad_f32(number, 2, ptr(x), ptr(y), len(shape), *args)
-        np.testing.assert_array_equal(y, want)
+        padding = (ptr(numbers(*before)), ptr(numbers(*after)), ctypes.c_float(1.5))
+        sparse = np.full((*(2 * n for n in shape[:-1]), 3 * shape[-1]), np.nan, np.float32)
+        view = sparse[(*((slice(None, None, 2),) * (len(shape) - 1)), slice(None, None, 3))]
+        view[...] = x
+        for source in (x, view, np.asfortranarray(x)):
+            y.fill(np.nan)
+            places = (ptr(numbers(*shape)), ptr(numbers(*steps(source))))
+            load("index_driver", isa).pad_f32(number, 2, ptr(source), ptr(y), len(shape), *places, *padding)
+            np.testing.assert_array_equal(y, want)
 
 
 @each_isa

@@ -1,6 +1,6 @@
 // Moving data around by position: pad, roll, triangles, one_hot, repeat_interleave, im2col and col2im.
 //
-//     pad(w, x, y, rank, size, before, after, PadMode::reflect, 0.0f);       // negative amounts crop
+//     pad(w, x, y, rank, size, from, before, after, PadMode::reflect, 0.0f); // negative amounts crop; from: strides
 //     roll(w, x, y, outer, n, inner, shift);                                 // one dimension of [outer, n, inner]
 //     triangle(w, x, y, batch, rows, columns, diagonal, /*upper=*/false);    // tril; true: triu
 //     one_hot(w, index, y, count, classes, fault);
@@ -36,41 +36,55 @@ inline int64_t padded_source(int64_t i, int64_t n, PadMode mode) {
 
 }  // namespace detail
 
-// x of sizes `size` to y of sizes before + size + after (each at least 0), both contiguous.
+// x of sizes `size`, its elements `from` apart, to contiguous y of sizes before + size + after (each at least 0). rank is
+// at most kMaxDims.
 template <class T>
-void pad(const Worker& w, const T* x, T* y, int rank, const int64_t* size, const int64_t* before, const int64_t* after,
-         PadMode mode, T value) {
+void pad(const Worker& w, const T* x, T* y, int rank, const int64_t* size, const int64_t* from, const int64_t* before,
+         const int64_t* after, PadMode mode, T value) {
   if (rank == 0) {
     if (w.id == 0) *y = *x;
     return;
   }
+  const int inner = rank - 1;
   int64_t rows = 1;
-  for (int d = 0; d + 1 < rank; ++d) rows *= size[d] + before[d] + after[d];
-  const int64_t n = size[rank - 1], low = before[rank - 1], width = n + low + after[rank - 1];
+  for (int d = 0; d < inner; ++d) rows *= size[d] + before[d] + after[d];
+  const int64_t n = size[inner], low = before[inner], width = n + low + after[inner], step = from[inner];
+  // Elements [first, last) of a row come straight from a row of x.
+  const int64_t first = max_i64(0, min_i64(low, width)), last = max_i64(first, min_i64(width, low + n));
   const Range r = w.range(rows);
+  int64_t place[kMaxDims];
+  for (int64_t d = inner - 1, rest = r.begin; d >= 0; --d) {
+    const int64_t extent = max_i64(1, size[d] + before[d] + after[d]);
+    place[d] = rest % extent;
+    rest /= extent;
+  }
   for (int64_t row = r.begin; row < r.end; ++row) {
-    int64_t rest = row, at = 0, step = n;
+    const T* source = x;
     bool constant = false;
-    for (int d = rank - 2; d >= 0; --d) {
-      const int64_t extent = size[d] + before[d] + after[d];
-      const int64_t i = detail::padded_source(rest % extent - before[d], size[d], mode);
-      rest /= extent;
+    for (int d = 0; d < inner; ++d) {
+      const int64_t i = detail::padded_source(place[d] - before[d], size[d], mode);
       constant = constant || i < 0;
-      at += i * step;
-      step *= size[d];
+      source += max_i64(0, i) * from[d];
     }
     T* to = y + row * width;
-    const T* from = x + (constant ? 0 : at);
-    const int64_t first = low > 0 ? min_i64(low, width) : 0, last = max_i64(first, min_i64(width, low + n));
-    for (int64_t i = 0; i < width; ++i) {
-      if (!constant && i == first && last > first) {
-        convert_row(to + first, from + first - low, last - first);
-        i = last - 1;
-        continue;
+    const auto edge = [&](int64_t begin, int64_t end) {
+      if (constant || mode == PadMode::constant) {
+        for (int64_t i = begin; i < end; ++i) to[i] = value;
+        return;
       }
-      const int64_t j = constant ? -1 : detail::padded_source(i - low, n, mode);
-      to[i] = j < 0 ? value : from[j];
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t j = detail::padded_source(i - low, n, mode);
+        to[i] = j < 0 ? value : source[j * step];
+      }
+    };
+    if (constant) {
+      edge(0, width);
+    } else {
+      edge(0, first);
+      if (last > first) detail::copy_row(to + first, source + (first - low) * step, last - first, 1, step);
+      edge(last, width);
     }
+    for (int d = inner - 1; d >= 0 && ++place[d] == size[d] + before[d] + after[d]; --d) place[d] = 0;
   }
 }
 

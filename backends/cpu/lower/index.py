@@ -10,6 +10,7 @@ from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size, c_type, literal
 from mcomp.backends.cpu.expressions import store
 from mcomp.backends.cpu.kernel import EncodedAccess
+from mcomp.backends.cpu.loops import channels_last
 from mcomp.backends.cpu.lower.creation import fill_kernel
 from mcomp.backends.cpu.lower.norm import around
 from mcomp.ir import dims, dtypes
@@ -18,6 +19,9 @@ from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
 
 HEADERS = ("index.hpp",)
+
+_MOST_AXES = 12
+"""kMaxDims of kernels/copy.hpp."""
 
 
 @lowers("embedding", target=TARGET)
@@ -246,24 +250,39 @@ def lower_pad(node: Node, b: Builder) -> Declined | None:
     a = node.attrs
     if node.type.rank == 0:
         return Declined("a scalar has no sides")
-    order = b.follow(node.result, node.operand(0))
-    x = b.contiguous(node.operand(0), order)
-    out = b.write(node.result, order)
+    if node.type.rank > _MOST_AXES:
+        return Declined(f"it has more than {_MOST_AXES} axes")
+    place = b.place(node.operand(0))
+    zeros = a["mode"] == "constant" and a["value"] == 0.0
+    coded = place.static_bytes if isinstance(place, EncodedAccess) and zeros else None
+    x = b.read(node.operand(0)) if coded is None else coded[0]
+    order = _pixels_first(node, x, b)
+    out = b.write(node.result, order) if coded is None else b.temp(x.dtype, node.type.shape, order)
+    if isinstance(place, EncodedAccess) and coded is not None:
+        b.bind(node.result, place.moved(node.result, out))
     axes = list(order or range(x.rank))
     texts: list[str] = []
     numbers: dict[str, Size | Real] = {}
-    for name, values in (("size", x.shape), ("low", a["low"]), ("high", a["high"])):
+    for name, values in (("size", x.shape), ("from", x.strides), ("low", a["low"]), ("high", a["high"])):
         text, found = b.array(name + "_", [values[i] for i in axes])
         texts.append(f"const int64_t {name}[] = {text};")
         numbers |= dict(found)
-    value = store(literal(a["value"], x.dtype), x.dtype)
+    value = store(literal(a["value"] if coded is None else coded[2], x.dtype), x.dtype)
     if x.dtype.is_complex:
         value = f"complex64{{{literal(float(a['value']), dtypes.f32)}, 0.0f}}"
     text = "\n".join((
-        *texts, f"pad<{c_type(x.dtype)}>(w, x, y, {x.rank}, size, low, high, PadMode::{a['mode']}, {value});"
+        *texts, f"pad<{c_type(x.dtype)}>(w, x, y, {x.rank}, size, from, low, high, PadMode::{a['mode']}, {value});"
     ))
     b.call("pad", text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=("shape.hpp", "math.hpp"))
     return None
+
+
+def _pixels_first(node: Node, x: Access, b: Builder) -> tuple[int, ...] | None:
+    """Channels-last for a result whose operand, perhaps a part of an image, has its channels side by side."""
+    order = channels_last(x.rank)
+    if order is None or x.strides[1] != 1 or x.shape[1] == 1 or x.is_contiguous() or b.is_output(node.result):
+        return None
+    return order
 
 
 @lowers("diag_embed", target=TARGET)

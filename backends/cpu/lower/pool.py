@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
@@ -14,7 +13,7 @@ from mcomp.backends.cpu.loops import channels_last
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Node
 
 _FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation")
 
@@ -90,8 +89,7 @@ def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | No
     call = "max_pool(w, s, x, y, (int64_t*)nullptr);" if node.op.name == "max_pool" \
         else "adaptive_max_pool(w, s, x, y, (int64_t*)nullptr);"
     b.call(node.op.name, f"{text}\n{call}", outs={"y": out}, ins={"x": values}, numbers=numbers, headers=("pool.hpp",))
-    type = replace(node.result.tensor, encoding=encoding)
-    b.bind(node.result, EncodedAccess(Value(b.graph, node.result.name, type, None, 0), (("values", out),)))
+    b.bind(node.result, place.moved(node.result, out))
     return None
 
 

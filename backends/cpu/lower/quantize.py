@@ -24,8 +24,10 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
     assert isinstance(encoding, Affine)
     place = b.place(node.operand(0))
     if isinstance(place, EncodedAccess) and encoding.scale is not None and place.value.tensor.encoding == encoding:
-        b.bind(node.result, place)
-        return None
+        values = place.part("values")
+        if values is not None and values.dense_order() is not None:
+            b.bind(node.result, place)
+            return None
     x = b.read(node.operand(0))
     if x.dtype is f64 or encoding.dtype.bits != 8:
         return Declined(f"{x.dtype} to {encoding.dtype} has no kernel")

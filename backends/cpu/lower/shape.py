@@ -8,7 +8,7 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder, pointer
 from mcomp.backends.cpu.cxx import Size
-from mcomp.backends.cpu.kernel import Kernel
+from mcomp.backends.cpu.kernel import EncodedAccess, Kernel
 from mcomp.backends.cpu.loops import collapse
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -67,7 +67,11 @@ def lower_expand(node: Node, b: Builder) -> Declined | None:
 
 @lowers("slice", target=TARGET)
 def lower_slice(node: Node, b: Builder) -> Declined | None:
-    axis, step = node.attrs["axis"], node.attrs["step"]
+    axis, step, place = node.attrs["axis"], node.attrs["step"], b.place(node.operand(0))
+    found = place.static_bytes if isinstance(place, EncodedAccess) and b.weight(node.operand(0)) is None else None
+    if isinstance(place, EncodedAccess) and found is not None:
+        b.bind(node.result, place.moved(node.result, found[0].slice(axis, node.attrs["start"], node.type.shape[axis], step)))
+        return None
     b.bind(node.result, b.read(node.operand(0)).slice(axis, node.attrs["start"], node.type.shape[axis], step))
     return None
 

@@ -64,9 +64,9 @@ API void masked_scatter_f32(const float* x, const bool* mask, const float* sourc
                             int32_t* slot) {
   masked_scatter(Worker{}, x, mask, source, count, y, n, Fault{slot, 7});
 }
-API void pad_f32(int mode, int threads, const float* x, float* y, int rank, const int64_t* size, const int64_t* before,
-                 const int64_t* after, float value) {
-  Pool::run(threads, [&](const Worker& w) { pad(w, x, y, rank, size, before, after, PadMode(mode), value); });
+API void pad_f32(int mode, int threads, const float* x, float* y, int rank, const int64_t* size, const int64_t* from,
+                 const int64_t* before, const int64_t* after, float value) {
+  Pool::run(threads, [&](const Worker& w) { pad(w, x, y, rank, size, from, before, after, PadMode(mode), value); });
 }
 API void roll_f32(int threads, const float* x, float* y, int64_t o, int64_t n, int64_t i, int64_t shift) {
   Pool::run(threads, [&](const Worker& w) { roll(w, x, y, o, n, i, shift); });
