@@ -15,14 +15,15 @@ from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import Builder, pointer
 from mcomp.backends.cpu.cxx import Real, Size, c_type, register_type
 from mcomp.backends.cpu.expressions import load, scalar_lines, store
-from mcomp.backends.cpu.kernel import Pointer
+from mcomp.backends.cpu.kernel import EncodedAccess, Pointer
 from mcomp.backends.cpu.loops import collapse
 from mcomp.ir import dtypes
+from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
 HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp", "quantize_rows.hpp",
-           "requantize.hpp")
+           "requantize.hpp", "requantize_sum.hpp")
 
 _HELD = 64
 """Elements of a row that are held as floats before they are requantized together."""
@@ -72,13 +73,29 @@ def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) ->
     if isinstance(found, str):
         return Declined(found)
     lines, known = found
-    sources = [b.read(v) for v in leaves]
+    sources = [_source(v, b) for v in leaves]
     for node in quantizing:
         if not isinstance(node.attrs["scale"], float):
             return Declined("scales from the data need whole rows")
         known[node.result] = known[node.operand(0)]
     outs = [_out(value, result, known[value], b, order, i) for i, (value, result) in enumerate(tail.outputs)]
-    return _requantize(tail, b, order, bias, outs) or _assemble(tail, b, order, bias, lines, sources, outs)
+    ready = _requantize(tail, b, order, bias, outs, dict(zip(leaves, sources)))
+    return ready or _assemble(tail, b, order, bias, lines, sources, outs)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A value that an epilogue reads: its elements, or bytes that stand for scale * (byte - zero)."""
+
+    access: Access
+    scale: float | None = None
+    zero: int = 0
+
+
+def _source(value: Value, b: Builder) -> _Source:
+    place = b.place(value)
+    found = place.static_bytes if isinstance(place, EncodedAccess) and b.weight(value) is None else None
+    return _Source(b.read(value)) if found is None else _Source(*found)
 
 
 @dataclass(frozen=True)
@@ -110,41 +127,80 @@ def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int
 
 
 def _requantize(
-    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out]
+    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
 ) -> Functor | None:
-    """The ready epilogue for a chain of clamps that ends in bytes; None for other tails."""
+    """The ready epilogue for a chain of clamps, perhaps behind a sum, that ends in bytes, and perhaps gives what it
+    quantizes too; None for other tails."""
     quantize = tail.nodes[-1] if tail.nodes else None
-    if quantize is None or quantize.op.name != "quantize" or len(outs) != 1 or outs[0].access.dtype.bits != 8:
+    if quantize is None or quantize.op.name != "quantize" or quantize.operand(0).tensor.dtype is not dtypes.f32:
         return None
     encoding = quantize.type.encoding
     assert isinstance(encoding, Affine) and encoding.scale is not None
-    low, high = (float(q - encoding.zero) for q in encoding.range)
-    value = tail.anchor
-    for node in tail.nodes[:-1]:
+    value, chain, other = tail.anchor, tail.nodes[:-1], None
+    if chain and chain[0].op.name == "add":
+        others = [v for v in chain[0].operands if v is not value]
+        other = sources.get(others[0]) if len(others) == 1 and others[0] is not None else None
+        if other is None:
+            return None
+        value, chain = chain[0].result, chain[1:]
+    low, high = -math.inf, math.inf
+    for node in chain:
         bounds = _clamp(node, value)
         if bounds is None:
             return None
-        low, high = max(low, bounds[0] / encoding.scale), min(high, bounds[1] / encoding.scale)
+        low, high = max(low, bounds[0]), min(high, bounds[1])
         value = node.result
-    if quantize.operand(0) is not value or low > high or value.tensor.dtype is not dtypes.f32:
+    given = {v: out.access for (v, _), out in zip(tail.outputs, outs)}
+    coded, whole = given.pop(quantize.result, None), given.pop(value, None)
+    if quantize.operand(0) is not value or low > high or given or coded is None or coded.dtype.bits != 8:
         return None
-    access = outs[0].access.permute(order)
-    lead = collapse(access.shape[:-1], [access.without((access.rank - 1,))])
+    least, most = (float(q - encoding.zero) for q in encoding.range)
+    least, most = max(least, low / encoding.scale), min(most, high / encoding.scale)
+    rows = _row_steps([coded, *(a for a in (whole, other and other.access) if a is not None)], tail.anchor, order)
     offset = bias is not None and b.contiguous(bias).dtype is not dtypes.f32
-    if lead.rank > 1 or offset or (access.strides[-1] != 1 and access.shape[-1] != 1):
+    if rows is None or offset or least > most or (other is None and whole is not None):
         return None
-    pointers = [pointer("o0", outs[0].access, write=True)]
+    pointers = [pointer("o0", coded, write=True)]
     if bias is not None:
         pointers.append(pointer("bias", b.contiguous(bias)))
+    text = "nullptr" if bias is None else "bias"
+    numbers: list[tuple[str, Size | Real]] = [
+        ("ld", rows[0]), ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero), ("least", Real(least)),
+        ("most", Real(most)),
+    ]
+    if other is None:
+        text = f"const Requantize<{c_type(coded.dtype)}> ep{{o0, ld, {text}, float(inverse), int32_t(zero), " \
+               "float(least), float(most)};"
+        return Functor(text, tuple(pointers), tuple(numbers))
+    kind = c_type(other.access.dtype)
+    if kind not in ("float", "uint8_t", "int8_t"):
+        return None
+    pointers.append(pointer("other", other.access))
+    if whole is not None:
+        pointers.append(pointer("whole", whole, write=True))
+        numbers.append(("whole_ld", rows[1]))
+    numbers += [
+        ("low", Real(low)), ("high", Real(high)), ("other_ld", rows[-1]), ("other_scale", Real(other.scale or 1.0)),
+        ("other_zero", other.zero),
+    ]
     text = (
-        f"const Requantize<{c_type(access.dtype)}> ep{{o0, ld, {'nullptr' if bias is None else 'bias'}, float(inverse), "
-        "int32_t(zero), float(low), float(high)};"
+        f"const RequantizeSum<{c_type(coded.dtype)}, {kind}> ep{{o0, ld, "
+        f"{'nullptr, 0' if whole is None else 'whole, whole_ld'}, other, other_ld, {text}, float(other_scale), "
+        "int32_t(other_zero), float(low), float(high), float(inverse), int32_t(zero), float(least), float(most)};"
     )
-    step = lead.strides[0][0] if lead.rank else 0
-    return Functor(text, tuple(pointers), (
-        ("ld", step), ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero), ("low", Real(low)),
-        ("high", Real(high)),
-    ))
+    return Functor(text, tuple(pointers), tuple(numbers))
+
+
+def _row_steps(accesses: Sequence[Access], anchor: Value, order: Sequence[int]) -> list[Dim] | None:
+    """For accesses of the anchor's shape whose rows lie without gaps: elements from one row to the next; None for others."""
+    shape = anchor.tensor.shape
+    ordered = [a.permute(order) for a in accesses if a.shape == shape]
+    if len(ordered) != len(accesses) or any(a.strides[-1] != 1 and a.shape[-1] != 1 for a in ordered):
+        return None
+    lead = collapse(ordered[0].shape[:-1], [a.without((a.rank - 1,)) for a in ordered])
+    if lead.rank > 1:
+        return None
+    return [steps[0] if lead.rank else 0 for steps in lead.strides]
 
 
 def _clamp(node: Node, value: Value) -> tuple[float, float] | None:
@@ -162,12 +218,12 @@ def _clamp(node: Node, value: Value) -> tuple[float, float] | None:
 
 
 def _assemble(
-    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, lines: Sequence[str], sources: Sequence[Access],
+    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, lines: Sequence[str], sources: Sequence[_Source],
     outs: Sequence[_Out],
 ) -> Functor:
     shape = tail.anchor.tensor.shape
     ordered = tuple(shape[a] for a in order)
-    accesses = [a.expand(shape).permute(order) for a in (*(o.access for o in outs), *sources)]
+    accesses = [a.expand(shape).permute(order) for a in (*(o.access for o in outs), *(s.access for s in sources))]
     lead = collapse(ordered[:-1], [a.without((a.rank - 1,)) for a in accesses])
     columns = [a.strides[-1] if a.rank else 0 for a in accesses]
     if not ordered or ordered[-1] == 1:
@@ -207,7 +263,7 @@ def _assemble(
             where[a].append(product("col", step))
         head.append(f"const int64_t a{a} = {' + '.join(where[a]) or '0'};")
     pointers = [pointer(f"o{i}", o.access, write=True) for i, o in enumerate(outs)]
-    pointers += [pointer(f"p{i}", a) for i, a in enumerate(sources)]
+    pointers += [pointer(f"p{i}", s.access) for i, s in enumerate(sources)]
     compute = register_type(tail.anchor.tensor.dtype)
     start = "acc[i]"
     if bias is not None:
@@ -216,10 +272,14 @@ def _assemble(
         start += f" + {load('bias[col + i]', access.dtype)}"
     hoisted: list[str] = []
     body = [f"const {compute} x = {start};"]
-    for i, access in enumerate(sources):
+    for i, source in enumerate(sources):
         step = moves[len(outs) + i]
         at = f"a{len(outs) + i}" + ("" if step == "0" else f" + {product('i', step)}")
-        (hoisted if step == "0" else body).append(f"const auto v{i} = {load(f'p{i}[{at}]', access.dtype)};")
+        read = load(f"p{i}[{at}]", source.access.dtype)
+        if source.scale is not None:
+            numbers += [(f"scale{i}", Real(source.scale)), (f"offset{i}", source.zero)]
+            read = f"(float({read}) - float(offset{i})) * float(scale{i})"
+        (hoisted if step == "0" else body).append(f"const auto v{i} = {read};")
     body += lines
     held = [i for i, out in enumerate(outs) if out.requantize and moves[i] == "1"]
     for i, out in enumerate(outs):

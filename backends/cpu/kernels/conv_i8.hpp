@@ -52,6 +52,7 @@ void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvS
   const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
   const Int8Product<Tile, A, Scales8> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
   tap_convolution(w, product, t, x, scratch);
+  product.finish();
 }
 
 }  // namespace detail
@@ -84,6 +85,7 @@ void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const C
     const int64_t c = s.in_channels;
     const Int8Product<Tile, A, Scales8> product{packed, round_up(c, 4) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
     gemm_rows(w, product, x, c, s.batch * s.out[0] * s.out[1] * s.out[2], c, scratch);
+    product.finish();
     return;
   }
   conv_walk_i8<Tile>(w, x, packed, s, t, q, emit, static_cast<char*>(scratch) + w.id * t.scratch_bytes(1));

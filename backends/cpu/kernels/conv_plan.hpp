@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "byte_vector.hpp"
 #include "isa.hpp"
 #include "product.hpp"
 #include "threads.hpp"
@@ -27,7 +28,8 @@ struct ConvShape {
 
 namespace detail {
 
-constexpr int64_t kBandBytes = 192 * 1024;  // padded input rows that a worker keeps hot
+constexpr int64_t kBandBytes = 192 * 1024;          // padded input rows that a worker keeps hot
+constexpr int64_t kSharedWeightBytes = 256 * 1024;  // weights up to which workers rather share rows than columns
 
 // One axis of a walk: output j (0 <= j < count) is pixel out_first + j * out_step and reads the input at
 // j * step + first + t * tap_step for t < taps, which is kernel position kernel_first + t * kernel_step.
@@ -112,27 +114,61 @@ inline bool is_pointwise(const TapWalk& t) {
   return t.channels == t.group_channels;
 }
 
+// Bytes of rows that are too short for the start of memcpy and memset to be nothing.
+inline void copy_short(char* to, const char* from, int64_t n) {
+  using V = ByteVector<kVectorBytes>;
+  if (n < kVectorBytes) {
+    std::memcpy(to, from, static_cast<size_t>(n));
+    return;
+  }
+  for (int64_t i = 0; i + kVectorBytes <= n; i += kVectorBytes) V::store(to + i, V::load(from + i));
+  V::store(to + n - kVectorBytes, V::load(from + n - kVectorBytes));
+}
+// `pattern` holds whole elements of one value, 16 bytes of them.
+inline void fill_short(char* to, int64_t n, const char* pattern) {
+  using V = ByteVector<16>;
+  if (n < 16) {
+    for (; n >= 4; n -= 4, to += 4) std::memcpy(to, pattern, 4);
+    if (n >= 2) std::memcpy(to, pattern, 2), to += 2;
+    if (n % 2 != 0) *to = *pattern;
+    return;
+  }
+  const V::Bytes all = V::load(pattern);
+  for (int64_t i = 0; i + 16 <= n; i += 16) V::store(to + i, all);
+  V::store(to + n - 16, all);
+}
+
 // Copies the input that output rows [h0, h1) of depth d of image n read into `band`, [depth taps][rows][padded
 // width][C].
 template <class Element, class A>
 void copy_band(const TapWalk& t, const A* x, int64_t n, int64_t d, int64_t h0, int64_t h1, Element fill,
                Element* band) {
+  constexpr int64_t size = sizeof(Element);
   const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
   const int64_t rows = ah.span(h1 - h0), width = t.padded_width(), c = t.channels;
   const int64_t left = min_i64(width, max_i64(0, -aw.first)), begin = max_i64(0, aw.first);
   const int64_t inner = max_i64(0, min_i64(width - left, aw.in - begin)), right = width - left - inner;
+  Element pattern[16 / size];
+  for (int64_t i = 0; i < 16 / size; ++i) pattern[i] = fill;
+  const auto spread = [&](Element* to, int64_t pixels) {
+    fill_short(reinterpret_cast<char*>(to), pixels * c * size, reinterpret_cast<const char*>(pattern));
+  };
   for (int64_t k = 0; k < ad.taps; ++k) {
     const int64_t z = d * ad.step + ad.first + k * ad.tap_step;
     for (int64_t r = 0; r < rows; ++r, band += width * c) {
       const int64_t y = h0 * ah.step + ah.first + r;
       if (z < 0 || z >= ad.in || y < 0 || y >= ah.in || inner == 0) {
-        for (int64_t i = 0; i < width * c; ++i) band[i] = fill;
+        spread(band, width);
         continue;
       }
       const A* source = x + (((n * ad.in + z) * ah.in + y) * aw.in + begin) * c;
-      for (int64_t i = 0; i < left * c; ++i) band[i] = fill;
-      convert_row(band + left * c, source, inner * c);
-      for (int64_t i = 0; i < right * c; ++i) band[(left + inner) * c + i] = fill;
+      spread(band, left);
+      if constexpr (std::is_same<A, Element>::value) {
+        copy_short(reinterpret_cast<char*>(band + left * c), reinterpret_cast<const char*>(source), inner * c * size);
+      } else {
+        convert_row(band + left * c, source, inner * c);
+      }
+      spread(band + (left + inner) * c, right);
     }
   }
 }
@@ -144,13 +180,16 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
   constexpr int64_t MR = Product::MR;
   const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
   const int64_t all_rows = t.batch * ad.count * ah.count, pixels = aw.count;
-  const Split split = split_product(w, all_rows, pixels, product.panels.count(), false);
+  const int64_t weights = t.taps() * t.group_channels * product.panels.count() * product.panels.width;
+  const bool many = weights * static_cast<int64_t>(sizeof(Element)) > kSharedWeightBytes;
+  const Split split = split_product(w, all_rows, pixels, product.panels.count(), many, many ? 2.0 : 0.0);
   if (split.rows.empty() || split.panels.empty() || pixels == 0) return;
   const bool copy = !std::is_same<A, Element>::value || !t.inside();
   const int64_t c = t.channels, band_rows = copy ? t.band_rows(sizeof(Element)) : ah.count;
   int64_t* taps = reinterpret_cast<int64_t*>(scratch);
   Element* band = reinterpret_cast<Element*>(scratch + round_up(max_i64(1, t.segments()) * 8, 64));
   const int64_t width = copy ? t.padded_width() : aw.in;
+  const int64_t tiles = ceil_div(pixels, MR), least = pixels / tiles, more = pixels % tiles, segments = t.segments();
   int64_t plane_of_band = -1;
   for (int64_t row = split.rows.begin; row < split.rows.end;) {
     const int64_t h0 = row % ah.count, h1 = min_i64(min_i64(h0 + band_rows, ah.count), h0 + split.rows.end - row);
@@ -173,7 +212,6 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
     }
     // Copied rows may be read past a segment's end, where the weights are zero: whole steps need no special case.
     const int64_t length = copy ? round_up(t.segment_length(), Product::kStep) : t.segment_length();
-    const int64_t tiles = ceil_div(pixels, MR), segments = t.segments();
     const int64_t out_plane =
         ((n * ad.out + ad.out_first + d * ad.out_step) * ah.out + ah.out_first) * aw.out + aw.out_first;
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
@@ -181,10 +219,11 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
       for (int64_t h = h0; h < h1; ++h) {
         const Element* line = group + (h - h0) * ah.step * width * c;
         const int64_t out_row = out_plane + h * ah.out_step * aw.out;
-        for (int64_t i = 0; i < tiles; ++i) {
-          const int64_t p0 = pixels * i / tiles, p1 = pixels * (i + 1) / tiles;
-          product.tile(line + p0 * aw.step * c, aw.step * c, taps, segments, length, p1 - p0, p,
+        for (int64_t i = 0, p0 = 0; i < tiles; ++i) {
+          const int64_t height = least + (i < more ? 1 : 0);
+          product.tile(line + p0 * aw.step * c, aw.step * c, taps, segments, length, height, p,
                        out_row + p0 * aw.out_step, aw.out_step);
+          p0 += height;
         }
       }
     }

@@ -62,7 +62,7 @@ struct Int8ScaledRow {
 
 namespace detail {
 
-// An epilogue of int8 products without its type, see Emitter.
+// An epilogue of int8 products without its type, see Emitter. scale: of the tile's columns, behind them the largest.
 template <class Scales>
 struct Int8Emitter {
   const void* epilogue;
@@ -142,26 +142,59 @@ struct Int8Product {
   // Byte that stands for zero where a convolution pads.
   A fill() const { return static_cast<A>(zero()); }
 
+  // What all tiles of a panel share: its columns, where their sums start, and what a step of a sum is worth.
+  struct PanelTerms {
+    alignas(64) int32_t start[NR];
+    alignas(64) float scale[NR + 1];  // the last: the largest
+    int64_t panel = -1, first, count;
+  };
+  // A tile that waits for its epilogue, which runs after the next tile's products are under way: they keep the multipliers
+  // busy meanwhile.
+  struct Waiting {
+    alignas(64) int32_t sums[2][MR * NR];
+    PanelTerms terms[2];
+    int at = 0, terms_at = 0;  // of the next tile
+    int old_terms = 0;         // of the tile that waits
+    int64_t mr = 0, row0, row_step;
+  };
+  mutable Waiting waiting{};
+
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {
-    alignas(64) int32_t sums[MR * NR];
-    alignas(64) int32_t start[NR];
-    alignas(64) float scale[NR];
+    Waiting& h = waiting;
+    if (h.terms[h.terms_at].panel != panel) compute_terms(panel, h.terms[h.terms_at ^= 1]);
+    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
+                                                    packed + panel * panel_stride, 4 * NR, h.sums[h.at],
+                                                    h.terms[h.terms_at].start);
+    finish();
+    h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step;
+  }
+
+  // Hands the tile that waits over.
+  void finish() const {
+    const Waiting& h = waiting;
+    if (h.mr == 0) return;
+    const PanelTerms& terms = h.terms[h.old_terms];
+    emit.emit(emit.epilogue, h.sums[h.at ^ 1], terms.scale, scales, h.mr, h.row0, h.row_step, terms.first, terms.count);
+  }
+
+  MCOMP_NOINLINE void compute_terms(int64_t panel, PanelTerms& terms) const {
     const int64_t first = panels.first(panel), count = panels.size(panel);
     const int32_t shift = zero() + row_offset<A>();
+    vf32 most = vset(0.0f);
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes)), at = first + v * kLanes;
       const bool whole = lanes == kLanes;
       const vi32 total = whole ? vload(scales.column_sums + at) : vload_n(scales.column_sums + at, lanes);
-      vstore(start + v * kLanes, -(total * shift));
+      vstore(terms.start + v * kLanes, -(total * shift));
       if constexpr (!kPerRow) {
         const vf32 column = whole ? vload(scales.column_scale + at) : vload_n(scales.column_scale + at, lanes);
-        vstore(scale + v * kLanes, column * scales.scale[0]);
+        vstore(terms.scale + v * kLanes, column * scales.scale[0]);
+        most = vmax(most, column * scales.scale[0]);
       }
     }
-    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                    packed + panel * panel_stride, 4 * NR, sums, start);
-    emit.emit(emit.epilogue, sums, scale, scales, mr, row0, row_step, first, count);
+    terms.scale[NR] = vreduce_max(most);
+    terms.panel = panel, terms.first = first, terms.count = count;
   }
 };
 
@@ -178,6 +211,7 @@ void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int
   const detail::Int8Product<Tile, A, Scales> product{
       packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile::NR, Scales>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
+  product.finish();
 }
 
 }  // namespace mcomp

@@ -219,6 +219,7 @@ void sparse_rows(const Worker& w, const Sparse& sparse, const A* a, int64_t lda,
       }
     }
   }
+  product.finish();
 }
 
 }  // namespace detail

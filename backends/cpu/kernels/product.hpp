@@ -33,14 +33,16 @@ struct Split {
 };
 
 // Divides `units` row units of `unit_rows` rows each, and `panels` panels, over the workers so that the slowest has
-// least to do; among equals splits panels when `prefer_panels`, else rows.
-inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, int64_t panels, bool prefer_panels) {
+// least to do; among equals splits panels when `prefer_panels`, else rows. A panel costs as much as `panel_rows` rows beside
+// its rows.
+inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, int64_t panels, bool prefer_panels,
+                           double panel_rows = 2.0) {
   int64_t best_parts = 1;
   double best_cost = 0;
   for (int64_t parts = 1; parts <= w.count; ++parts) {  // parts of the panels; count / parts of the rows
     if (w.count % parts != 0) continue;
     const int64_t rows = ceil_div(units, w.count / parts) * unit_rows;
-    const double cost = static_cast<double>(ceil_div(panels, parts)) * (static_cast<double>(rows) + 2.0);
+    const double cost = static_cast<double>(ceil_div(panels, parts)) * (static_cast<double>(rows) + panel_rows);
     const bool better = parts == 1 || cost < best_cost || (prefer_panels && cost == best_cost);
     if (better) best_cost = cost, best_parts = parts;
   }
@@ -101,6 +103,9 @@ struct FloatProduct {
                                                         packed + panel * panel_stride, NR, out, nullptr);
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
+
+  // Hands over what tile() may keep back: nothing.
+  void finish() const {}
 };
 
 constexpr int64_t kRowBlockBytes = 640 * 1024;  // A rows that are kept hot while panels pass by

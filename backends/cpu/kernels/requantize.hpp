@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "byte_vector.hpp"
 #include "gemm_i8.hpp"
 #include "isa.hpp"
 #include "quantize_rows.hpp"
@@ -54,12 +55,93 @@ struct Requantize {
 
 namespace detail {
 
-// A tile of int8 products: per vector of columns the factor and the shift stay in registers while rows pass by.
-template <int NR, class Q>
-void requantize_tile(const Requantize<Q>& ep, const int32_t* tile, const float* scale, int64_t mr, int64_t row0,
+// Largest magnitudes of factors, and of what is added to a product, for which results fit 32 bits whatever the sums are.
+constexpr float kTameFactor = 0.0625f, kTameShift = 536870912.0f;
+
+// Stores four vectors of steps as bytes, each in a row of its own: rounded, in [low, high] steps, zero added. Tame: steps
+// fit 32 bits, contain the zero already, and all values of Q are allowed.
+template <class Q, bool Tame>
+class FourRows {
+ public:
+  static constexpr bool kSigned = std::is_same<Q, int8_t>::value;
+  using V = ByteVector<kVectorBytes>;
+
+  FourRows(int32_t zero, float low, float high)
+      : most_(V::setf(32767.0f)), zero_(V::set16(zero)), low_(V::set8(bound(zero, low))),
+        high_(V::set8(bound(zero, high))) {}
+
+  static int32_t bound(int32_t zero, float steps) { return zero + static_cast<int32_t>(__builtin_rintf(steps)); }
+  // Whether bounds leave all values of Q.
+  static bool is_whole(int32_t zero, float low, float high) {
+    constexpr int32_t least = kSigned ? -128 : 0;
+    return bound(zero, low) == least && bound(zero, high) == least + 255;
+  }
+
+  // NaN gives low.
+  MCOMP_INLINE void operator()(Q* o, int64_t step, const vf32 (&steps)[4]) const {
+    V::Bytes first = V::narrow16(whole(steps[0]), whole(steps[1]));
+    V::Bytes second = V::narrow16(whole(steps[2]), whole(steps[3]));
+    if constexpr (Tame) {
+      put(o, step, V::template narrow8<kSigned>(first, second));
+    } else {
+      first = V::add16(first, zero_), second = V::add16(second, zero_);
+      put(o, step, V::template clamp8<kSigned>(V::template narrow8<kSigned>(first, second), low_, high_));
+    }
+  }
+
+ private:
+  MCOMP_INLINE V::Bytes whole(vf32 steps) const {
+    if constexpr (Tame) {
+      return V::to_int((V::Floats)steps);
+    } else {
+      return V::to_int(V::least(most_, (V::Floats)steps));
+    }
+  }
+
+  // Word r of a lane belongs to row r.
+  static MCOMP_INLINE void put(Q* o, int64_t step, V::Bytes bytes) {
+#if defined(MCOMP_ISA_AVX512)
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i rows = _mm512_permutexvar_epi32(order, bytes);
+    if (step == kLanes) return _mm512_storeu_si512(o, rows);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(o), _mm512_castsi512_si128(rows));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(o + step), _mm512_extracti32x4_epi32(rows, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(o + 2 * step), _mm512_extracti32x4_epi32(rows, 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(o + 3 * step), _mm512_extracti32x4_epi32(rows, 3));
+#else
+    alignas(32) uint8_t all[kVectorBytes];
+    V::store(all, bytes);
+    for (int r = 0; r < 4; ++r)
+      for (int lane = 0; lane < kVectorBytes / 16; ++lane)
+        std::memcpy(o + r * step + 4 * lane, all + 16 * lane + 4 * r, 4);
+#endif
+  }
+
+  V::Floats most_;
+  V::Bytes zero_, low_, high_;
+};
+
+MCOMP_INLINE vf32 tame_shift(vf32 shift) { return vmin(vmax(shift, vset(-kTameShift)), vset(kTameShift)); }
+
+// Calls four(r) for rows r to r + 3 until all of mr are done, some twice where mr is no multiple of four; else one(r).
+template <class Four, class One>
+MCOMP_INLINE void rows_by_four(int64_t mr, Four&& four, One&& one) {
+  if (mr < 4) {
+    for (int64_t r = 0; r < mr; ++r) one(r);
+    return;
+  }
+  for (int64_t r = 0; r + 4 <= mr; r += 4) four(r);
+  if (mr % 4 != 0) four(mr - 4);
+}
+
+// A tile of int8 products: per vector of columns the factor and the shift stay in registers while rows pass by. The
+// epilogue is a copy: bytes that it stores could change the original.
+template <int NR, bool Tame, class Q>
+void requantize_tile(const Requantize<Q> ep, const int32_t* tile, const float* scale, int64_t mr, int64_t row0,
                      int64_t row_step, int64_t col, int64_t count) {
   const vf32 low = vset(ep.low), high = vset(ep.high);
   const vi32 zero = vset(ep.zero);
+  const FourRows<Q, Tame> store(ep.zero, ep.low, ep.high);
   const int64_t step = row_step * ep.ld;
   for (int64_t c = 0; c < count; c += kLanes) {
     const int64_t lanes = min_i64(kLanes, count - c);
@@ -69,13 +151,19 @@ void requantize_tile(const Requantize<Q>& ep, const int32_t* tile, const float* 
       shift = (lanes == kLanes ? vload(ep.bias + col + c) : vload_n(ep.bias + col + c, lanes)) * ep.inverse;
     Q* o = ep.out + row0 * ep.ld + col + c;
     const int32_t* sums = tile + c;
+    const vf32 start = Tame ? tame_shift(shift + static_cast<float>(ep.zero)) : shift;
+    const auto steps = [&](int64_t r) MCOMP_LAMBDA { return vfma(vto_f32(vload(sums + r * NR)), factor, start); };
+    const auto one = [&](int64_t r) MCOMP_LAMBDA {
+      const vf32 value = vfma(vto_f32(vload(sums + r * NR)), factor, shift);
+      Requantize<Q>::store(o + r * step, vround_i32(vmin(vmax(value, low), high)) + zero, lanes);
+    };
     if (lanes == kLanes) {
-      for (int64_t r = 0; r < mr; ++r, sums += NR, o += step)
-        store_bytes(o, vround_i32(vmin(vmax(vfma(vto_f32(vload(sums)), factor, shift), low), high)) + zero);
+      rows_by_four(mr, [&](int64_t r) MCOMP_LAMBDA {
+        const vf32 four[4] = {steps(r), steps(r + 1), steps(r + 2), steps(r + 3)};
+        store(o + r * step, step, four);
+      }, one);
     } else {
-      for (int64_t r = 0; r < mr; ++r, sums += NR, o += step)
-        Requantize<Q>::store(o, vround_i32(vmin(vmax(vfma(vto_f32(vload(sums)), factor, shift), low), high)) + zero,
-                             lanes);
+      for (int64_t r = 0; r < mr; ++r) one(r);
     }
   }
 }
@@ -85,7 +173,10 @@ struct Int8Tiles<Requantize<Q>> {
   template <int NR>
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
-    requantize_tile<NR>(*static_cast<const Requantize<Q>*>(epilogue), tile, scale, mr, row0, row_step, col, count);
+    const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(epilogue);
+    if (scale[NR] * ep.inverse <= kTameFactor && FourRows<Q, true>::is_whole(ep.zero, ep.low, ep.high))
+      return requantize_tile<NR, true>(ep, tile, scale, mr, row0, row_step, col, count);
+    requantize_tile<NR, false>(ep, tile, scale, mr, row0, row_step, col, count);
   }
   template <int NR>
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const RowScales8& s, int64_t mr,

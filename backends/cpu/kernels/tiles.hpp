@@ -14,9 +14,11 @@ namespace detail {
 constexpr int isa_width(int avx512, int avx2, int portable) {
   return kVectorBytes == 64 ? avx512 : kVectorBytes == 32 ? avx2 : portable;
 }
-// As many rows as keep the sums of a tile in registers when `Default` does.
+// As many rows as keep the sums of a tile in registers when `Default` does. Tall tiles of one vector are 16 high: images
+// of powers of two are cut into whole ones.
 template <class Default, int Vectors>
 constexpr int tile_rows() {
+  if (Vectors < Default::NV && Default::MR > 8) return 16;
   if (Vectors <= Default::NV) return Default::MR;
   return Default::MR * Default::NV / Vectors >= 9 ? 8 : Default::MR * Default::NV / Vectors;
 }
