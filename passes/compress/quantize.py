@@ -22,6 +22,7 @@ from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
+from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Ranges, Sample, collect
 from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
@@ -63,6 +64,8 @@ class Quantize(Pass):
         max_error allows; auto: of attention, where calibration data is given, results change by at most 15% and there are
         more than a few queries; false: none. With int8 operands the weights of an attention may be rounded to 255ths of
         a row's largest; measured errors include that.
+    residual: a value that is quantized for one product and added to a result later is added as these integers, too, where
+        rounding changes it by at most this (relative L2 error, root mean square over tokens or images); 0: never.
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
@@ -81,6 +84,7 @@ class Quantize(Pass):
     attention: bool | Literal["auto"] = "auto"
     group: int | None = None
     rounding: Rounding = "auto"
+    residual: float = 0.02
     max_error: float = 0.25
     correct: bool = True
     tables: bool = True
@@ -127,9 +131,10 @@ class Quantize(Pass):
         quantized += quantize_recurrent(self, graph, context, recurrent)
         count = self._apply_products(graph, context, pairs, samples)
         pooled = pool_bytes(graph, context)
+        added = residual_bytes(graph, context, samples, self.residual)
         return PassResult(
             changed=quantized + count > 0, preserved=NONE,
-            statistics={"layers": quantized, "products": count, "pools": pooled},
+            statistics={"layers": quantized, "products": count, "pools": pooled, "residuals": added},
         )
 
     def run_on(self, graph: Graph, context: Context, nodes: Sequence[Node]) -> int:

@@ -261,3 +261,43 @@ def test_what_is_pooled_is_quantized_before_it() -> None:
     before = pool.operand(0).producer.operand(0).producer
     assert before is not None and before.type.encoding == after.type.encoding
     assert error < 0.02
+
+
+RESIDUAL = """graph @g [B in 1..] (%x: f32[B, 4, 8, 8]) -> (f32[B, 8, 4, 4], f32[B, 4, 8, 8]) {
+  %w = const @c1.weight#seed=1 : f32[4, 4, 3, 3]
+  %v = const @c2.weight#seed=2 : f32[4, 4, 3, 3]
+  %u = const @c3.weight#seed=3 : f32[8, 4, 3, 3]
+  %h = conv %x, %w {stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 4, 8, 8]  loc(c1)
+  %r = relu %h : f32[B, 4, 8, 8]
+  %c = conv %r, %v {stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 4, 8, 8]  loc(c2)
+  %s = add %c, %r : f32[B, 4, 8, 8]  loc(sum)
+  %t = relu %s : f32[B, 4, 8, 8]
+  %d = conv %t, %u {stride=[2,2], padding=[[1,1],[1,1]], dilation=[1,1], groups=1} : f32[B, 8, 4, 4]  loc(c3)
+  %e = slice %t {axis=2, start=0, stop=8, step=2} : f32[B, 4, 4, 8]
+  %f = slice %e {axis=3, start=0, stop=8, step=2} : f32[B, 4, 4, 4]
+  %g = pad %f {low=[0, 2, 0, 0], high=[0, 2, 0, 0]} : f32[B, 8, 4, 4]
+  %y = add %d, %g : f32[B, 8, 4, 4]  loc(end)
+  return %y, OTHER
+}"""
+
+
+def _residuals(graph: Graph) -> int:
+    return sum(node.op.name == "decode" for node in graph.nodes)
+
+
+def test_sums_read_what_is_quantized_for_products() -> None:
+    inputs = [torch.randn(16, 4, 8, 8)]
+    graph, _, error = quantized(RESIDUAL.replace("OTHER", "%h"), "quantize", inputs)
+    assert _residuals(graph) == 2 and error < 0.03
+    added = next(n for n in graph.nodes if n.op.name == "add")
+    assert [v.producer.op.name for v in added.operands if v is not None and v.producer is not None] == ["conv", "decode"]
+
+
+def test_residuals_stay_floats_where_others_read_them_or_rounding_shows() -> None:
+    inputs = [torch.randn(16, 4, 8, 8)]
+    graph, _, _ = quantized(RESIDUAL.replace("OTHER", "%t"), "quantize", inputs)
+    assert _residuals(graph) == 1
+    graph, context, _ = quantized(RESIDUAL.replace("OTHER", "%h"), "quantize{residual=0.0001}", inputs)
+    assert _residuals(graph) == 0 and any("residual" in r.reason for r in context.remarks if r.kind == "missed")
+    graph, _, _ = quantized(RESIDUAL.replace("OTHER", "%h"), "quantize", inputs, exclude=("sum",))
+    assert _residuals(graph) == 1
