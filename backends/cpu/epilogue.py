@@ -156,7 +156,8 @@ def _requantize(
         return None
     least, most = (float(q - encoding.zero) for q in encoding.range)
     least, most = max(least, low / encoding.scale), min(most, high / encoding.scale)
-    rows = _row_steps([coded, *(a for a in (whole, other and other.access) if a is not None)], tail.anchor, order)
+    beside = [a for a in (whole, None if other is None else other.access) if a is not None]
+    rows = _row_steps([coded, *beside], tail.anchor, order)
     offset = bias is not None and b.contiguous(bias).dtype is not dtypes.f32
     if rows is None or offset or least > most or (other is None and whole is not None):
         return None
