@@ -12,10 +12,12 @@ from mcomp.ir.dtypes import DType
 
 TYPES: dict[str, str] = {
     "f64": "double", "f32": "float", "f16": "f16", "bf16": "bf16", "f8e4m3": "fp8_e4m3", "f8e5m2": "fp8_e5m2",
-    "i64": "int64_t", "i32": "int32_t", "i16": "int16_t", "i8": "int8_t", "i4": "int8_t", "u8": "uint8_t",
-    "u4": "uint8_t", "bool": "bool", "complex64": "complex64",
+    "i64": "int64_t", "i32": "int32_t", "i16": "int16_t", "i8": "int8_t", "i4": "int8_t", "i3": "int8_t", "i2": "int8_t",
+    "u8": "uint8_t", "u4": "uint8_t", "bool": "bool", "complex64": "complex64",
 }
 """C++ types of stored elements."""
+SIGNED_BYTES = frozenset({"i8", "i4", "i3", "i2"})
+"""Signed integers that lie in memory one to a byte."""
 
 _NARROW = frozenset({"f16", "bf16", "f8e4m3", "f8e5m2"})
 

@@ -13,7 +13,7 @@ class DType:
     """An element type. `bits` is the size of one element; `kind` is float, int, uint, bool or complex.
 
     `storage` names the numpy dtype that holds the bits: for bf16 and fp8, which numpy lacks, an unsigned
-    integer of the same width; for 4-bit integers one byte per element.
+    integer of the same width; for integers of less than 8 bits one byte per element.
     """
 
     name: str
@@ -23,7 +23,7 @@ class DType:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one stored element (4-bit integers: one byte unpacked)."""
+        """Bytes of one element in memory (integers of less than 8 bits: one byte)."""
         return max(1, self.bits // 8)
 
     @property
@@ -45,8 +45,8 @@ class DType:
 
     @property
     def is_numpy_native(self) -> bool:
-        """Whether numpy computes with this type (it does not for bf16, fp8 and 4-bit integers)."""
-        return self.name not in ("bf16", "f8e4m3", "f8e5m2", "i4", "u4")
+        """Whether numpy computes with this type (it does not for bf16, fp8 and integers of less than 8 bits)."""
+        return self.name not in ("bf16", "f8e4m3", "f8e5m2", "i4", "i3", "i2", "u4")
 
     def __str__(self) -> str:
         return self.name
@@ -66,6 +66,8 @@ i32 = DType("i32", 32, "int", "int32")
 i16 = DType("i16", 16, "int", "int16")
 i8 = DType("i8", 8, "int", "int8")
 i4 = DType("i4", 4, "int", "int8")
+i3 = DType("i3", 3, "int", "int8")
+i2 = DType("i2", 2, "int", "int8")
 u8 = DType("u8", 8, "uint", "uint8")
 u4 = DType("u4", 4, "uint", "uint8")
 bool_ = DType("bool", 8, "bool", "bool")
@@ -73,8 +75,10 @@ complex64 = DType("complex64", 64, "complex", "complex64")
 
 DTYPES: dict[str, DType] = {
     d.name: d
-    for d in (f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, i4, u8, u4, bool_, complex64)
+    for d in (f64, f32, f16, bf16, f8e4m3, f8e5m2, i64, i32, i16, i8, i4, i3, i2, u8, u4, bool_, complex64)
 }
+STORED_ONLY = frozenset({i4, i3, i2, u4})
+"""Types that weights are stored in and nothing is computed in."""
 
 _FROM_NUMPY = {d.numpy: d for d in DTYPES.values() if d.is_numpy_native}
 
@@ -97,10 +101,10 @@ def from_torch(dtype: object) -> DType:
 
 
 def to_torch(dtype: DType) -> Any:
-    """The torch.dtype of an element type; 4-bit integers are held in int8 and uint8."""
+    """The torch.dtype of an element type; integers of less than 8 bits are held in int8 and uint8."""
     import torch
 
-    name = {"i4": "int8", "u4": "uint8"}.get(dtype.name) or _TO_TORCH_NAMES[dtype]
+    name = {"i4": "int8", "i3": "int8", "i2": "int8", "u4": "uint8"}.get(dtype.name) or _TO_TORCH_NAMES[dtype]
     return getattr(torch, name)
 
 

@@ -33,7 +33,7 @@ class Buffer:
 
     @property
     def nbytes(self) -> Dim:
-        """Bytes; 4-bit elements count half a byte each."""
+        """Bytes; elements of less than 8 bits lie without gaps."""
         bits = dims.mul(dims.product(self.shape), self.dtype.bits)
         return dims.ceildiv(bits, 8)
 
@@ -85,7 +85,9 @@ class Dense(Encoding):
 
 DENSE = Dense()
 
-_INTEGER_RANGE = {"i8": (-128, 127), "u8": (0, 255), "i4": (-8, 7), "u4": (0, 15)}
+_INTEGER_RANGE = {
+    "i8": (-128, 127), "u8": (0, 255), "i4": (-8, 7), "i3": (-4, 3), "i2": (-2, 1), "u4": (0, 15),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts as the encoding counts them (4-bit elements: half a byte)."""
+        """Bytes of all parts as the encoding counts them (without gaps between elements of less than 8 bits)."""
         return dims.evaluate(self.type.nbytes, {})
 
 

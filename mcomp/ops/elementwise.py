@@ -252,7 +252,7 @@ class Cast(ElementWise):
     name = "cast"
     operands = operands("x")
     attrs = (Attr("dtype", "dtype"),)
-    accepts = frozenset(dtypes.DTYPES.values()) - {dtypes.i4, dtypes.u4}
+    accepts = frozenset(dtypes.DTYPES.values()) - dtypes.STORED_ONLY
     tolerance = Tolerance.EXACT
 
     def infer(self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]) -> tuple[Type, ...]:

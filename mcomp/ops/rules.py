@@ -16,7 +16,7 @@ Shape = tuple[Dim, ...]
 FLOATS = frozenset({dtypes.f64, dtypes.f32, dtypes.f16, dtypes.bf16})
 """Floating-point types that operators compute in (fp8 is stored, moved and cast only)."""
 INTS = frozenset({dtypes.i64, dtypes.i32, dtypes.i16, dtypes.i8, dtypes.u8})
-"""Integer types that operators compute in (4-bit integers are stored only)."""
+"""Integer types that operators compute in (those of less than 8 bits are stored only)."""
 BOOL = frozenset({dtypes.bool_})
 COMPLEX = frozenset({dtypes.complex64})
 NUMBERS = FLOATS | INTS

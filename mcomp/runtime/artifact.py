@@ -27,14 +27,14 @@ from mcomp.ir.graph import Graph
 from mcomp.ir.store import Weight, WeightStore, check_parts, digest_of
 from mcomp.ir.terms import parse_type
 from mcomp.ir.types import TensorType
-from mcomp.runtime.container import Beside, Container, pack_nibbles, write
+from mcomp.runtime.container import Beside, Container, pack_integers, write
 
 if TYPE_CHECKING:
     from mcomp.runtime.compiled import CompiledModel
 
 FORMAT = "mcomp"
 VERSION = 2
-"""2: 4-bit integers may be packed. Files without them are written as 1, which older versions read."""
+"""2: integers of less than 8 bits may be packed. Files without them are written as 1, which older versions read."""
 MAX_TEXT = 256 << 20
 
 
@@ -50,17 +50,18 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     graph = program.graph
     tensors: dict[str, np.ndarray] = {}
     types: dict[str, str] = {}
-    packed: dict[str, tuple[tuple[int, ...], bool]] = {}
+    packed: dict[str, tuple[tuple[int, ...], int, bool]] = {}
     for digest in used_weights(graph):
         weight = graph.store.get(digest)
         types[digest] = str(weight.type)
         buffers = weight.type.encoding.buffers(weight.type)
         for part, array in weight.parts.items():
             name = f"weights/{digest}/{part}"
-            nibbles = pack_nibbles(array) if buffers[part].dtype.bits == 4 else None
-            tensors[name] = array if nibbles is None else nibbles
-            if nibbles is not None:
-                packed[name] = array.shape, array.dtype == np.int8
+            bits = buffers[part].dtype.bits
+            dense = pack_integers(array, bits) if bits < 8 else None
+            tensors[name] = array if dense is None else dense
+            if dense is not None:
+                packed[name] = array.shape, bits, array.dtype == np.int8
     blobs: dict[str, bytes] = {
         "ir": graph_text(graph, digests=32).encode(),
         "source": program.executable.source().encode(),

@@ -1,8 +1,8 @@
 """The container of `.mcomp` files: safetensors, named arrays and a text header. Read here without its library, which would
 cost a cold start; written with it. Needs numpy only to read.
 
-Arrays of 4-bit integers are stored two to a byte: the metadata's `packed` is JSON, by name their shape and whether they are
-signed.
+Arrays of integers of less than 8 bits are stored without gaps, the first in the lowest bits: the metadata's `packed` is
+JSON, by name their shape, their bits and whether they are signed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,21 @@ Place = tuple[np.dtype, tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True)
-class Nibbles:
-    """An array of 4-bit integers that is stored two to a byte, the first in the lower half."""
+class Packed:
+    """An array of integers of less than 8 bits, stored without gaps."""
 
     shape: tuple[int, ...]
+    bits: int
     signed: bool
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return -(-self.count * self.bits // 8)
 
     @property
     def dtype(self) -> np.dtype:
@@ -86,34 +92,41 @@ class Container:
     def hash_array(self, h: hashlib._Hash, name: str, label: str) -> None:
         """Feed an array to a hash, as `mcomp.ir.store.digest_of` does. No more than a piece of it stays in memory."""
         dtype, shape, start, end = self.places[name]
-        nibbles = self.packed.get(name)
-        if nibbles is not None:
-            dtype, shape = nibbles.dtype, nibbles.shape
+        packed = self.packed.get(name)
+        if packed is not None:
+            dtype, shape = packed.dtype, packed.shape
         h.update(f"|{label}:{dtype.str}:{shape}|".encode())
         data = self._data.data
-        for at in range(start, end, _PIECE):
-            upto = min(at + _PIECE, end)
-            if nibbles is None:
+        piece = _PIECE if packed is None else _PIECE // packed.bits * packed.bits
+        for at in range(start, end, piece):
+            upto = min(at + piece, end)
+            if packed is None:
                 h.update(data[at:upto])
             else:
-                count = min(2 * (upto - start), nibbles.count) - 2 * (at - start)
-                h.update(self._spread(name, np.frombuffer(data[at:upto], np.uint8), nibbles, count))
+                count = min((upto - start) * 8 // packed.bits, packed.count) - (at - start) * 8 // packed.bits
+                h.update(self._spread(name, self._data[at:upto], packed, count).data)
             self.forget_pages(at, upto)
 
     def _unpacked(self, name: str) -> np.ndarray:
         _, _, start, end = self.places[name]
-        nibbles = self.packed[name]
-        array = self._spread(name, self._data[start:end], nibbles, nibbles.count).reshape(nibbles.shape)
+        packed = self.packed[name]
+        array = self._spread(name, self._data[start:end], packed, packed.count).reshape(packed.shape)
         array.flags.writeable = False
         return array
 
-    def _spread(self, name: str, data: np.ndarray, nibbles: Nibbles, count: int) -> np.ndarray:
-        """`count` 4-bit integers as bytes. Raises ArtifactError when what is behind an odd one is not zero."""
-        both = np.stack([data & 15, data >> 4], -1).reshape(-1)
-        if both[count:].any():
+    def _spread(self, name: str, data: np.ndarray, packed: Packed, count: int) -> np.ndarray:
+        """`count` integers, one a byte. Raises ArtifactError when what is behind them is not zero."""
+        if packed.bits == 4:
+            values = np.stack([data & 15, data >> 4], -1).reshape(-1)
+            rest = values[count:]
+        else:
+            single = np.unpackbits(data, bitorder="little")
+            rest = single[count * packed.bits :]
+            values = np.packbits(single[: count * packed.bits].reshape(count, packed.bits), axis=1, bitorder="little")[:, 0]
+        if rest.any():
             raise self.damaged(f"{name} goes on behind its end")
-        values = both[:count]
-        return ((values ^ 8).astype(np.int8) - 8).astype(np.int8) if nibbles.signed else np.ascontiguousarray(values)
+        values, half = np.ascontiguousarray(values[:count]), 1 << (packed.bits - 1)
+        return ((values ^ half).astype(np.int8) - half).astype(np.int8) if packed.signed else values
 
     def check_weights(self, digests: Mapping[str, str]) -> None:
         """Raise ArtifactError unless every weight, by digest and type, has the content it was written with."""
@@ -180,34 +193,35 @@ def _place(name: str, row: Any, base: int) -> Place:
     return dtype, tuple(shape), base + offsets[0], base + offsets[1]
 
 
-def _read_packed(metadata: Mapping[str, str], places: Mapping[str, Place]) -> dict[str, Nibbles]:
-    """The arrays of 4-bit integers. Raises ValueError unless each fills the bytes that are there."""
+def _read_packed(metadata: Mapping[str, str], places: Mapping[str, Place]) -> dict[str, Packed]:
+    """The arrays of integers of less than 8 bits. Raises ValueError unless each fills the bytes that are there."""
     table = json.loads(metadata.get("packed", "{}"))
     if not isinstance(table, dict):
         raise ValueError("its list of packed arrays is none")
     found = {}
     for name, row in table.items():
-        shape, signed = row if isinstance(row, list) and len(row) == 2 else (None, None)
-        if not isinstance(shape, list) or not isinstance(signed, bool) or name not in places:
+        shape, bits, signed = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
+        if not isinstance(shape, list) or type(bits) is not int or not isinstance(signed, bool) or name not in places:
             raise ValueError(f"the packed entry of {name} is none")
-        if len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
+        if not 1 < bits < 8 or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"the packed entry of {name} has a number that is no size")
-        found[name] = Nibbles(tuple(shape), signed)
+        found[name] = Packed(tuple(shape), bits, signed)
         dtype, stored, _, _ = places[name]
-        if dtype != np.uint8 or stored != ((found[name].count + 1) // 2,):
+        if dtype != np.uint8 or stored != (found[name].nbytes,):
             raise ValueError(f"{name} does not have the size of its packed entry")
     return found
 
 
-def pack_nibbles(values: np.ndarray) -> np.ndarray | None:
-    """4-bit integers, one a byte (int8: -8 to 7, uint8: 0 to 15), two to a byte; None where some are no such integers."""
-    low, high = (-8, 7) if values.dtype == np.int8 else (0, 15)
+def pack_integers(values: np.ndarray, bits: int) -> np.ndarray | None:
+    """Integers of less than 8 bits, one a byte (int8: signed, uint8: not), as bytes without gaps; None where some do not fit
+    into so many bits."""
+    signed = values.dtype == np.int8
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     if values.size and (int(values.min()) < low or int(values.max()) > high):
         return None
-    flat = values.reshape(-1).view(np.uint8) & 15
-    if flat.size % 2:
-        flat = np.append(flat, np.uint8(0))
-    return (flat[::2] | (flat[1::2] << 4)).astype(np.uint8)
+    flat = np.bitwise_and(values.reshape(-1).view(np.uint8), (1 << bits) - 1, dtype=np.uint8)
+    single = np.unpackbits(flat[:, None], axis=1, count=bits, bitorder="little")
+    return np.packbits(single.reshape(-1), bitorder="little")
 
 
 class Beside:

@@ -23,7 +23,7 @@ REDUCTIONS = frozenset({
     "layer_norm", "rms_norm",
 })
 """Operators that read their first operand in rows, so that it can be computed on the way."""
-_UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "u4"})
+_UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "i3", "i2", "u4"})
 
 
 @dataclass(eq=False)

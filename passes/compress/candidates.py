@@ -35,7 +35,7 @@ from mcomp.passes.compress.tables import (
     TableDecomposer,
     TableFactors,
     row_usage,
-    table_encoding,
+    table_encodings,
     table_nodes,
 )
 from mcomp.passes.compress.treatment import (
@@ -229,11 +229,11 @@ def _sampled(x: Tensor, like: Sample) -> Sample:
 
 
 def _coded(node: Node, part: Part, moments: Moments | None, bits: int, activations: Activations) -> Tensor:
-    """The weight of a part after rounding: 8 bits to the nearest, 4 with error feedback where its inputs are known."""
+    """The weight of a part after rounding: 8 bits to the nearest, fewer with error feedback where its inputs are known."""
     groups = part.attrs.get("groups", 1)
     matrix = part.weight.reshape(groups, part.weight.shape[0] // groups, -1)
     affine = integers_for(bits, activations, node.op.name, part_type(node, part, FLOAT))
-    known = moments is not None and moments.gram.shape[-1] == matrix.shape[-1] and bits == 4
+    known = moments is not None and moments.gram.shape[-1] == matrix.shape[-1] and bits < 8
     gram = moments.gram if known and moments is not None else None
     mask = None if part.mask is None else part.mask.reshape(matrix.shape)
     way: Literal["nearest", "feedback"] = "nearest" if gram is None else "feedback"
@@ -255,7 +255,7 @@ def _of_table(table: Table, usage: Tensor, menu: Menu, rules: frozenset[str]) ->
         for count in (None, *bits):
             if count is None and factors is None:
                 continue
-            wide, size = _table_part(values, None if count is None else table_encoding(tuple(values.shape), count), like)
+            wide, size = _table_part(values, None if count is None else table_encodings(tuple(values.shape), count)[0], like)
             if factors is not None:
                 type = TensorType(tuple(factors.weight.shape), like.dtype)
                 affine = None if count is None else integers_for(count, "none", "linear", type)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mcomp.ir.loc import Loc
 
 
+INTEGERS = {8: dtypes.i8, 4: dtypes.i4, 3: dtypes.i3, 2: dtypes.i2}
+"""What weights are stored as, by bits."""
+
+
 def is_plain(encoding: Encoding) -> bool:
     """Whether a weight holds floats, dense or sparse, so that it can still be quantized."""
     return encoding == DENSE or (isinstance(encoding, (BlockSparse, NM)) and encoding.inner == DENSE)

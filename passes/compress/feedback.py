@@ -87,8 +87,8 @@ def choose_scales(weight: Tensor, importance: Tensor, levels: Levels) -> Tensor:
     tiny = torch.finfo(torch.float32).tiny
     best = torch.full_like(magnitude, torch.inf)
     scales = torch.ones_like(magnitude)
-    narrow = levels.high < 16
-    for shrink in torch.linspace(0.5 if narrow else 0.85, 1.0, _SHRINKS if narrow else 4).flip(0).tolist():
+    least = 0.25 if levels.high < 4 else 0.5 if levels.high < 16 else 0.85
+    for shrink in torch.linspace(least, 1.0, _SHRINKS if levels.high < 16 else 4).flip(0).tolist():
         trial = torch.where(magnitude == 0, 1.0, (magnitude * shrink / levels.high).clamp(min=tiny)).float().double()
         error = (_nearest(data, trial[..., None], levels) * trial[..., None] - data).square()
         total = (error * weighing).sum(-1)

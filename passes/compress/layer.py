@@ -13,7 +13,7 @@ from mcomp.ir.encoding import DENSE, Affine, Encoding
 from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
-from mcomp.passes.compress.encode import affine_of, encoded_shape, levels_of
+from mcomp.passes.compress.encode import INTEGERS, affine_of, encoded_shape, levels_of
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.rounding import Coded, Rounder
 from mcomp.passes.compress.samples import (
@@ -224,11 +224,11 @@ def _encoding(options: Quantize, layer: Layer, context: Context) -> Affine:
 
 def integers_for(bits: int, mode: str, op: str, weight: TensorType, group: int | None = None) -> Affine:
     """How a weight is stored in so many bits: a scale for each output; for dense linear layers one for each `group` of
-    inputs, which 4-bit weights with float activations (mode none) have by themselves."""
-    dtype = dtypes.i8 if bits == 8 else dtypes.i4
+    inputs, which weights of fewer bits than 8 with float activations (mode none) have by themselves."""
+    dtype = INTEGERS[bits]
     if op != "linear" or weight.encoding != DENSE:
         return Affine(dtype, axis=(0,))
-    if bits == 4 and mode == "none" and group is None:
+    if bits < 8 and mode == "none" and group is None:
         width = weight.static_shape[-1]
         group = next((g for g in (128, 64, 32) if width % g == 0), None)
     return Affine(dtype, axis=(0,), group=group)

@@ -50,12 +50,12 @@ class Quantize(Pass):
         %q = quantize %x {dtype = !u8, scale = 0.02, zero = 3} : f32[B, 128] affine<u8, scale=0.02, zero=3>
         %y = linear %q, %w, %b : f32[B, 64]
 
-    bits: of the weights. 8: with integer activations. 4: weights only, `group` consecutive ones to a scale, unless
-        activations are asked for; then one scale for each output.
+    bits: of the weights. 8: with integer activations. 4, 3, 2: weights only, `group` consecutive ones to a scale, unless
+        activations are asked for; then one scale for each output. Fewer than 4 save bytes of the file, not time.
     activations: static (ranges from calibration), dynamic (a scale per token at run time; not for conv), none
         (weights only), or auto (static with calibration data, else dynamic). Recurrent layers are dynamic or none.
     rounding: of the weights: nearest; feedback (later columns make up for earlier ones' rounding, on the second moments of
-        the inputs); learned (integers and scales that no single change improves); or auto, which for 4 bits, and for 8
+        the inputs); learned (integers and scales that no single change improves); or auto, which below 8 bits, and for 8
         where rounding the weights alone changes the output by more than 1%, takes the one with the least error.
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
@@ -69,7 +69,7 @@ class Quantize(Pass):
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
-    tables: also the tables of embeddings, a scale for each row (4 bits: for groups of its elements).
+    tables: also the tables of embeddings, a scale for each row (below 8 bits: for groups of its elements).
     limit: at most so many calibration batches are used.
     """
 
@@ -91,8 +91,8 @@ class Quantize(Pass):
     limit: int = 128
 
     def check(self, graph: Graph, context: Context) -> None:
-        if self.bits not in (4, 8):
-            raise PassError(f"quantize: bits is {self.bits}", code="MC0204", help="use bits=8 or bits=4")
+        if self.bits not in (2, 3, 4, 8):
+            raise PassError(f"quantize: bits is {self.bits}", code="MC0204", help="use bits=8, 4, 3 or 2")
         if self.group is not None and self.group < 1:
             raise PassError(f"quantize: group is {self.group}", code="MC0204", help="use a positive number")
         if not 50.0 < self.percentile <= 100.0:
@@ -185,7 +185,7 @@ class Quantize(Pass):
 
     def _mode(self, node: Node, bits: int, context: Context) -> str:
         mode = str(context.option(node, "activations", self.activations))
-        if bits == 4 and mode == "auto":
+        if bits < 8 and mode == "auto":
             return "none"
         given = context.calibration is not None and context.calibration.given
         if mode == "auto":

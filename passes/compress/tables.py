@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcomp.ir import dims, dtypes
+from mcomp.ir import dims
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.ir.store import Weight
-from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.ops.encoded import decoded
 from mcomp.passes.compress.algebra import spectrum
-from mcomp.passes.compress.encode import dense_const, encode_rounded, levels_of
+from mcomp.passes.compress.encode import INTEGERS, dense_const, encode_rounded, levels_of
 from mcomp.passes.compress.factors import rank_step
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.reading import watch
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 _UNSEEN = 0.5
 """The share of the weight that rows have alike, however often calibration data reads them."""
 _GROUPS = (128, 64, 32)
+"""Elements of a row with a scale of their own, below 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def table_nodes(rule: str, graph: Graph, context: Context) -> list[Table]:
 
 
 def row_usage(graph: Graph, calibration: Calibration, tables: Sequence[Table], limit: int) -> list[Tensor]:
-    """For each table how often calibration data reads each row, as shares [V] float64; equal where it reads none."""
+    """For each table how much its rows count [V] float64, in sum 1: by the root of how often calibration data reads them,
+    because what is read most is padding; equal where it reads none."""
     import torch
 
     counts = [torch.zeros(table.weight.type.static_shape[0], dtype=torch.float64) for table in tables]
@@ -92,11 +93,12 @@ def row_usage(graph: Graph, calibration: Calibration, tables: Sequence[Table], l
     with torch.no_grad():
         for batch in calibration.batches[:limit]:
             watch(graph, calibration, batch, readers, take)
-    return [c / c.sum() if bool(c.any()) else torch.full_like(c, 1.0 / max(1, len(c))) for c in counts]
+    roots = [c.sqrt() if bool(c.any()) else torch.ones_like(c) for c in counts]
+    return [r / r.sum().clamp(min=1) for r in roots]
 
 
 def table_error(change: Tensor, rows: Tensor, usage: Tensor) -> float:
-    """Root mean square over the rows read of their relative L2 change."""
+    """Root mean square over rows, by `usage`, of their relative L2 change."""
     import torch
 
     lost, whole = change.square().sum(1), rows.square().sum(1)
@@ -109,7 +111,7 @@ def table_error(change: Tensor, rows: Tensor, usage: Tensor) -> float:
 def quantize_tables(
     options: Quantize, graph: Graph, context: Context, tables: Sequence[Table], rounded: Mapping[str, Weight]
 ) -> int:
-    """Round tables to integers, a scale for each row, or for groups of its elements where there are 4 bits; returns how many
+    """Round tables to integers, a scale for each row, or for groups of its elements below 8 bits; returns how many
     were. `rounded`: by digest, weights that were rounded the same way for other readers, which are shared."""
     if not tables or context.calibration is None:
         return 0
@@ -127,18 +129,19 @@ def _quantize(
     if shared is None and table.shared:
         context.missed("quantize", node, "others read its table and keep it as it is", "quantize them the same way")
         return False
-    rows = table.rows()
+    rows, limit, error = table.rows(), float(context.option(node, "max_error", options.max_error)), float("inf")
+    trials: Iterable[tuple[Affine, dict[str, np.ndarray]]]
     if shared is None:
-        encoding = table_encoding(table.weight.type.static_shape, bits)
-        parts = encode_rounded(round_weight(rows[None], None, levels_of(encoding)), encoding, table.weight)
-        type = TensorType(table.weight.type.shape, table.weight.type.dtype, encoding)
+        trials = ((e, _encoded(rows, e, table.weight)) for e in table_encodings(table.weight.type.static_shape, bits))
     else:
-        encoding_, parts, type = shared.type.encoding, dict(shared.parts), shared.type
-        assert isinstance(encoding_, Affine)
-        encoding = encoding_
-    found = torch.from_numpy(np.array(encoding.decode(parts, type), np.float64))
-    error = table_error(found - rows, rows, usage)
-    limit = float(context.option(node, "max_error", options.max_error))
+        assert isinstance(shared.type.encoding, Affine)
+        trials = [(shared.type.encoding, dict(shared.parts))]
+    for encoding, parts in trials:
+        type = table.weight.type.with_encoding(encoding)
+        found = torch.from_numpy(np.array(encoding.decode(parts, type), np.float64))
+        error = table_error(found - rows, rows, usage)
+        if error <= limit:
+            break
     if not error <= limit:
         context.missed("quantize", node, f"its rows would change by {error:.1%}, more than {limit:.1%}", "raise max_error")
         return False
@@ -162,10 +165,15 @@ def _quantize(
     return True
 
 
-def table_encoding(shape: tuple[int, ...], bits: int) -> Affine:
-    """How a table [V, D] is stored in 8 or 4 bits: a scale for each row, or, with 4 bits, for groups of its elements."""
-    group = None if bits == 8 else next((g for g in _GROUPS if shape[1] % g == 0), None)
-    return Affine(dtypes.i8 if bits == 8 else dtypes.i4, axis=(0,), group=group)
+def table_encodings(shape: tuple[int, ...], bits: int) -> list[Affine]:
+    """How a table [V, D] may be stored, the smallest first: a scale for each row, or, below 8 bits, for groups of its
+    elements."""
+    groups: list[int | None] = [] if bits == 8 else [g for g in _GROUPS if shape[1] % g == 0]
+    return [Affine(INTEGERS[bits], axis=(0,), group=group) for group in groups or [None]]
+
+
+def _encoded(rows: Tensor, encoding: Affine, like: Weight) -> dict[str, np.ndarray]:
+    return encode_rounded(round_weight(rows[None], None, levels_of(encoding)), encoding, like)
 
 
 # narrower tables

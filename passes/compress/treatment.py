@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -65,11 +65,11 @@ class Treatment:
                 continue
             if match := re.fullmatch(r"(channel|spatial|table) (\d+)|(tucker) (\d+)x(\d+)", part):
                 kind, *ranks = (g for g in match.groups() if g is not None)
-                found = replace(found, scheme=kind, ranks=tuple(map(int, ranks)))
+                found = replace(found, scheme=cast(Scheme, kind), ranks=tuple(map(int, ranks)))
             elif match := re.fullmatch(r"blocks (\d+)x(\d+) without (\d*\.?\d+)", part):
                 found = replace(found, block=(int(match[1]), int(match[2])), gone=float(match[3]))
-            elif match := re.fullmatch(r"int(4|8)(?: (static|dynamic))?", part):
-                found = replace(found, bits=int(match[1]), activations=match[2] or "none")
+            elif match := re.fullmatch(r"int([2348])(?: (static|dynamic))?", part):
+                found = replace(found, bits=int(match[1]), activations=cast(Activations, match[2] or "none"))
             else:
                 raise ValueError(f"{part!r} is no treatment")
         if found.scheme is not None and (found.block is not None or 0 in found.ranks):

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from mcomp.backend import CompileOptions
+from mcomp.backends.cpu import BACKEND
+from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.ir import Affine, BlockSparse, TensorType, dtypes
 from mcomp.ir.encoding import NM
 from mcomp.passes.compress.algebra import damped, output_error
 from mcomp.passes.compress.encode import stored_blocks
 from mcomp.passes.compress.feedback import DAMPING, Levels, Way, learn, round_weight
 from tests.compress.graphs import compressed, conv, layers, mixed, mlp, random, weight_of
+from tests.cpu.backend_harness import check, needs_compiler
 
 WAYS: tuple[Way, ...] = ("nearest", "feedback", "learned")
 
@@ -100,6 +104,24 @@ def test_four_bits_are_better_with_feedback(pipeline: str) -> None:
         assert 0.3 * errors[way] < sum(e.error**2 for e in graph.ledger) ** 0.5 < 3 * errors[way]
     assert errors["feedback"] < 0.9 * errors["nearest"]
     assert errors["auto"] < 0.9 * errors["nearest"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("activations", ["none", "dynamic"])
+def test_fewer_bits_lose_more_and_run(activations: str) -> None:
+    batches, errors, sizes = [[mixed(100, 64)]], [], []
+    for bits in (8, 4, 3, 2):
+        pipeline = f"quantize{{bits={bits},activations={activations},max_error=9.0}}"
+        graph, _, error = compressed(mlp(), pipeline, batches)
+        errors.append(error)
+        sizes.append(sum(n.operand(1).weight.nbytes for n in layers(graph)))  # type: ignore[union-attr]
+        if bits < 4:
+            executable = BACKEND.compile(graph, CompileOptions(threads=2))
+            assert isinstance(executable, CpuExecutable)
+            assert sum("linear" in k.name for k in executable.kernels({"B": 5})) == 2
+            check(executable, [mixed(5, 64, seed=3)], tolerance=5e-3)
+    assert errors == sorted(errors) and sizes == sorted(sizes, reverse=True) and errors[-1] < 0.6
+    assert sizes[2] < 0.8 * sizes[1] and sizes[3] < 0.75 * sizes[2]
 
 
 def test_auto_leaves_eight_bits_that_change_little_to_the_nearest() -> None:

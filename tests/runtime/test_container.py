@@ -1,5 +1,6 @@
 """The container's header: what safetensors wrote is read the same, and what does not fit is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mcomp.errors import ArtifactError
-from mcomp.runtime.container import Container, pack_nibbles
+from mcomp.runtime.container import Container, pack_integers
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((0, 4), np.int64), "c": np.array(3, np.uint8),
@@ -40,25 +41,34 @@ def test_arrays_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 @pytest.mark.parametrize("shape", [(4, 6), (5, 3), (1,), (0, 4), ()])
-def test_four_bit_integers_come_back(tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    low, high = (-8, 8) if dtype is np.int8 else (0, 16)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_integers_of_few_bits_come_back(
+    tmp_path: Path, dtype: type, shape: tuple[int, ...], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = (-(1 << bits >> 1), 1 << bits >> 1) if dtype is np.int8 else (0, 1 << bits)
     values = np.random.default_rng(0).integers(low, high, shape).astype(dtype)
-    packed = pack_nibbles(values)
-    assert packed is not None and packed.nbytes == (values.size + 1) // 2
-    text = json.dumps({"a": [list(shape), dtype is np.int8]})
+    packed = pack_integers(values, bits)
+    assert packed is not None and packed.nbytes == -(-values.size * bits // 8)
+    text = json.dumps({"a": [list(shape), bits, dtype is np.int8]})
     save_file({"a": packed, "b": np.ones(3)}, tmp_path / "x", {"packed": text})
     found = Container(tmp_path / "x").array("a")
     assert found.dtype == values.dtype and found.shape == values.shape and not found.flags.writeable
     np.testing.assert_array_equal(found, values)
+    monkeypatch.setattr("mcomp.runtime.container._PIECE", 6)
+    ours, theirs = hashlib.sha256(), hashlib.sha256(f"|v:{values.dtype.str}:{shape}|".encode() + values.tobytes())
+    Container(tmp_path / "x").hash_array(ours, "a", "v")
+    assert ours.digest() == theirs.digest()
 
 
 def test_larger_integers_are_not_packed() -> None:
-    assert pack_nibbles(np.array([8], np.int8)) is None and pack_nibbles(np.array([16], np.uint8)) is None
+    assert pack_integers(np.array([8], np.int8), 4) is None and pack_integers(np.array([16], np.uint8), 4) is None
 
 
 @pytest.mark.parametrize("packed", [
-    "[]", "{", "1", '{"a": [[8], true, 1]}', '{"a": [[8], 1]}', '{"a": [[7.0], true]}', '{"a": [[-8, -2], true]}',
-    '{"a": [[14], true]}', '{"a": [[17], true]}', '{"b": [[16], true]}', '{"c": [[16], true]}',
+    "[]", "{", "1", '{"a": [[16], 4, true, 1]}',
+    '{"a": [[16], 4, 1]}', '{"a": [[16.0], 4, true]}', '{"a": [[16], 4.0, true]}',
+    '{"a": [[-8, -2], 4, true]}', '{"a": [[14], 4, true]}', '{"a": [[17], 4, true]}', '{"a": [[8], 8, true]}',
+    '{"a": [[64], 1, true]}', '{"b": [[16], 4, true]}', '{"c": [[16], 4, true]}',
 ])
 def test_lists_of_packed_arrays_that_do_not_fit_are_refused(tmp_path: Path, packed: str) -> None:
     save_file({"a": np.zeros(8, np.uint8), "c": np.zeros(8, np.int8)}, tmp_path / "x", {"packed": packed})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access, Buffer, dense, whole_buffer
 from mcomp.backends.cpu.builder import TARGET, Builder, computed, pointer
-from mcomp.backends.cpu.cxx import Real, Size, c_type
+from mcomp.backends.cpu.cxx import SIGNED_BYTES, Real, Size, c_type
 from mcomp.backends.cpu.epilogue import HEADERS, Functor, Tail, functor, plain
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer
 from mcomp.backends.cpu.loops import collapse
@@ -122,7 +122,7 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
 def byte_weight(value: Value) -> str | None:
     """Why a weight does not fit the int8 kernels; None when it does."""
     encoding = value.tensor.encoding
-    if not isinstance(encoding, Affine) or encoding.dtype.name not in ("i8", "i4"):
+    if not isinstance(encoding, Affine) or encoding.dtype.name not in SIGNED_BYTES:
         return f"the weight is {encoding}"
     if encoding.zero_point or encoding.zero or encoding.group is not None:
         return "the weight has zero points or groups"

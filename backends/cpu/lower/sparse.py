@@ -6,7 +6,7 @@ import numpy as np
 
 from mcomp.backends.cpu.access import Buffer, whole_buffer
 from mcomp.backends.cpu.builder import Builder, computed, pointer, work_of
-from mcomp.backends.cpu.cxx import Real, Size
+from mcomp.backends.cpu.cxx import SIGNED_BYTES, Real, Size
 from mcomp.backends.cpu.epilogue import HEADERS, Functor
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer, Work
 from mcomp.backends.cpu.rows import rows_of
@@ -99,7 +99,7 @@ def _bytes_fit(place: EncodedAccess, encoding: BlockSparse) -> bool:
     from mcomp.backends.cpu.lower.products import byte_rows
 
     inner = encoding.inner
-    return isinstance(inner, Affine) and inner.dtype.name in ("i8", "i4") and byte_rows(place) is None
+    return isinstance(inner, Affine) and inner.dtype.name in SIGNED_BYTES and byte_rows(place) is None
 
 
 def _remedy(bytes_: bool) -> str:

@@ -1,9 +1,11 @@
-"""Linear layers with float activations and int8 or int4 weights, decoded in registers."""
+"""Linear layers with float activations and integer weights of 8 bits, or 4 and less, which are packed as 4: decoded in
+registers."""
 
 from __future__ import annotations
 
 from mcomp.backends.cpu.access import Buffer, dense, whole_buffer
 from mcomp.backends.cpu.builder import Builder, computed, pointer
+from mcomp.backends.cpu.cxx import SIGNED_BYTES
 from mcomp.backends.cpu.epilogue import HEADERS, Functor
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer, arguments
 from mcomp.backends.cpu.lower.elementwise import loop_kernel
@@ -19,7 +21,7 @@ def fits(weight: Value, b: Builder) -> bool:
     encoding = weight.tensor.encoding
     if b.weight(weight) is None or not isinstance(encoding, Affine) or encoding.scale is not None:
         return False
-    return encoding.dtype.name in ("i8", "i4") and encoding.axis in ((), (0,))
+    return encoding.dtype.name in SIGNED_BYTES and encoding.axis in ((), (0,))
 
 
 def weight_only(rows: Rows, weight: Value, coded: EncodedAccess, ep: Functor, b: Builder) -> None:
@@ -28,7 +30,7 @@ def weight_only(rows: Rows, weight: Value, coded: EncodedAccess, ep: Functor, b:
     assert isinstance(encoding, Affine)
     columns, length = weight.tensor.shape
     group: Dim = length if encoding.group is None else encoding.group
-    bits = encoding.dtype.bits
+    bits = 8 if encoding.dtype.bits == 8 else 4
     source = coded.part("values")
     assert source is not None
 
