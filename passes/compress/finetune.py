@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.base import Effect
@@ -28,6 +30,8 @@ CACHED_BYTES = 1 << 30
 """Values that a teacher gave are kept, for as many batches as fit into this; those of the rest are not used, or computed
 again at every step."""
 _FEATURES = 6
+_CYCLE = 8
+"""Epochs after which changed inputs come again, so that the teacher need not run any more."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def finetune(
     else:
         teacher = running_teacher(dense, targets)
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
+    if augment is not None and flags is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
+        samples.cycle = 0 if pairs else _CYCLE
     task = Matching(student, samples, objective, teacher=teacher, augment=augment, seed=given.seed)
     return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
 
@@ -203,7 +209,7 @@ def train_task(
     from mcomp.passes.compress.training.trainer import train
 
     before = held_error(task, outputs)
-    path = None if checkpoint is None else checkpoint / f"train-{_file_name(layer or node)}.pt"
+    path = None if checkpoint is None else checkpoint / f"train-{_file_name(f'{layer}-{node}')}.pt"
     outcome = train(
         task, task.samples, recipe, checkpoint=path, identity=_identity(task, recipe, options), say=progress,
     )
@@ -219,9 +225,10 @@ def held_error(task: Matching, outputs: int) -> float:
     import torch
 
     found: list[float] = []
+    given, taught = task.results()
     for column in range(outputs):
         ours, theirs = [], []
-        for mine, other in zip(*task.results()):
+        for mine, other in zip(given, taught):
             if other[column].is_floating_point() and other[column].dim():
                 ours.append(mine[column].float().reshape(other[column].shape[0], -1))
                 theirs.append(other[column].float().reshape(other[column].shape[0], -1))
@@ -283,6 +290,16 @@ def _mixed(
     return found
 
 
+def _row_bytes(values: Sequence[Value]) -> int:
+    """Bytes of one sample of some values, with other symbolic sizes at their bounds, or 1."""
+    known = {**assume_symbols(values[0].graph, {}), **dict.fromkeys(_batch_symbols(values), 1)} if values else {}
+    return sum(dims.evaluate(v.tensor.nbytes, known) for v in values)
+
+
+def _batch_symbols(values: Sequence[Value]) -> set[str]:
+    return {s for v in values if v.tensor.shape for s in dims.symbols(v.tensor.shape[0])}
+
+
 def _states(graph: Graph) -> bool:
     stateful = any(s.kind != "arg" for s in graph.input_specs)
     return stateful or any(n.op.effect is not Effect.PURE for n in graph.nodes)
@@ -317,4 +334,4 @@ def _identity(task: Matching, recipe: Recipe, options: Options) -> str:
 
 
 def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in text) or "model"
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in text).strip("-")

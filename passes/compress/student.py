@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -203,13 +204,14 @@ def narrower(body: Graph, calibration: Calibration, ratio: float, seed: int) -> 
     copied = body.clone()
     context = Context(calibration=calibration, seed=seed)
     step = 8 if ratio >= 0.25 else 1
-    PassManager([Prune(ratio=1.0 - ratio, least=min(0.1, ratio), granularity=step)]).run(copied, context)
+    prune = Prune(ratio=1.0 - ratio, what=("channels", "ffn", "heads"), least=min(0.1, ratio), granularity=step)
+    PassManager([prune]).run(copied, context)
     copied.ledger = list(body.ledger)
     return copied
 
 
 def shallower(body: Graph, calibration: Calibration, ratio: float, path: str = "") -> tuple[Graph, list[str]]:
-    """A copy of a body with about this share of its layers, and the names of those that were dropped.
+    """A copy of a body with at least this share of its layers, and the names of those that were dropped.
 
     Layers are the residual blocks and the modules directly below `path` that give what they get, in type. Those go first
     that change their input least on the calibration data: ||f(x) - x|| / ||f(x)||, as Men et al. 2024 and others rank the
@@ -217,7 +219,7 @@ def shallower(body: Graph, calibration: Calibration, ratio: float, path: str = "
     """
     copied = body.clone()
     blocks = _droppable(copied, path)
-    count = round(len(blocks) * (1.0 - ratio))
+    count = math.floor(len(blocks) * (1.0 - ratio) + 1e-9)
     if count <= 0:
         return copied, []
     importance = _changes(copied, blocks, calibration)

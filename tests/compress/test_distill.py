@@ -1,5 +1,6 @@
 """distill: students from modules and from the region itself, blocks and whole models trained back, refusals, text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
 from mcomp.passes.compress.finetune import Options, finetune, reconstruct
-from mcomp.passes.compress.training.trainer import Recipe
+from mcomp.passes.compress.training.augment import augmentation
+from mcomp.passes.compress.training.data import Samples
+from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.tasks import Matching
+from mcomp.passes.compress.training.trainer import Recipe, train
+from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
 
@@ -232,6 +238,23 @@ def test_augmented_inputs_and_features() -> None:
                       options=Options(augment=shift, features=0.5))
     assert report.after < report.before and report.changed == 8
     assert torch.equal(state, torch.get_rng_state()), "the user's random numbers are not touched"
+
+
+def test_changed_inputs_come_again_so_that_the_teacher_runs_less() -> None:
+    graph, _ = worse(MLP)
+    (batch,) = Calibration([[torch.randn(64, 8)]]).batches
+    found = Samples([batch], [True], size=16, held=0.25, seed=0)
+    found.cycle = 2
+    calls: list[int] = []
+
+    def teacher(inputs: Sequence[Any]) -> list[torch.Tensor]:
+        calls.append(inputs[0].shape[0])
+        return [inputs[0][:, :4]]
+
+    task = Matching(TrainableGraph(graph), found, Objective(("mse",)), teacher=teacher, augment=augmentation("noise"))
+    train(task, found, Recipe(rate=None, steps=18, checks=3))
+    assert len(calls) == 6 + 1 and found.steps_per_epoch == 3
+    assert float(task.loss(found.epoch(1)[2], 5).detach()) == float(task.loss(found.epoch(3)[2], 11).detach())
 
 
 def test_a_student_sees_changed_copies_of_what_there_is() -> None:

@@ -40,6 +40,8 @@ class Samples:
         self.size = size
         self.seed = seed
         self.batched = None if batched is None else tuple(batched)
+        self.cycle = 0
+        """After so many epochs the same minibatches come again; 0: never."""
         self._groups = _grouped(batches, self.batched)
         counts = [_count(g, self.batched) for g in self._groups]
         self.total = sum(counts)
@@ -97,8 +99,9 @@ class Samples:
         return [Minibatch(g, tuple(c)) for g, given in enumerate(self._train) for c in _chunks(given, self._limit)]
 
     def epoch(self, number: int) -> list[Minibatch]:
-        """The minibatches of an epoch, in an order that depends on the seed and the number only. A remainder of less than a
-        quarter of a minibatch is left out: the next epoch has another one."""
+        """The minibatches of an epoch, in an order that depends on the seed and the number (within the cycle) only. A
+        remainder of less than a quarter of a minibatch is left out: the next epoch has another one."""
+        number = number % self.cycle if self.cycle else number
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number + 1)
         found: list[Minibatch] = []
         for group, rows in enumerate(self._train):

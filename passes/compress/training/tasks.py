@@ -26,7 +26,8 @@ class Matching:
     """A student trained to give what its teacher gives for the same inputs.
 
     The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
-    otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps.
+    otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps. Where the
+    samples come in a cycle, changes do too, and what the teacher gave is kept for the next time.
     """
 
     def __init__(
@@ -41,29 +42,41 @@ class Matching:
         self.teacher = teacher
         self.augment = augment
         self.seed = seed
+        self._known: dict[int, list[Tensor]] = {}
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self.student.tensors()
 
     def loss(self, batch: Minibatch, step: int) -> Tensor:
         inputs, targets = self._split(batch)
+        cycle = self.samples.cycle * self.samples.steps_per_epoch
+        place = step % cycle if cycle else step
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed * 1_000_003 + step)
+                torch.manual_seed(self.seed * 1_000_003 + place)
                 inputs = list(self.augment(inputs))
         if self.teacher is not None:
-            targets = self.teacher(inputs)
+            targets = self._taught(place, inputs)
         return self.objective(self.student(inputs), targets)
 
     def held(self) -> float:
         with torch.no_grad():
             losses = []
-            for batch in self.samples.held():
+            for number, batch in enumerate(self.samples.held()):
                 inputs, targets = self._split(batch)
                 if self.teacher is not None:
-                    targets = self.teacher(inputs)
+                    targets = self._taught(-1 - number, inputs)
                 losses.append((float(self.objective(self.student(inputs), targets)), len(batch.rows)))
         return mean_loss(losses)
+
+    def _taught(self, place: int, inputs: Sequence[Any]) -> list[Tensor]:
+        """What the teacher gives for the inputs of a place; kept where places come again."""
+        assert self.teacher is not None
+        if not self.samples.cycle:
+            return self.teacher(inputs)
+        if place not in self._known:
+            self._known[place] = self.teacher(inputs)
+        return self._known[place]
 
     def results(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """What the student and the teacher give for what is held out, batch by batch."""

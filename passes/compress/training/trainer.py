@@ -172,9 +172,7 @@ class _Training:
 
     def _advance(self) -> None:
         began = time.monotonic()
-        per_epoch = max(1, self.samples.steps_per_epoch)
-        batch = self._batches(self.step // per_epoch)[self.step % per_epoch]
-        finite = self._take(batch, self.step, self._rate(self.step, self.total))
+        finite = self._take(self._batch(self.step), self.step, self._rate(self.step, self.total))
         self.step += 1
         if not finite:
             self._back_off()
@@ -238,16 +236,13 @@ class _Training:
         start = self._state()
         best, chosen = math.inf, PROBED[3] * scale
         limit = math.inf if self.recipe.seconds is None else 0.25 * self.recipe.seconds
-        batches = self._batches(0)
         for number, rate in enumerate(PROBED):
             if self._seconds() > limit:
                 break
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
             self.optimizer = self._optimizer(rate * scale)
-            fine = all(
-                self._take(batches[i % len(batches)], i, self._rate(i, steps)) for i in range(steps)
-            )
+            fine = all(self._take(self._batch(i), i, self._rate(i, steps)) for i in range(steps))
             found = self.task.held() if fine else math.inf
             if found < best:
                 best, chosen = found, rate * scale
@@ -260,10 +255,11 @@ class _Training:
             return torch.optim.SGD(groups, lr=rate, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0)
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
-    def _batches(self, epoch: int) -> list[Minibatch]:
+    def _batch(self, step: int) -> Minibatch:
+        epoch, place = divmod(step, max(1, self.samples.steps_per_epoch))
         if epoch not in self.epochs:
             self.epochs = {epoch: self.samples.epoch(epoch)}
-        return self.epochs[epoch]
+        return self.epochs[epoch][place]
 
     def _interval(self) -> int:
         return max(1, self.total // max(1, self.recipe.checks))
