@@ -23,7 +23,7 @@ from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
 HEADERS = ("epilogue.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_byte.hpp", "quantize_rows.hpp",
-           "requantize.hpp", "requantize_sum.hpp")
+           "requantize.hpp", "requantize_sum.hpp", "clamp.hpp")
 
 _HELD = 64
 """Elements of a row that are held as floats before they are requantized together."""
@@ -79,7 +79,8 @@ def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) ->
             return Declined("scales from the data need whole rows")
         known[node.result] = known[node.operand(0)]
     outs = [_out(value, result, known[value], b, order, i) for i, (value, result) in enumerate(tail.outputs)]
-    ready = _requantize(tail, b, order, bias, outs, dict(zip(leaves, sources)))
+    read = dict(zip(leaves, sources))
+    ready = _requantize(tail, b, order, bias, outs, read) or _clamped(tail, b, order, bias, outs, read)
     return ready or _assemble(tail, b, order, bias, lines, sources, outs)
 
 
@@ -202,6 +203,46 @@ def _row_steps(accesses: Sequence[Access], anchor: Value, order: Sequence[int]) 
     if lead.rank > 1:
         return None
     return [steps[0] if lead.rank else 0 for steps in lead.strides]
+
+
+def _clamped(
+    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
+) -> Functor | None:
+    """The ready epilogue for a sum with at most one tensor, then clamps, that stays float; None for other tails."""
+    value, low, high = tail.anchor, -math.inf, math.inf
+    added: _Source | None = None
+    for node in tail.nodes:
+        bounds = _clamp(node, value)
+        if bounds is not None:
+            low, high = max(low, bounds[0]), min(high, bounds[1])
+        elif node.op.name == "add" and value is tail.anchor:
+            others = [v for v in node.operands if v is not value]
+            added = sources.get(others[0]) if len(others) == 1 and others[0] is not None else None
+            if added is None or added.scale is not None:
+                return None
+        else:
+            return None
+        value = node.result
+    if [v for v, _ in tail.outputs] != [value] or value.tensor.encoding != DENSE or low > high:
+        return None
+    accesses = [outs[0].access, *(() if added is None else (added.access,))]
+    biases = None if bias is None else b.contiguous(bias)
+    floats = [tail.anchor.tensor.dtype, *(a.dtype for a in accesses), *(() if biases is None else (biases.dtype,))]
+    rows = _row_steps(accesses, tail.anchor, order)
+    if rows is None or any(dtype is not dtypes.f32 for dtype in floats):
+        return None
+    pointers = [pointer("o0", accesses[0], write=True)]
+    numbers: list[tuple[str, Size | Real]] = [("ld", rows[0]), ("low", Real(low)), ("high", Real(high))]
+    if added is not None:
+        pointers.append(pointer("p0", added.access))
+        numbers.append(("added_ld", rows[1]))
+    if biases is not None:
+        pointers.append(pointer("bias", biases))
+    text = (
+        f"const Clamped ep{{o0, ld, {'nullptr' if biases is None else 'bias'}, "
+        f"{'nullptr, 0' if added is None else 'p0, added_ld'}, float(low), float(high)}};"
+    )
+    return Functor(text, tuple(pointers), tuple(numbers))
 
 
 def _clamp(node: Node, value: Value) -> tuple[float, float] | None:

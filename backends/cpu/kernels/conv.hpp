@@ -90,7 +90,7 @@ void conv_f32_emitting(const Worker& w, const A* x, const W* packed, const ConvS
 
 template <class Tile, class A, class W, class Ep>
 void conv_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep, void* scratch) {
-  detail::conv_f32_emitting<Tile>(w, x, packed, s, detail::emitter<Tile::NR, float>(ep), scratch);
+  detail::conv_f32_emitting<Tile>(w, x, packed, s, detail::float_emitter<Tile, float, W>(ep), scratch);
 }
 
 template <class Tile, class W>
@@ -135,7 +135,7 @@ void conv_transposed_f32_emitting(const Worker& w, const A* x, const W* packed, 
 template <class Tile, class A, class W, class Ep>
 void conv_transposed_f32(const Worker& w, const A* x, const W* packed, const ConvShape& s, const Ep& ep,
                          void* scratch) {
-  detail::conv_transposed_f32_emitting<Tile>(w, x, packed, s, detail::emitter<Tile::NR, float>(ep), scratch);
+  detail::conv_transposed_f32_emitting<Tile>(w, x, packed, s, detail::float_emitter<Tile, float, W>(ep), scratch);
 }
 
 }  // namespace mcomp

@@ -4,24 +4,55 @@
 //   depthwise_square<3, 2, 7>(w, x, packed, s, Ep0{bias, out, C}, scratch);      // kernel 3, stride 2, tiles of 7 pixels
 //   // scratch: depthwise_square_scratch<3, 2, 7>(s, workers) bytes for all workers together, 64-byte aligned
 //
-// x: float, bf16 or f16. Sums of a tile stay in registers; an input is loaded once for all pixels of a kernel row that
+// x: float, bf16 or f16. Sums of a tile stay in registers, through the epilogue too where that is Clamped; an input is loaded once for all pixels of a kernel row that
 // take it. 2 * pixels * C * K * K operations.
 #pragma once
 
 #include <cstdint>
 
+#include "clamp.hpp"
 #include "depthwise.hpp"
 #include "depthwise_pixels.hpp"
 
 namespace mcomp {
 namespace detail {
 
-// out[p * kDepthwiseChannels + i] for P pixels and NV vectors of channels from c on; Masked: one vector of `count`.
-template <class X, int K, int S, int P, int NV, bool Masked>
+// What becomes of the sums of a tile: they start at start(), store() gets each vector of them, done() follows.
+struct SquareToTile {
+  const Emitter<float>& emit;
+  float* tile;  // P * kDepthwiseChannels floats
+  int64_t row0, pixels, first;
+
+  MCOMP_INLINE vf32 start(int64_t, int64_t) const { return vset(0.0f); }
+  template <bool Masked>
+  MCOMP_INLINE void store(int p, int64_t c, vf32 sums, int64_t) const {
+    vstore(tile + p * kDepthwiseChannels + c - first, sums);
+  }
+  MCOMP_INLINE void done(int64_t count) const { emit(tile, kDepthwiseChannels, pixels, row0, 1, first, count); }
+};
+
+// Epilogues that take the sums in registers.
+struct SquareClamped {
+  const Clamped& ep;
+  int64_t row0, pixels;
+
+  MCOMP_INLINE vf32 start(int64_t c, int64_t lanes) const { return ep.biases(c, lanes); }
+  template <bool Masked>
+  MCOMP_INLINE void store(int p, int64_t c, vf32 sums, int64_t lanes) const {
+    if (p < pixels) ep.template finish<!Masked>(sums, row0 + p, c, lanes);
+  }
+  MCOMP_INLINE void done(int64_t) const {}
+};
+
+// P pixels and NV vectors of channels from c on; Masked: one vector of `count`.
+template <class X, int K, int S, int P, int NV, bool Masked, class Finish>
 MCOMP_NOINLINE void square_tile(const X* const* table, int64_t c, int64_t count, const float* weight,
-                                int64_t channels, float* out) {
+                                int64_t channels, const Finish& finish) {
   vf32 acc[P][NV];
-  unroll<P>([&](auto p) MCOMP_LAMBDA { unroll<NV>([&](auto v) MCOMP_LAMBDA { acc[p][v] = vf32{}; }); });
+  unroll<NV>([&](auto v) MCOMP_LAMBDA {
+    const vf32 first = finish.start(c + v * kLanes, Masked ? count : kLanes);
+    unroll<P>([&](auto p) MCOMP_LAMBDA { acc[p][v] = first; });
+  });
   for (int k = 0; k < K; ++k) {
     vf32 taps[K][NV];
     unroll<K>([&](auto t) MCOMP_LAMBDA {
@@ -43,38 +74,50 @@ MCOMP_NOINLINE void square_tile(const X* const* table, int64_t c, int64_t count,
     });
   }
   unroll<P>([&](auto p) MCOMP_LAMBDA {
-    unroll<NV>([&](auto v) MCOMP_LAMBDA { vstore(out + p * kDepthwiseChannels + v * kLanes, acc[p][v]); });
+    unroll<NV>([&](auto v) MCOMP_LAMBDA {
+      finish.template store<Masked>(p, c + v * kLanes, acc[p][v], Masked ? count : kLanes);
+    });
   });
 }
 
 // All channels [c, c + count) of a tile, count <= kDepthwiseChannels.
-template <class X, int K, int S, int P>
-void square_block(const X* const* table, int64_t c, int64_t count, const float* weight, int64_t channels, float* out) {
+template <class X, int K, int S, int P, class Finish>
+void square_block(const X* const* table, int64_t c, int64_t count, const float* weight, int64_t channels,
+                  const Finish& finish) {
   int64_t i = 0;
   for (; i + 2 * kLanes <= count; i += 2 * kLanes)
-    square_tile<X, K, S, P, 2, false>(table, c + i, 0, weight, channels, out + i);
+    square_tile<X, K, S, P, 2, false>(table, c + i, 0, weight, channels, finish);
   for (; i + kLanes <= count; i += kLanes)
-    square_tile<X, K, S, P, 1, false>(table, c + i, 0, weight, channels, out + i);
-  if (i < count) square_tile<X, K, S, P, 1, true>(table, c + i, count - i, weight, channels, out + i);
+    square_tile<X, K, S, P, 1, false>(table, c + i, 0, weight, channels, finish);
+  if (i < count) square_tile<X, K, S, P, 1, true>(table, c + i, count - i, weight, channels, finish);
+  finish.done(count);
 }
 
-template <int K, int S, int P, class X>
-void walk_square(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Emitter<float>& emit,
-                 char* scratch) {
+// finish(row0, pixels, c): what becomes of a tile.
+template <int K, int S, int P, class X, class Make>
+MCOMP_INLINE void walk_square(const Worker& w, const X* x, const float* packed, const ConvShape& s, char* scratch,
+                              Make&& finish) {
   const Split split =
       split_product(w, s.batch * s.out[1], s.out[2], ceil_div(s.in_channels, kDepthwiseChannels), false);
   if (split.rows.empty() || split.panels.empty()) return;
   const PixelTable<K, S, P, X> pixels(s, scratch, X{});
-  alignas(64) float out[P * kDepthwiseChannels];
   pixels.walk(x, split.rows.begin, split.rows.end, [&](int64_t row, int64_t rows) {
     for (int64_t block = split.panels.begin; block < split.panels.end; ++block) {
       const int64_t c = block * kDepthwiseChannels, count = min_i64(kDepthwiseChannels, s.in_channels - c);
       for (int64_t r = 0; r < rows; ++r)
-        for (int64_t t = 0; t < pixels.tiles(); ++t) {
-          square_block<X, K, S, P>(pixels.tile(r, t), c, count, packed, s.in_channels, out);
-          emit(out, kDepthwiseChannels, pixels.pixels(t), (row + r) * s.out[2] + t * P, 1, c, count);
-        }
+        for (int64_t t = 0; t < pixels.tiles(); ++t)
+          square_block<X, K, S, P>(pixels.tile(r, t), c, count, packed, s.in_channels,
+                                   finish((row + r) * s.out[2] + t * P, pixels.pixels(t), c));
     }
+  });
+}
+
+template <int K, int S, int P, class X>
+void square_emitting(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Emitter<float>& emit,
+                     char* scratch) {
+  alignas(64) float tile[P * kDepthwiseChannels];
+  walk_square<K, S, P>(w, x, packed, s, scratch, [&](int64_t row0, int64_t pixels, int64_t c) MCOMP_LAMBDA {
+    return SquareToTile{emit, tile, row0, pixels, c};
   });
 }
 
@@ -95,9 +138,14 @@ template <int K, int S, int P, class X, class Ep>
 void depthwise_square(const Worker& w, const X* x, const float* packed, const ConvShape& s, const Ep& ep,
                       void* scratch) {
   constexpr int N = detail::square_pixels(K, P);
-  const detail::Emitter<float> emit = detail::emitter<detail::kDepthwiseChannels, float>(ep);
   char* own = static_cast<char*>(scratch) + w.id * depthwise_square_scratch<K, S, P>(s, 1);
-  detail::walk_square<K, S, N>(w, x, packed, s, emit, own);
+  if constexpr (std::is_same<Ep, Clamped>::value) {
+    detail::walk_square<K, S, N>(w, x, packed, s, own, [&](int64_t row0, int64_t pixels, int64_t) MCOMP_LAMBDA {
+      return detail::SquareClamped{ep, row0, pixels};
+    });
+  } else {
+    detail::square_emitting<K, S, N>(w, x, packed, s, detail::emitter<detail::kDepthwiseChannels, float>(ep), own);
+  }
 }
 
 }  // namespace mcomp

@@ -26,7 +26,7 @@ template <class Tile, class A, class W, class Ep>
 void gemm_f32(const Worker& w, const A* a, int64_t lda, const W* packed, int64_t m, int64_t n, int64_t k, const Ep& ep,
               void* scratch) {
   const detail::FloatProduct<Tile, float, W> product{
-      packed, k * Tile::NR, {n, 1, Tile::NR}, detail::emitter<Tile::NR, float>(ep)};
+      packed, k * Tile::NR, {n, 1, Tile::NR}, detail::float_emitter<Tile, float, W>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 
@@ -39,7 +39,8 @@ template <class Tile, class Ep>
 void gemm_f64(const Worker& w, const double* a, int64_t lda, const double* packed, int64_t m, int64_t n, int64_t k,
               const Ep& ep, void* scratch) {
   constexpr int64_t NR = panel_width<Tile, double>();
-  const detail::FloatProduct<Tile, double, double> product{packed, k * NR, {n, 1, NR}, detail::emitter<NR, double>(ep)};
+  const detail::FloatProduct<Tile, double, double> product{packed, k * NR, {n, 1, NR},
+                                                          detail::float_emitter<Tile, double, double>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

@@ -262,7 +262,7 @@ void gemm_sparse(const Worker& w, const A* a, int64_t lda, const void* packed, i
   const detail::SparsePanels<W> from = detail::sparse_panels<W>(const_cast<void*>(packed), ceil_div(n, NR), NR);
   using Product = detail::FloatProduct<Tile, float, W>;
   const detail::SparseProduct<Product> sparse{
-      Product{from.pieces, 0, {n, 1, NR}, detail::emitter<NR, float>(ep)}, from.first, from.taps, length, length * NR};
+      Product{from.pieces, 0, {n, 1, NR}, detail::float_emitter<Tile, float, W>(ep)}, from.first, from.taps, length, length * NR};
   detail::sparse_rows(w, sparse, a, lda, m, k, scratch);
 }
 

@@ -142,6 +142,14 @@ struct TileSums {
   MCOMP_INLINE void store(typename Dot::Out* out) const {
     above.store(out), last.store(out + (MR - 1) * NV * Dot::kWidth);
   }
+  template <int R>
+  MCOMP_INLINE const RowSums<Dot, NV>& row() const {
+    if constexpr (R == MR - 1) {
+      return last;
+    } else {
+      return above.template row<R>();
+    }
+  }
 };
 template <class Dot, int NV>
 struct TileSums<Dot, NV, 0> {
@@ -152,13 +160,13 @@ struct TileSums<Dot, NV, 0> {
   MCOMP_INLINE void store(typename Dot::Out*) const {}
 };
 
-// tile[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b[step(t, i)][c]; steps count
-// through all segments, each of which takes a whole number of steps. Where the Dot says so, `first` (one per column) is
-// added to every row.
-template <class Dot, int MR, int NV>
-MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps,
-                               int64_t tap_count, int64_t length, const typename Dot::Panel* b, int64_t b_step,
-                               typename Dot::Out* tile, const typename Dot::Out* first) {
+// finish(sums), a TileSums, with sums[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] *
+// b[step(t, i)][c]; steps count through all segments, each of which takes a whole number of steps. Where the Dot says
+// so, `first` (one per column) is added to every row.
+template <class Dot, int MR, int NV, class Finish>
+MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps, int64_t tap_count,
+                           int64_t length, const typename Dot::Panel* b, int64_t b_step,
+                           const typename Dot::Out* first, Finish&& finish) {
   static_assert(MR <= 20, "RowPointers reach twenty rows");
   // Few accumulators would wait for each other: split the reduction over KU independent sets.
   constexpr int KU = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
@@ -209,7 +217,16 @@ MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_strid
   }
   if constexpr (KU == 4) sums[1].merge(sums[3]), sums[0].merge(sums[2]);
   if constexpr (KU >= 2) sums[0].merge(sums[1]);
-  sums[0].store(tile);
+  finish(sums[0]);
+}
+
+// The sums of run_tile, row by row.
+template <class Dot, int MR, int NV>
+MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps,
+                               int64_t tap_count, int64_t length, const typename Dot::Panel* b, int64_t b_step,
+                               typename Dot::Out* tile, const typename Dot::Out* first) {
+  run_tile<Dot, MR, NV>(a, row_stride, taps, tap_count, length, b, b_step, first,
+                        [&](const auto& sums) MCOMP_LAMBDA { sums.store(tile); });
 }
 
 // micro_tile for every height up to MAX: table[mr].

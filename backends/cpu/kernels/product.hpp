@@ -50,12 +50,27 @@ inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, in
   return {share(units, 1, w.id % row_parts, row_parts), share(panels, 1, w.id / row_parts, best_parts)};
 }
 
-// An epilogue without its type: walks over tiles are compiled once, only this once per epilogue.
+// One tile of float products whose epilogue takes the sums while they are in registers: the operands of run_tile, and
+// where the tile's results belong.
+struct FloatTile {
+  const void* a;
+  int64_t row_stride;
+  const int64_t* taps;
+  int64_t tap_count, length;
+  const void* b;
+  const void* epilogue;
+  int64_t row0, row_step, col, count;
+};
+
+// An epilogue without its type: walks over tiles are compiled once, only this once per epilogue. direct: the epilogue's
+// own tiles by their height, or null: then `micro` is the table of micro_tiles, which write tiles that emit() takes.
 template <class T>
 struct Emitter {
   const void* epilogue;
   void (*emit)(const void* epilogue, const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step,
                int64_t col, int64_t count);
+  void (*const* direct)(const FloatTile&) = nullptr;
+  const void* micro = nullptr;
 
   // Hands the mr rows of a finished tile over; row r is output row row0 + r * row_step.
   void operator()(const T* tile, int64_t stride, int64_t mr, int64_t row0, int64_t row_step, int64_t col,
@@ -81,6 +96,35 @@ Emitter<T> emitter(const Ep& ep) {
   return {&ep, emit_tile<NR, T, Ep>};
 }
 
+// The tiles that an epilogue computes itself, specialized by those that do: `run<A, W, mr, NV>` and kDirect.
+template <class Ep>
+struct FloatTiles {
+  static constexpr bool kDirect = false;
+};
+
+template <class Ep, class W, int MAX, int NV>
+struct FloatTable {
+  void (*run[MAX + 1])(const FloatTile&);
+  template <int... R>
+  static constexpr FloatTable make(std::integer_sequence<int, R...>) {
+    return {{nullptr, FloatTiles<Ep>::template run<W, R + 1, NV>...}};
+  }
+};
+template <class Ep, class W, int MAX, int NV>
+constexpr FloatTable<Ep, W, MAX, NV> float_table = FloatTable<Ep, W, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
+
+// As emitter(), for FloatProduct<Tile, T, W>.
+template <class Tile, class T, class W, class Ep>
+Emitter<T> float_emitter(const Ep& ep) {
+  Emitter<T> made = emitter<Tile::NV * kVectorBytes / static_cast<int>(sizeof(T)), T>(ep);
+  if constexpr (FloatTiles<Ep>::kDirect) {
+    made.direct = float_table<Ep, W, Tile::MR, Tile::NV>.run;
+  } else {
+    made.micro = micro_tiles<FloatDot<T, W>, Tile::MR, Tile::NV>.table;
+  }
+  return made;
+}
+
 // Tiles of float or double products. Element: the type of the A rows that tile() reads.
 template <class Tile, class T, class W>
 struct FloatProduct {
@@ -98,9 +142,15 @@ struct FloatProduct {
 
   void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {
+    const W* b = packed + panel * panel_stride;
+    if (emit.direct != nullptr) {
+      emit.direct[mr]({a, row_stride, taps, tap_count, length, b, emit.epilogue, row0, row_step, panels.first(panel),
+                       panels.size(panel)});
+      return;
+    }
+    using Micro = typename MicroTable<FloatDot<T, W>, MR, Tile::NV>::Function;
     alignas(64) T out[MR * NR];
-    micro_tiles<FloatDot<T, W>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                        packed + panel * panel_stride, NR, out, nullptr);
+    static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, NR, out, nullptr);
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 
