@@ -148,7 +148,7 @@ class Builder:
         parts = []
         for name, buffer in value.tensor.encoding.buffers(value.tensor).items():
             parts.append((name, dense(Buffer("temp", buffer.nbytes), buffer.dtype, buffer.shape, order)))
-        place = EncodedAccess(value, tuple(parts))
+        place = EncodedAccess(value.tensor, tuple(parts))
         self._places[value] = place
         return place
 
@@ -332,7 +332,7 @@ class Builder:
         for name, buffer in weight.type.encoding.buffers(weight.type).items():
             source = ConstSource(weight.digest, name)
             parts.append((name, dense(self._source(source, buffer.nbytes), buffer.dtype, buffer.shape)))
-        return EncodedAccess(value, tuple(parts))
+        return EncodedAccess(value.tensor, tuple(parts))
 
     def _source(self, source: ConstSource, size: Dim) -> Buffer:
         if source not in self._consts:
@@ -342,7 +342,7 @@ class Builder:
     def _decode(self, place: EncodedAccess) -> Access:
         from mcomp.backends.cpu.lower.quantize import decode_kernel
 
-        type = place.value.tensor
+        type = place.type
         values = place.part("values")
         assert values is not None
         target = self.temp(type.dtype, type.shape, values.dense_order())

@@ -23,7 +23,7 @@ from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, av
 from mcomp.backends.cpu.schedule import compute_type, work_of_step
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType, Type
 
 
@@ -203,7 +203,7 @@ class _Call:
         from mcomp.ops.evaluate import run_node
 
         with torch.no_grad():
-            results = run_node(step.node, [self._given(step.node, i, x) for i, x in enumerate(step.inputs)], self.symbols)
+            results = run_node(step.node, [self._given(x) for x in step.inputs], self.symbols)
         for place, result in zip(step.outputs, results):
             if isinstance(place, EncodedAccess):
                 for name, access in place.parts:
@@ -211,14 +211,13 @@ class _Call:
             else:
                 self._keep(place.buffer, result)
 
-    def _given(self, node: Node, index: int, place: Access | EncodedAccess | None) -> Any:
+    def _given(self, place: Access | EncodedAccess | None) -> Any:
         if place is None:
             return None
         if isinstance(place, EncodedAccess):
             from mcomp.ops.encoded import Encoded
 
-            value: Value = node.operand(index)
-            return Encoded(value.tensor, {name: self._tensor(access) for name, access in place.parts})
+            return Encoded(place.type, {name: self._tensor(access) for name, access in place.parts})
         return self._tensor(place)
 
     def _tensor(self, access: Access) -> Any:

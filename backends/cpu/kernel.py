@@ -11,6 +11,7 @@ from mcomp.ir.dims import Dim
 from mcomp.ir.dtypes import f32
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ class TorchStep:
 
 @dataclass(frozen=True)
 class EncodedAccess:
-    """The buffers of an encoded tensor by part name."""
+    """The buffers of an encoded tensor by part name. Its type says how they stand for numbers; a view of it need not be a
+    value of the graph."""
 
-    value: Value
+    type: TensorType
     parts: tuple[tuple[str, Access], ...]
 
     def part(self, name: str) -> Access | None:
@@ -96,16 +98,14 @@ class EncodedAccess:
     def static_bytes(self) -> tuple[Access, float, int] | None:
         """The bytes of a float32 tensor, with the scale and the zero point that all of them have and that are known when
         compiling: an element is scale * (byte - zero point). None for other encodings."""
-        type = self.value.tensor
-        encoding, values = type.encoding, self.part("values")
-        if not isinstance(encoding, Affine) or encoding.dtype.bits != 8 or type.dtype is not f32:
+        encoding, values = self.type.encoding, self.part("values")
+        if not isinstance(encoding, Affine) or encoding.dtype.bits != 8 or self.type.dtype is not f32:
             return None
         return None if encoding.scale is None or values is None else (values, encoding.scale, encoding.zero)
 
     def moved(self, result: Value, values: Access) -> EncodedAccess:
         """A dense result whose bytes, at `values`, stand for numbers as those of this value do."""
-        type = replace(result.tensor, encoding=self.value.tensor.encoding)
-        return EncodedAccess(Value(self.value.graph, result.name, type, None, 0), (("values", values),))
+        return EncodedAccess(replace(result.tensor, encoding=self.type.encoding), (("values", values),))
 
 
 Step = KernelStep | TorchStep

@@ -213,7 +213,8 @@ class NM(Encoding):
 
 @dataclass(frozen=True, slots=True)
 class BlockSparse(Encoding):
-    """A matrix (the last two axes flattened to [rows, columns]) of which only some blocks are stored.
+    """A matrix [rows, columns] (perhaps with more axes of size 1, as the weight of a 1x1 convolution has) of which only some
+    blocks are stored.
 
     Buffers: `values` [blocks, block_rows, block_columns], `columns` (i32, block column of each block, ascending within
     a block row), `rows` (i32, [rows/block_rows + 1], where each block row starts). `count` is the number of blocks.
@@ -238,13 +239,13 @@ class BlockSparse(Encoding):
         }
 
     def decode(self, parts: Parts, type: TensorType) -> np.ndarray:
-        rows, columns = (int(dims.evaluate(d, {})) for d in type.shape)
+        rows, columns = (int(dims.evaluate(d, {})) for d in type.shape[:2])
         block_rows, block_columns = self.block
         values = parts["values"]
         dense = np.zeros((rows // block_rows, columns // block_columns, block_rows, block_columns), values.dtype)
         owner = np.repeat(np.arange(rows // block_rows), np.diff(parts["rows"]))
         dense[owner, parts["columns"]] = values
-        matrix = dense.transpose(0, 2, 1, 3).reshape(rows, columns)
+        matrix = dense.transpose(0, 2, 1, 3).reshape(type.static_shape)
         return self.inner.decode({**parts, "values": matrix}, type.with_encoding(self.inner))
 
     def feasible(self, type: TensorType) -> str | None:
@@ -252,8 +253,8 @@ class BlockSparse(Encoding):
             return f"{self.count} blocks of {self.block[0]}x{self.block[1]} are no blocks"
         if not isinstance(self.inner, (Dense, Affine)) or (isinstance(self.inner, Affine) and self.inner.group):
             return f"the stored values cannot be {self.inner}"
-        if len(type.shape) != 2:
-            return f"block sparsity needs a matrix, not rank {len(type.shape)}"
+        if len(type.shape) < 2 or any(d != 1 for d in type.shape[2:]):
+            return f"block sparsity needs a matrix, not {list(type.shape)}"
         if any(dims.mod(d, b) != 0 for d, b in zip(type.shape, self.block)):
             return f"blocks of {self.block[0]}x{self.block[1]} do not tile {list(type.shape)}"
         return self.inner.feasible(type.with_encoding(self.inner))

@@ -144,13 +144,13 @@ def _decode_affine(encoding: Affine, parts: Mapping[str, Tensor]) -> Tensor:
 def _decode_blocks(encoding: BlockSparse, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
     import torch
 
-    (rows, columns), (height, width) = shape, encoding.block
+    (rows, columns), (height, width) = shape[:2], encoding.block
     values, starts = parts["values"], parts["rows"].long()
     owner = torch.repeat_interleave(torch.arange(rows // height, device=values.device), starts.diff())
     place = owner * (columns // width) + parts["columns"].long()
     flat = values.new_zeros(rows // height * (columns // width), height * width)
     flat = flat.index_copy(0, place, values.reshape(-1, height * width))
-    matrix = flat.reshape(rows // height, columns // width, height, width).transpose(1, 2).reshape(rows, columns)
+    matrix = flat.reshape(rows // height, columns // width, height, width).transpose(1, 2).reshape(shape)
     return _decode(encoding.inner, {**parts, "values": matrix}, shape)
 
 

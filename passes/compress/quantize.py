@@ -26,6 +26,7 @@ from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Ranges, Sample, collect
 from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
+from mcomp.passes.compress.views import quantize_behind_makers
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -130,11 +131,11 @@ class Quantize(Pass):
         quantized = self._quantize(graph, context, layers, samples, tables)
         quantized += quantize_recurrent(self, graph, context, recurrent)
         count = self._apply_products(graph, context, pairs, samples)
-        pooled = pool_bytes(graph, context)
+        pooled, moved = pool_bytes(graph, context), quantize_behind_makers(graph, context)
         added = residual_bytes(graph, context, samples, self.residual)
         return PassResult(
             changed=quantized + count > 0, preserved=NONE,
-            statistics={"layers": quantized, "products": count, "pools": pooled, "residuals": added},
+            statistics={"layers": quantized, "products": count, "pools": pooled, "views": moved, "residuals": added},
         )
 
     def run_on(self, graph: Graph, context: Context, nodes: Sequence[Node]) -> int:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from tests.cpu.backend_harness import check, compiled, each_isa, kernel_names, needs_compiler
+from mcomp.backend import CompileOptions
+from mcomp.backends.cpu import BACKEND
+from mcomp.backends.cpu.executor import CpuExecutable
+from mcomp.manager import Context, PassManager
+from mcomp.ops.evaluate import run_graph
+from tests.cpu.backend_harness import check, compiled, each_isa, graph_of, kernel_names, needs_compiler
 
 pytestmark = needs_compiler
 
@@ -153,3 +158,39 @@ def test_clamps_before_bytes_stay_inside_their_bounds(isa: str | None) -> None:
     for batch in (1, 5, 33):
         check(executable, [4 * torch.randn(batch, 37)], tolerance=LOOSE)
     assert "Requantize<int8_t>" in executable.source()
+
+
+HEADS = """graph @heads [B in 1.., S in 1..] (%x: f32[B, S, 32]) -> (f32[B, S, 32]) {
+  %w = const @w#int8 : f32[32, 32] affine<i8, axis=0>
+  %f = const @f#seed=4 : f32[1, 4, 1, 8]
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, S, 32] affine<u8, scale=0.03, zero=120>
+  %l = linear %q, %w : f32[B, S, 32]
+  %c = quantize %l {dtype=!i8, scale=0.2} : f32[B, S, 32] affine<i8, scale=0.2>
+  %d = decode %c : f32[B, S, 32]
+  %v = reshape %d {shape = [B, S, 4, 8]} : f32[B, S, 4, 8]
+  %p = permute %v {order = [0, 2, 1, 3]} : f32[B, 4, S, 8]
+  %k = quantize %p {dtype=!i8, scale=0.2} : f32[B, 4, S, 8] affine<i8, scale=0.2>
+  %a = attention %k, %k, %k : f32[B, 4, S, 8]
+  %m = mul %a, %f : f32[B, 4, S, 8]
+  %e = quantize %m {dtype=!u8, scale=0.05, zero=99} : f32[B, 4, S, 8] affine<u8, scale=0.05, zero=99>
+  %g = decode %e : f32[B, 4, S, 8]
+  %t = permute %g {order = [0, 2, 1, 3]} : f32[B, S, 4, 8]
+  %r = reshape %t {shape = [B, S, 32]} : f32[B, S, 32]
+  %o = quantize %r {dtype=!u8, scale=0.05, zero=99} : f32[B, S, 32] affine<u8, scale=0.05, zero=99>
+  %y = linear %o, %w : f32[B, S, 32]
+  return %y
+}"""
+
+
+@each_isa
+def test_views_of_bytes_stay_bytes(isa: str | None) -> None:
+    torch.manual_seed(8)
+    graph = graph_of(HEADS)
+    PassManager("fuse").run(graph, Context(target="cpu"))
+    executable = BACKEND.compile(graph, CompileOptions(isa=isa, threads=2), Context(target="cpu"))
+    assert isinstance(executable, CpuExecutable)
+    for batch, length in ((1, 20), (2, 7)):
+        x = torch.randn(batch, length, 32)
+        (found,), (exact,) = executable.run([x], {"B": batch, "S": length}), run_graph(graph_of(HEADS), [x])
+        assert (found - exact).norm() < 0.03 * exact.norm()
+    assert kernel_names(executable, B=1, S=20) == ["quantize", "linear_i8", "attention", "linear_i8"]

@@ -18,21 +18,21 @@ pytestmark = needs_compiler
 
 
 def block_weight(store: WeightStore, n: int, k: int, block: tuple[int, int], share: float, inner: Encoding | None = None,
-                 dtype: dtypes.DType = dtypes.f32) -> tuple[str, str]:
-    """The digest and type text of a random weight of which a share of the blocks is stored."""
+                 dtype: dtypes.DType = dtypes.f32, kernel: tuple[int, ...] = ()) -> tuple[str, str]:
+    """The digest and type text of a random weight [n, k, *kernel] of which a share of the blocks is stored."""
     rng = np.random.default_rng(n + k)
     matrix = rng.standard_normal((n, k)).astype(np.float32)
     extra: dict[str, np.ndarray] = {}
     if isinstance(inner, Affine):
-        extra = quantize_array(matrix, inner)
-        matrix = extra.pop("values")
+        extra = quantize_array(matrix.reshape(n, k, *kernel), inner)
+        matrix = extra.pop("values").reshape(n, k)
     elif dtype is dtypes.bf16:
         matrix = dtypes.f32_to_bf16(matrix)
     tiles = matrix.reshape(n // block[0], block[0], k // block[1], block[1]).transpose(0, 2, 1, 3)
     owner, columns = np.nonzero(rng.random(tiles.shape[:2]) < share)
     starts = np.searchsorted(owner, np.arange(len(tiles) + 1)).astype(np.int32)
     encoding = BlockSparse(block, len(owner), inner) if inner is not None else BlockSparse(block, len(owner))
-    type = TensorType((n, k), dtype, encoding)
+    type = TensorType((n, k, *kernel), dtype, encoding)
     parts = {"values": tiles[owner, columns].copy(), "columns": columns.astype(np.int32), "rows": starts, **extra}
     return store.add(type, parts).digest, str(type)
 
@@ -157,3 +157,35 @@ def test_share_of_the_product_that_is_multiplied() -> None:
     assert multiplied(parts, encoding, (32, 16), 8, 4) == 4 / 16
     assert multiplied(parts, encoding, (32, 16), 16, 4) == 3 / 8
     assert multiplied(parts, encoding, (32, 16), 32, 4) == 3 / 4
+
+
+POINTWISE = """graph @pixels [B in 1..] (%x: f32[B, 48, 5, 6]) -> (f32[B, 64, 5, 6], f32[B, 64, 5, 6], f32[B, 64, 3, 3]) {
+WEIGHTS
+  %b = const @b#seed=2 : f32[64]
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, 48, 5, 6] affine<u8, scale=0.03, zero=120>
+  %y0 = fused %x, %u, %b {kind="epilogue", body=graph @body [B in 1..]
+      (%x: f32[B, 48, 5, 6], %u: U, %b: f32[64]) -> (f32[B, 64, 5, 6]) {
+    %h = conv %x, %u, %b {stride = [1, 1], padding = [[0, 0], [0, 0]], dilation = [1, 1]} : f32[B, 64, 5, 6]
+    %r = relu %h : f32[B, 64, 5, 6]
+    return %r
+  }} : f32[B, 64, 5, 6]
+  %y1 = conv %q, %v, %b {stride = [1, 1], padding = [[0, 0], [0, 0]], dilation = [1, 1]} : f32[B, 64, 5, 6]
+  %y2 = conv %x, %u {stride = [2, 2], padding = [[0, 0], [0, 0]], dilation = [1, 1]} : f32[B, 64, 3, 3]
+  return %y0, %y1, %y2
+}"""
+
+
+@each_isa
+def test_pixels_of_pointwise_convolutions_are_rows(isa: str | None) -> None:
+    """Of stride 1: others decode their weights, and say so."""
+    store = WeightStore()
+    weights = {
+        "u": block_weight(store, 64, 48, (32, 4), 0.3, kernel=(1, 1)),
+        "v": block_weight(store, 64, 48, (16, 8), 0.3, Affine(axis=(0,)), kernel=(1, 1)),
+    }
+    executable, context = build(POINTWISE.replace("%u: U", f"%u: {weights['u'][1]}"), weights, store, isa)
+    for batch in (1, 3):
+        check(executable, [torch.randn(batch, 48, 5, 6)], tolerance=5e-3)
+        names = kernel_names(executable, B=batch)
+        assert names.count("linear_sparse") == 1 and names.count("linear_sparse_i8") == 1 and names.count("conv") == 1
+    assert any("decoded" in r.reason for r in context.remarks)

@@ -169,6 +169,7 @@ def test_blocks() -> None:
         (TensorType((2, 6), dtypes.f32, BlockSparse((4, 4), 1)), "do not tile"),
         (TensorType((2, 6), dtypes.f32, BlockSparse((0, 4), 1)), "are no blocks"),
         (TensorType((6,), dtypes.f32, BlockSparse((1, 1), 1)), "needs a matrix"),
+        (TensorType((4, 6, 3, 3), dtypes.f32, BlockSparse((1, 1), 1)), "needs a matrix"),
     ],
     ids=lambda p: p if isinstance(p, str) else None,
 )

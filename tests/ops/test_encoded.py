@@ -69,6 +69,16 @@ def test_torch_decodes_as_numpy_does(encoding: Encoding, dtype: dtypes.DType) ->
     assert torch.equal(to_torch_tensor(weight), decoded)
 
 
+def test_blocks_of_a_pointwise_kernel_are_those_of_its_matrix() -> None:
+    matrix, kernel = (TensorType((12, 16, *rest), dtypes.f32, BlockSparse((4, 4), 5)) for rest in ((), (1, 1)))
+    assert kernel.encoding.feasible(kernel) is None
+    parts = _parts(matrix, matrix.encoding, _RNG.standard_normal((12, 16)).astype(np.float32))
+    store = WeightStore()
+    expected, weight = store.add(matrix, parts).decode(), store.add(kernel, parts)
+    np.testing.assert_array_equal(weight.decode(), expected[..., None, None])
+    np.testing.assert_array_equal(to_torch_tensor(weight).numpy(), expected[..., None, None])
+
+
 def test_bf16_results_are_rounded_from_f32() -> None:
     type = TensorType((3, 8), dtypes.bf16, Affine(axis=(0,)))
     weight = WeightStore().add(type, quantize_array(_RNG.standard_normal((3, 8)), type.encoding))

@@ -301,3 +301,36 @@ def test_residuals_stay_floats_where_others_read_them_or_rounding_shows() -> Non
     assert _residuals(graph) == 0 and any("residual" in r.reason for r in context.remarks if r.kind == "missed")
     graph, _, _ = quantized(RESIDUAL.replace("OTHER", "%h"), "quantize", inputs, exclude=("sum",))
     assert _residuals(graph) == 1
+
+
+BLOCK = """
+graph @block[B in 1..](%x: f32[B, 20, 32]) -> (f32[B, 20, 32]) {
+  %w = const @value.weight#seed=1 : f32[32, 32]  loc(value)
+  %l = linear %x, %w : f32[B, 20, 32]  loc(value)
+  %v = reshape %l {shape = [B, 20, 4, 8]} : f32[B, 20, 4, 8]  loc(attn)
+  %p = permute %v {order = [0, 2, 1, 3]} : f32[B, 4, 20, 8]  loc(attn)
+  %u = reshape %x {shape = [B, 20, 4, 8]} : f32[B, 20, 4, 8]  loc(attn)
+  %k = permute %u {order = [0, 2, 1, 3]} : f32[B, 4, 20, 8]  loc(attn)
+  %a = attention %k, %k, %p : f32[B, 4, 20, 8]  loc(attn)
+  %t = permute %a {order = [0, 2, 1, 3]} : f32[B, 20, 4, 8]  loc(attn)
+  %r = reshape %t {shape = [B, 20, 32]} : f32[B, 20, 32]  loc(attn)
+  %o = const @out.weight#seed=2 : f32[32, 32]  loc(out)
+  %y = linear %r, %o : f32[B, 20, 32]  loc(out)
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize("smooth", ["0", "0.5"])
+def test_bytes_are_made_where_values_are_made(smooth: str) -> None:
+    """Not behind views of them; smoothing factors move along. What a graph is given stays where it is."""
+    x = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(3))
+    graph, _, error = quantized(BLOCK, f"quantize{{smooth={smooth}}},dce", [x])
+    assert error < 0.05
+    value, attention = (next(n for n in graph.nodes if n.op.name == name) for name in ("linear", "attention"))
+    assert [u.op.name for u in value.result.users] == ["quantize"]
+    assert [u.op.name for u in attention.result.users] == ["quantize" if smooth == "0" else "mul"]
+    assert [u.op.name for u in attention.operand(0).producer.operand(0).users] == ["quantize", "quantize"]
+    factors = [n.operand(1).tensor.shape for n in graph.nodes if n.op.name == "mul"]
+    assert factors == ([] if smooth == "0" else [(32,), (1, 4, 1, 8)])
+    assert sum(n.op.name == "decode" for n in graph.nodes) == 2

@@ -15,11 +15,12 @@ from mcomp.backends.cpu.loops import channels_last
 from mcomp.backends.cpu.lower.bf16 import convolution_bf16
 from mcomp.backends.cpu.lower.depthwise import bytes_call, floats_call
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
+from mcomp.backends.cpu.lower.sparse import sparse_conv
 from mcomp.backends.cpu.lower.winograd import winograd
 from mcomp.backends.cpu.tiles import tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, BlockSparse
 from mcomp.ir.graph import Node, Value
 
 _DTYPES = (dtypes.f32, dtypes.bf16, dtypes.f16)
@@ -104,6 +105,10 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
             and not transposed:
         _conv_i8(_last(given, order, b), weight, coded, sizes, ep, depthwise, b)
         return None
+    if not transposed and isinstance(weight.tensor.encoding, BlockSparse):
+        bytes_ = _last(given, order, b) if isinstance(given, EncodedAccess) and _one_scale(given) else None
+        if sparse_conv(node, weight, ep, b, bytes_):
+            return None
     if winograd(node, sizes, ep, b):
         return None
     source = b.contiguous(x, order)
@@ -143,10 +148,13 @@ def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored
 
 
 def _bytes_fit(place: EncodedAccess, weight: Value) -> bool:
-    encoding = place.value.tensor.encoding
-    if byte_weight(weight) is not None or not isinstance(encoding, Affine):
-        return False
-    return encoding.dtype.bits == 8 and (encoding.scale is not None or not encoding.axis)
+    return byte_weight(weight) is None and _one_scale(place)
+
+
+def _one_scale(place: EncodedAccess) -> bool:
+    """Whether activations are bytes with one scale for all."""
+    encoding = place.type.encoding
+    return isinstance(encoding, Affine) and encoding.dtype.bits == 8 and (encoding.scale is not None or not encoding.axis)
 
 
 def _last(place: EncodedAccess, order: Sequence[int], b: Builder) -> EncodedAccess:
@@ -157,7 +165,7 @@ def _last(place: EncodedAccess, order: Sequence[int], b: Builder) -> EncodedAcce
         return place
     copy = b.temp(values.dtype, values.shape, order)
     b.copy(values, copy)
-    return EncodedAccess(place.value, tuple((n, copy if n == "values" else a) for n, a in place.parts))
+    return EncodedAccess(place.type, tuple((n, copy if n == "values" else a) for n, a in place.parts))
 
 
 def _conv_i8(

@@ -49,7 +49,7 @@ def _coded_table(table: Value, b: Builder) -> bool:
 def _embedding_coded(node: Node, b: Builder) -> None:
     place, ids = b.place(node.operand(0)), b.contiguous(node.operand(1))
     assert isinstance(place, EncodedAccess)
-    values, scales, encoding = place.part("values"), place.part("scales"), place.value.tensor.encoding
+    values, scales, encoding = place.part("values"), place.part("scales"), place.type.encoding
     assert values is not None and scales is not None and isinstance(encoding, Affine)
     out, (rows, width) = b.write(node.result), values.shape
     b.call("embedding_coded", "embedding_coded(w, table, scale, rows, width, group, ids, count, out, fault);",

@@ -74,7 +74,7 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
 
 def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | None:
     """The largest bytes of each window, which stand for the largest numbers."""
-    encoding, values = place.value.tensor.encoding, place.part("values")
+    encoding, values = place.type.encoding, place.part("values")
     if not isinstance(encoding, Affine) or encoding.scale is None or values is None or encoding.dtype.bits != 8:
         return Declined(f"{encoding} is not ordered as its bytes are")
     order = values.dense_order()

@@ -131,7 +131,7 @@ def byte_weight(value: Value) -> str | None:
 
 def byte_rows(place: EncodedAccess) -> str | None:
     """Why quantized activations do not fit the int8 products; None when they do."""
-    type = place.value.tensor
+    type = place.type
     encoding = type.encoding
     if not isinstance(encoding, Affine) or encoding.dtype.bits != 8:
         return f"the activations are {encoding}"
@@ -154,7 +154,7 @@ def scales_of(
     place: EncodedAccess, weight: Value, coded: EncodedAccess, columns: Dim, sums: str, b: Builder
 ) -> Scales:
     """How the bytes of a product stand for numbers; one weight scale per output column."""
-    encoding = place.value.tensor.encoding
+    encoding = place.type.encoding
     assert isinstance(encoding, Affine)
     weight_scales = coded.part("scales")
     weight_encoding = weight.tensor.encoding

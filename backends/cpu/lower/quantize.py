@@ -23,7 +23,7 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
     encoding = node.type.encoding
     assert isinstance(encoding, Affine)
     place = b.place(node.operand(0))
-    if isinstance(place, EncodedAccess) and encoding.scale is not None and place.value.tensor.encoding == encoding:
+    if isinstance(place, EncodedAccess) and encoding.scale is not None and place.type.encoding == encoding:
         values = place.part("values")
         if values is not None and values.dense_order() is not None:
             b.bind(node.result, place)
@@ -125,7 +125,7 @@ def _per_tensor(node: Node, b: Builder, encoding: Affine) -> None:
 
 def decode_kernel(place: EncodedAccess, target: Access) -> Kernel:
     """scale * (q - zero) for an affine encoding without groups."""
-    encoding = place.value.tensor.encoding
+    encoding = place.type.encoding
     values, scales, zeros = place.part("values"), place.part("scales"), place.part("zeros")
     assert isinstance(encoding, Affine) and values is not None
     sources, numbers = [values], []

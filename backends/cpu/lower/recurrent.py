@@ -100,7 +100,7 @@ def _rounded(x: Access, b: Builder) -> EncodedAccess:
         (("m", dims.product(lead)), ("k", x.shape[2])), ("quantize_rows.hpp",),
     ), Work(dims.mul(4, x.numel), dims.mul(4, x.numel), x.numel))
     type = TensorType(x.shape, dtypes.f32, Affine(dtypes.i8, axis=(0, 1)))
-    return EncodedAccess(Value(b.graph, "rounded", type, None, 0), (("values", values), ("scales", scales)))
+    return EncodedAccess(type, (("values", values), ("scales", scales)))
 
 
 def _packed(b: Builder, weight: Value, steps: str, gates: int, units: Dim, length: Dim) -> Buffer:

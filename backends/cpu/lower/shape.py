@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
@@ -39,8 +39,23 @@ def copy_kernel(source: Access, target: Access) -> Kernel:
     )
 
 
+def _move_bytes(node: Node, b: Builder, move: Callable[[Access], Access | None]) -> bool:
+    """Make a view of bytes that share one known scale, so that they stay bytes; False where the operand is no such thing,
+    or strides cannot say it."""
+    operand = node.operand(0)
+    place = b.place(operand) if b.weight(operand) is None and b.number(operand) is None else None
+    found = place.static_bytes if isinstance(place, EncodedAccess) else None
+    view = None if found is None else move(found[0])
+    if view is None or not isinstance(place, EncodedAccess):
+        return False
+    b.bind(node.result, place.moved(node.result, view))
+    return True
+
+
 @lowers("reshape", target=TARGET)
 def lower_reshape(node: Node, b: Builder) -> Declined | None:
+    if _move_bytes(node, b, lambda values: values.reshape(node.type.shape)):
+        return None
     view = b.read(node.operand(0)).reshape(node.type.shape)
     if view is None:
         view = b.contiguous(node.operand(0)).reshape(node.type.shape)
@@ -51,6 +66,8 @@ def lower_reshape(node: Node, b: Builder) -> Declined | None:
 
 @lowers("permute", target=TARGET)
 def lower_permute(node: Node, b: Builder) -> Declined | None:
+    if _move_bytes(node, b, lambda values: values.permute(node.attrs["order"])):
+        return None
     b.bind(node.result, b.read(node.operand(0)).permute(node.attrs["order"]))
     return None
 
@@ -84,12 +101,16 @@ def lower_select(node: Node, b: Builder) -> Declined | None:
 
 @lowers("squeeze", target=TARGET)
 def lower_squeeze(node: Node, b: Builder) -> Declined | None:
+    if _move_bytes(node, b, lambda values: values.without(node.attrs["axes"])):
+        return None
     b.bind(node.result, b.read(node.operand(0)).without(node.attrs["axes"]))
     return None
 
 
 @lowers("unsqueeze", target=TARGET)
 def lower_unsqueeze(node: Node, b: Builder) -> Declined | None:
+    if _move_bytes(node, b, lambda values: values.insert(node.attrs["axes"])):
+        return None
     b.bind(node.result, b.read(node.operand(0)).insert(node.attrs["axes"]))
     return None
 

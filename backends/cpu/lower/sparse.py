@@ -1,6 +1,8 @@
-"""Linear layers of whose weights only some blocks are stored: only these are multiplied."""
+"""Linear layers and 1x1 convolutions of whose weights only some blocks are stored: only these are multiplied."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -9,7 +11,8 @@ from mcomp.backends.cpu.builder import Builder, computed, pointer, work_of
 from mcomp.backends.cpu.cxx import SIGNED_BYTES, Real, Size
 from mcomp.backends.cpu.epilogue import HEADERS, Functor
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, Pointer, Work
-from mcomp.backends.cpu.rows import rows_of
+from mcomp.backends.cpu.loops import channels_last
+from mcomp.backends.cpu.rows import Rows, rows_of
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import NM, Affine, BlockSparse, Encoding, Parts
@@ -26,14 +29,41 @@ _STEP = 4
 
 
 def sparse_linear(node: Node, weight: Value, ep: Functor, b: Builder) -> bool:
-    """Lower a product with a block-sparse weight and its epilogue; False when there is no kernel for it."""
+    """Lower a linear layer with a block-sparse weight and its epilogue; False when there is no kernel for it."""
+    from mcomp.backends.cpu.lower.products import byte_rows
+
+    given = b.place(node.operand(0))
+    coded = given if isinstance(given, EncodedAccess) and byte_rows(given) is None else None
+    return _product(node, weight, ep, b, coded, lambda: rows_of(node.operand(0), b))
+
+
+def sparse_conv(node: Node, weight: Value, ep: Functor, b: Builder, coded: EncodedAccess | None) -> bool:
+    """The same for a convolution, whose pixels are the rows of a product where it is 1x1 of stride 1. `coded`: quantized
+    activations, channels-last, with one scale for all."""
+    attrs, x = node.attrs, node.operand(0)
+    pads = (v for pair in attrs["padding"] for v in pair)
+    plain = attrs["groups"] == 1 and all(s == 1 for s in attrs["stride"]) and all(v == 0 for v in pads)
+    order = channels_last(x.tensor.rank)
+    if not plain or order is None or any(d != 1 for d in weight.tensor.shape[2:]):
+        return False
+
+    def pixels() -> Rows:
+        access = b.contiguous(x, order).permute(order)
+        return Rows(access, dims.product(access.shape[:-1]), access.shape[-1])
+
+    return _product(node, weight, ep, b, coded, pixels)
+
+
+def _product(
+    node: Node, weight: Value, ep: Functor, b: Builder, given: EncodedAccess | None, rows: Callable[[], Rows]
+) -> bool:
     encoding, x = weight.tensor.encoding, node.operand(0)
     constant = b.weight(weight)
     if not isinstance(encoding, BlockSparse) or constant is None or not _fits(encoding, x):
         return False
-    given = b.place(x)
-    bytes_ = isinstance(given, EncodedAccess) and _bytes_fit(given, encoding)
-    shape = constant.type.static_shape
+    bytes_ = given is not None and _bytes_fit(encoding)
+    rank2 = constant.type.static_shape[:2]
+    shape = (rank2[0], rank2[1])
     width, share = _width(constant.parts, encoding, shape, _STEP if bytes_ else 1)
     stored = encoding.count * encoding.block[0] * encoding.block[1] / max(1, shape[0] * shape[1])
     if share > _WASTE * stored:
@@ -42,14 +72,14 @@ def sparse_linear(node: Node, weight: Value, ep: Functor, b: Builder) -> bool:
             f"{share:.0%} of the dense product is computed for {stored:.0%} of the weights", _remedy(bytes_),
         )
     cost = work_of(node)
-    work = Work(dims.floordiv(dims.mul(cost.flops, round(share * 1024)), 1024), cost.read, cost.write)
+    padding = share / stored if stored else 1.0
+    work = Work(dims.floordiv(dims.mul(cost.flops, round(padding * 1024)), 1024), cost.read, cost.write)
     coded = b.place(weight)
     assert isinstance(coded, EncodedAccess)
-    if bytes_:
-        assert isinstance(given, EncodedAccess)
+    if bytes_ and given is not None:
         _bytes(given, weight, coded, encoding, width, ep, work, b)
     else:
-        _floats(x, weight, coded, encoding, width, ep, work, b)
+        _floats(rows(), weight, coded, encoding, width, ep, work, b)
     return True
 
 
@@ -60,7 +90,10 @@ def decoded_because(encoding: Encoding) -> str:
             f"store blocks: keeping {encoding.n} of {encoding.m} inputs saves no vector instructions, because every output "
             f"channel would need its own inputs moved into place; blocks of {_WIDE} output channels save them"
         )
-    return "linear layers in f32, bf16, f16 or int8 skip blocks: scales along the outputs, zero points of zero"
+    return (
+        "linear layers and 1x1 convolutions of stride 1 skip blocks in f32, bf16, f16 or int8: scales along the outputs, "
+        "zero points of zero"
+    )
 
 
 def multiplied(parts: Parts, encoding: BlockSparse, shape: tuple[int, ...], width: int, step: int) -> float:
@@ -95,11 +128,8 @@ def _fits(encoding: BlockSparse, x: Value) -> bool:
     return not isinstance(inner, Affine) or not (inner.zero_point or inner.zero or inner.axis not in ((), (0,)))
 
 
-def _bytes_fit(place: EncodedAccess, encoding: BlockSparse) -> bool:
-    from mcomp.backends.cpu.lower.products import byte_rows
-
-    inner = encoding.inner
-    return isinstance(inner, Affine) and inner.dtype.name in SIGNED_BYTES and byte_rows(place) is None
+def _bytes_fit(encoding: BlockSparse) -> bool:
+    return isinstance(encoding.inner, Affine) and encoding.inner.dtype.name in SIGNED_BYTES
 
 
 def _remedy(bytes_: bool) -> str:
@@ -117,7 +147,7 @@ def _width(parts: Parts, encoding: BlockSparse, shape: tuple[int, ...], step: in
 
 
 def _sizes(weight: Value, encoding: BlockSparse) -> tuple[tuple[str, Dim], ...]:
-    columns, length = weight.tensor.shape
+    columns, length = weight.tensor.shape[:2]
     return (("columns", columns), ("length", length), ("block_rows", encoding.block[0]),
             ("block_columns", encoding.block[1]))
 
@@ -129,11 +159,10 @@ def _pieces(coded: EncodedAccess) -> tuple[Pointer, ...]:
 
 
 def _floats(
-    x: Value, weight: Value, coded: EncodedAccess, encoding: BlockSparse, width: int, ep: Functor, work: Work, b: Builder
+    rows: Rows, weight: Value, coded: EncodedAccess, encoding: BlockSparse, width: int, ep: Functor, work: Work, b: Builder
 ) -> None:
     """Float activations. Integers in the blocks become floats when they are packed."""
-    rows = rows_of(x, b)
-    stored = "bf16" if x.tensor.dtype is dtypes.bf16 else "float"
+    stored = "bf16" if rows.access.dtype is dtypes.bf16 else "float"
     chosen, sizes = f"SparseTile<{width}>", _sizes(weight, encoding)
     scales = coded.part("scales")
     numbers: tuple[tuple[str, Size | Real], ...] = sizes
@@ -192,9 +221,9 @@ def _bytes(
     size = computed(f"packed_sparse_bytes_i8<{chosen}>({{0}}, {{1}}, {{2}}, {{3}}, {{4}})",
                     *(size for _, size in sizes), encoding.count)
     packed = b.prepare(weight, ("sparse_i8",), size, pack)
-    columns, length = weight.tensor.shape
+    columns, length = weight.tensor.shape[:2]
     scales = scales_of(place, weight, coded, columns, "nullptr", b)
-    rows = dims.product(values.shape[:-1])
+    rows = dims.floordiv(values.numel, length)
     b.emit(Kernel(
         "linear_sparse_i8",
         f"{ep.text}\n{scales.text}\n"
