@@ -183,7 +183,7 @@ def _plan(
             first, last = (0, 0) if packing else plan.lives[buffer]
             rows.append(f"{{{size_text(buffer.bytes, symbols)}, {first}, {last}}}")
         lines.append(f"const Life lives[] = {{{', '.join(rows)}}};")
-        lines.append(f"return plan_arena(lives, {len(rows)}, offsets);")
+        lines.append(f"return plan_arena(lives, {len(rows)}, workers, offsets);")
     body = "\n".join(f"  {line}" for line in lines)
     return (
         f"int64_t {prefix}plan_(const int64_t* sym, int64_t workers, int64_t* n, int64_t* offsets) {{\n"

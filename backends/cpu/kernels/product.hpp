@@ -161,6 +161,10 @@ struct FloatProduct {
 constexpr int64_t kRowBlockBytes = 640 * 1024;  // A rows that are kept hot while panels pass by
 constexpr int64_t kAlias = 2048;                // row strides that are multiples of this many bytes collide in L1
 
+// With so many rows for each worker, workers take rows, which they and the row kernels before and after have in their own
+// caches, rather than columns: the weights are read once more, but rarely enough.
+constexpr int64_t kOwnRows = 48;
+
 // Rows of A handled at once, of `row_bytes` each: equal parts of m that fit the budget, or 56 rows where that is more.
 inline int64_t row_block(int64_t m, int64_t row_bytes) {
   const int64_t fit = max_i64(56, kRowBlockBytes / max_i64(row_bytes, 1));
@@ -185,7 +189,9 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
   constexpr int64_t MR = Product::MR;
   constexpr bool same = std::is_same<A, Element>::value;
   const int64_t n = product.panels.count() * product.panels.width;
-  const Split split = split_product(w, m, 1, product.panels.count(), n >= m);
+  const Split split = m >= kOwnRows * w.count
+                          ? Split{w.range(m), {0, product.panels.count()}}
+                          : split_product(w, m, 1, product.panels.count(), n >= m);
   if (split.rows.empty() || split.panels.empty()) return;
   const bool copy = !same || (m > 4 && lda * static_cast<int64_t>(sizeof(A)) % kAlias == 0 && split.panels.size() > 1);
   const int64_t stride = copied_stride(k, sizeof(Element));

@@ -54,16 +54,37 @@ struct Life {
   int32_t first, last;
 };
 
-// Places buffers so that those alive at once do not overlap: largest first, each at the lowest free offset (a multiple of
-// 64). Returns the bytes of the arena.
-inline int64_t plan_arena(const Life* lives, int32_t count, int64_t* offsets) {
-  int32_t* order = new int32_t[static_cast<size_t>(count) * 2 + 1];
-  int32_t* near = order + count;
-  for (int32_t i = 0; i < count; ++i) {
-    int32_t at = i;
-    for (; at > 0 && lives[order[at - 1]].bytes < lives[i].bytes; --at) order[at] = order[at - 1];
-    order[at] = i;
+namespace detail {
+
+inline int64_t arena_bytes(const Life& life) { return round_up(life.bytes > 0 ? life.bytes : 1, 64); }
+
+// The lowest free offset, a multiple of 64, beside `near`: buffers alive at once, by offset.
+inline int64_t lowest_place(const Life* lives, const int32_t* near, int32_t neighbours, const int64_t* offsets,
+                            int64_t bytes) {
+  int64_t place = 0;
+  for (int32_t j = 0; j < neighbours; ++j) {
+    if (offsets[near[j]] - place >= bytes) break;
+    const int64_t end = offsets[near[j]] + arena_bytes(lives[near[j]]);
+    place = end > place ? end : place;
   }
+  return place;
+}
+
+// The place of an earlier buffer of the same size that is free, else behind all.
+inline int64_t same_place(const Life* lives, const int32_t* placed, int32_t count, const int32_t* near,
+                          int32_t neighbours, const int64_t* offsets, int64_t bytes, int64_t total) {
+  for (int32_t j = 0; j < count; ++j) {
+    if (arena_bytes(lives[placed[j]]) != bytes) continue;
+    bool free = true;
+    for (int32_t k = 0; k < neighbours; ++k) free = free && offsets[near[k]] != offsets[placed[j]];
+    if (free) return offsets[placed[j]];
+  }
+  return total;
+}
+
+// Places buffers, in this order, so that those alive at once do not overlap; returns the bytes of the arena.
+inline int64_t place_arena(const Life* lives, const int32_t* order, int32_t count, int32_t* near, int64_t* offsets,
+                           bool by_size) {
   int64_t total = 0;
   for (int32_t k = 0; k < count; ++k) {
     const Life& life = lives[order[k]];
@@ -75,15 +96,34 @@ inline int64_t plan_arena(const Life* lives, int32_t count, int64_t* offsets) {
       for (; at > 0 && offsets[near[at - 1]] > offsets[order[j]]; --at) near[at] = near[at - 1];
       near[at] = order[j];
     }
-    const int64_t bytes = round_up(life.bytes > 0 ? life.bytes : 1, 64);
-    int64_t place = 0;
-    for (int32_t j = 0; j < neighbours; ++j) {
-      if (offsets[near[j]] - place >= bytes) break;
-      const int64_t end = offsets[near[j]] + round_up(max_i64(lives[near[j]].bytes, 1), 64);
-      place = end > place ? end : place;
-    }
+    const int64_t bytes = arena_bytes(life);
+    const int64_t place = by_size ? same_place(lives, order, k, near, neighbours, offsets, bytes, total)
+                                  : lowest_place(lives, near, neighbours, offsets, bytes);
     offsets[order[k]] = place;
     total = place + bytes > total ? place + bytes : total;
+  }
+  return total;
+}
+
+}  // namespace detail
+
+// Places buffers so that those alive at once do not overlap; returns the bytes of the arena. Largest first, each at the
+// lowest free offset (a multiple of 64). For several workers, buffers share places with those of their own size only,
+// where that takes at most twice the memory: a worker then writes the lines that it wrote before, which are in its own
+// cache, rather than those of another worker.
+inline int64_t plan_arena(const Life* lives, int32_t count, int64_t workers, int64_t* offsets) {
+  int32_t* order = new int32_t[static_cast<size_t>(count) * 2 + 1];
+  int32_t* near = order + count;
+  for (int32_t i = 0; i < count; ++i) {
+    int32_t at = i;
+    for (; at > 0 && lives[order[at - 1]].bytes < lives[i].bytes; --at) order[at] = order[at - 1];
+    order[at] = i;
+  }
+  int64_t total = detail::place_arena(lives, order, count, near, offsets, false);
+  if (workers > 1) {
+    const int64_t least = total;
+    total = detail::place_arena(lives, order, count, near, offsets, true);
+    if (total > 2 * least) total = detail::place_arena(lives, order, count, near, offsets, false);
   }
   delete[] order;
   return total;
