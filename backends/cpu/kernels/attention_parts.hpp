@@ -30,9 +30,8 @@ using PanelElement = std::conditional_t<is_byte<T>, int8_t, float>;
 template <class T>
 constexpr int64_t kGroup = is_byte<T> ? 4 : 1;
 
-// 2^x for x <= 8, within 2.5e-7 of the value (Precise) or 8e-5, relatively; below 2^-126 perhaps 0; 0 for -inf, NaN for
-// NaN. Polynomials: least maximum relative error on [0, 1].
-template <bool Precise>
+// 2^x for x <= 8, within 2.5e-7 of the value, relatively; below 2^-126 perhaps 0; 0 for -inf, NaN for NaN. The polynomial:
+// least maximum relative error on [0, 1].
 MCOMP_INLINE vf32 exp2_small(vf32 x) {
 #if defined(MCOMP_ISA_AVX512)
   const vf32 r = (vf32)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x)
@@ -41,24 +40,28 @@ MCOMP_INLINE vf32 exp2_small(vf32 x) {
   const vf32 shifted = (clamped - 0.5f) + 12582912.0f;
   const vf32 r = clamped - (shifted - 12582912.0f);
 #endif
-  vf32 p;
-  if (Precise) {
-    p = vfma(vset(1.87757669e-3f), r, vset(8.98934063e-3f));
-    p = vfma(p, r, vset(5.58263175e-2f));
-    p = vfma(p, r, vset(0.240153611f));
-    p = vfma(p, r, vset(0.693153083f));
-    p = vfma(p, r, vset(0.99999994f));
-  } else {
-    p = vfma(vset(7.80245215e-2f), r, vset(0.226067171f));
-    p = vfma(p, r, vset(0.695833504f));
-    p = vfma(p, r, vset(0.999925196f));
-  }
+  vf32 p = vfma(vset(1.87757669e-3f), r, vset(8.98934063e-3f));
+  p = vfma(p, r, vset(5.58263175e-2f));
+  p = vfma(p, r, vset(0.240153611f));
+  p = vfma(p, r, vset(0.693153083f));
+  p = vfma(p, r, vset(0.99999994f));
 #if defined(MCOMP_ISA_AVX512)
   return (vf32)_mm512_scalef_ps((__m512)p, (__m512)x);
 #else
   const vf32 power = (vf32)(((vi32)shifted + (127 - 0x4b400000)) << 23);
   return x < -126.0f ? vset(0.0f) : p * power;
 #endif
+}
+
+// The integer nearest to 2^x for x <= 8, of powers within 8e-5, relatively; 0 for NaN.
+MCOMP_INLINE vi32 exp2_rounded(vf32 x) {
+  const vf32 clipped = vmax(x, vset(-20.0f));
+  const vf32 shifted = clipped + 12582912.0f;  // its last bits are the nearest integer
+  const vf32 r = clipped - (shifted - 12582912.0f);
+  vf32 p = vfma(vset(5.5170788e-2f), r, vset(0.242611209f));
+  p = vfma(p, r, vset(0.693261111f));
+  p = vfma(p, r, vset(0.999928077f));
+  return vround_i32((vf32)((vi32)p + ((vi32)shifted << 23)));
 }
 
 // out[i] = the largest (or the sum of the) lanes of v[i], for i < kTileRows. out holds 16 floats.
@@ -99,6 +102,10 @@ template <class T>
 MCOMP_INLINE vf32 words_of(const T* p, int64_t left, uint32_t flip = 0) {
   if constexpr (is_byte<T>) {
     const int32_t mask = static_cast<int32_t>(flip);
+#if defined(MCOMP_ISA_AVX512)
+    const __mmask64 live = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
+    return (vf32)_mm512_xor_si512(_mm512_maskz_loadu_epi8(live, p), _mm512_maskz_mov_epi8(live, (__m512i)vset(mask)));
+#else
     const int32_t* words = reinterpret_cast<const int32_t*>(p);
     if (left >= 4 * kLanes) return (vf32)(vload(words) ^ mask);
     const int64_t whole = left / 4;
@@ -111,6 +118,7 @@ MCOMP_INLINE vf32 words_of(const T* p, int64_t left, uint32_t flip = 0) {
     const vi32 lanes = vload(lane);
     found = lanes < static_cast<int32_t>(whole) ? found : vset(0);
     return (vf32)(lanes == static_cast<int32_t>(whole) ? vset(static_cast<int32_t>(last)) : found);
+#endif
   } else {
     (void)flip;
     return left >= kLanes ? vload(p) : vload_n(p, left);

@@ -200,16 +200,26 @@ inline void softmax_block(const Attention<T>& a, const AttentionScratch<T>& scra
     const vf32 from = now == kLowest ? vset(0.0f) : now;
     vstore(state.top + i, now);
     vstore(base + i, from);
-    vstore(state.shrink + i, exp2_small<true>(before - from));
+    vstore(state.shrink + i, exp2_small(before - from));
   }
   for (int64_t i = 0; i < rows; ++i) {
     const float* s = scratch.scores + i * kBlock;
     if constexpr (is_byte<T>) {
       const vf32 from = vset(base[i] - 7.99435344f);  // log2(255)
       vi32 total = vset(0);
-      for (int64_t n = 0; n < padded; n += kLanes) {
-        const vi32 p = vround_i32(exp2_small<false>(vload(s + n) - from));
-        store_bytes(scratch.weights + i * kBlock + n, p);
+      uint8_t* const to = scratch.weights + i * kBlock;
+      int64_t n = 0;
+#if defined(MCOMP_X86_SIMD)
+      for (; n + 4 * kLanes <= padded; n += 4 * kLanes) {
+        vi32 p[4];
+        unroll<4>([&](auto j) MCOMP_LAMBDA { p[j] = exp2_rounded(vload(s + n + j * kLanes) - from); });
+        store_four(to + n, p, 0);
+        total = total + ((p[0] + p[1]) + (p[2] + p[3]));
+      }
+#endif
+      for (; n < padded; n += kLanes) {
+        const vi32 p = exp2_rounded(vload(s + n) - from);
+        store_bytes(to + n, p);
         total = total + p;
       }
       folded[i] = vto_f32(total);
@@ -222,7 +232,7 @@ inline void softmax_block(const Attention<T>& a, const AttentionScratch<T>& scra
       const vf32 from = vset(base[i]);
       vf32 total = vset(0.0f);
       for (int64_t n = 0; n < padded; n += kLanes) {
-        const vf32 p = exp2_small<true>(vload(s + n) - from);
+        const vf32 p = exp2_small(vload(s + n) - from);
         vstore(scratch.weights + i * kBlock + n, p);
         total = total + p;
       }

@@ -15,6 +15,7 @@
 
 #include "lanes.hpp"
 #include "math.hpp"
+#include "quantize_rows.hpp"
 #include "threads.hpp"
 #include "types.hpp"
 
@@ -119,6 +120,50 @@ inline void rms_moments(const T* const (&rows)[kRowsAtOnce], int64_t n, float ep
   double sums[kRowsAtOnce];
   detail::four_sums(rows, n, zero, sums, [](vf32 v, vf32 sum) MCOMP_LAMBDA { return vfma(v, v, sum); });
   for (int r = 0; r < kRowsAtOnce; ++r) m[r] = {0.0f, 1.0f / math::sqrt(static_cast<float>(sums[r] * part) + eps)};
+}
+
+// What follows the moments when results are bytes with a known scale: v = (t[r] - mean) * scale * weight + bias, stored
+// (Store) to y + r * n, and round(v * factor * inverse) + zero (no factor: null) to q + r * n, clamped to [low, high].
+template <int Rows, bool Store, class T, class Q>
+MCOMP_INLINE void normalized_bytes(const T* const* t, const Moments<float>* m, int64_t n, const float* weight,
+                                   const float* bias, const float* factor, float* y, Q* q, float inverse, int32_t zero,
+                                   int32_t low, int32_t high) {
+  const vf32 least = vset(static_cast<float>(low - zero)), most = vset(static_cast<float>(high - zero));
+  const auto columns = [&](int64_t i, auto load, auto store, auto store_byte) MCOMP_LAMBDA {
+    const vf32 w = load(weight + i), b = load(bias + i);
+    const vf32 unit = factor == nullptr ? vset(inverse) : load(factor + i) * inverse;
+    unroll<Rows>([&](auto r) MCOMP_LAMBDA {
+      const vf32 v = vfma((load(t[r] + i) - m[r].mean) * m[r].scale, w, b);
+      if (Store) store(y + r * n + i, v);
+      store_byte(q + r * n + i, detail::quantized(v, unit, least, most, zero));
+    });
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    columns(
+        i, [](const auto* p) MCOMP_LAMBDA { return vload(p); }, [](float* p, vf32 v) MCOMP_LAMBDA { vstore(p, v); },
+        [](Q* p, vi32 v) MCOMP_LAMBDA { detail::store_bytes(p, v); });
+  if (i == n) return;
+  const int64_t left = n - i;
+  columns(
+      i, [&](const auto* p) MCOMP_LAMBDA { return vload_n(p, left); },
+      [&](float* p, vf32 v) MCOMP_LAMBDA { vstore_n(p, v, left); },
+      [&](Q* p, vi32 v) MCOMP_LAMBDA {
+        alignas(64) Q bytes[kLanes];
+        detail::store_bytes(bytes, v);
+        for (int64_t j = 0; j < left; ++j) p[j] = bytes[j];
+      });
+}
+// The same for the `count` rows of a group, of which there may be fewer.
+template <bool Store, class T, class Q>
+inline void normalized_bytes(const T* const* t, const Moments<float>* m, int64_t count, int64_t n, const float* weight,
+                             const float* bias, const float* factor, float* y, Q* q, float inverse, int32_t zero,
+                             int32_t low, int32_t high) {
+  if (count == kRowsAtOnce)
+    return normalized_bytes<kRowsAtOnce, Store>(t, m, n, weight, bias, factor, y, q, inverse, zero, low, high);
+  for (int64_t r = 0; r < count; ++r)
+    normalized_bytes<1, Store>(t + r, m + r, n, weight, bias, factor, Store ? y + r * n : y, q + r * n, inverse, zero,
+                               low, high);
 }
 
 // One row of n values; `y` may be `x`.

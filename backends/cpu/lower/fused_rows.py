@@ -192,7 +192,8 @@ class _Rows:
         before = self._before()
         if isinstance(before, str):
             return Declined(before)
-        behind = self._behind()
+        direct = self._direct()
+        behind = self._behind() if direct is None else []
         if isinstance(behind, str):
             return Declined(behind)
         a = self.arguments
@@ -209,8 +210,11 @@ class _Rows:
             *(f"    {line}" for line in (*offsets, *before)), "  }",
             f"  for (int64_t k = count; k < {_ROWS}; ++k) t[k] = t[0];",
             *(f"  {line}" for line in self._moments()),
-            "  for (int64_t k = 0; k < count; ++k) {", "    const int64_t row = first + k;",
-            *(f"    {line}" for line in (*offsets, *behind)), "  }", "}",
+            *(f"  {line}" for line in direct or (
+                "for (int64_t k = 0; k < count; ++k) {", "  const int64_t row = first + k;",
+                *(f"  {line}" for line in (*offsets, *behind)), "}",
+            )),
+            "}",
         ]
         length = dims.product(a.shape[a.split :])
         scratch = self.b.scratch(computed(f"workers * round_up({{0}}, 16) * {4 * self.held} + 64", length))
@@ -247,6 +251,50 @@ class _Rows:
         self.arguments.numbers["eps"] = Real(self.region.norm.attrs["eps"])
         name = "layer" if self.kind == "layer_norm" else "rms"
         return [f"Moments<float> m[{_ROWS}];", f"{name}_moments(t, n, float(eps), m);"]
+
+    def _direct(self) -> list[str] | None:
+        """The call that makes all results, where they are the normalized rows or nothing of them, and bytes with a known
+        scale of these rows or of their products with factors; None for others."""
+        norm, late = self.region.norm, self.region.late
+        early = {n.result for n in self.region.before}
+        seen = [v for v in self.region.seen() if v not in early]
+        coded = [v for v in seen if v.tensor.encoding != DENSE]
+        if self.kind != "layer_norm" or len(coded) != 1 or len(late) > 1 or any(v is not norm.result for v in seen[:-1]):
+            return None
+        maker, encoding = coded[0].producer, coded[0].tensor.encoding
+        if maker is None or coded[0] is not seen[-1] or not isinstance(encoding, Affine) or encoding.scale is None:
+            return None
+        factor = late[0].operand(1) if late else None
+        if late and (late[0].op.name != "mul" or late[0].operand(0) is not norm.result):
+            return None
+        if maker.operand(0) is not (late[0].result if late else norm.result):
+            return None
+        vectors = [self._vector(v) for v in (norm.maybe(1), norm.maybe(2), factor)]
+        if vectors[0] is None or vectors[1] is None or (factor is not None and vectors[2] is None):
+            return None
+        store = len(seen) > 1
+        if store and norm.result.tensor.dtype is not dtypes.f32:
+            return None
+        y = self.arguments.write(self.b.write(norm.result)) if store else None
+        values = self.b.write_encoded(coded[0]).part("values")
+        assert values is not None
+        q = self.arguments.write(values)
+        self.arguments.numbers["inverse"], self.arguments.numbers["zero"] = Real(1.0 / encoding.scale), encoding.zero
+        low, high = encoding.range
+        return [
+            f"normalized_bytes<{'true' if store else 'false'}>(t, m, count, n, {vectors[0]}, {vectors[1]}, "
+            f"{vectors[2] or 'nullptr'}, {f'{y} + first * n' if y else 'static_cast<float*>(nullptr)'}, "
+            f"{q} + first * n, float(inverse), int32_t(zero), {low}, {high});"
+        ]
+
+    def _vector(self, value: Value | None) -> str | None:
+        """The pointer of an operand that is one float for every element of a row, the same for all rows."""
+        name = None if value is None else self.names.get(value)
+        if value is None or name is None or value.tensor.dtype is not dtypes.f32:
+            return None
+        rows = self.arguments.shape[self.arguments.split :]
+        dense = value.tensor.shape == rows and self.b.read(value).is_contiguous()
+        return name if dense else None
 
     def _behind(self) -> list[str] | str:
         """The loop that makes the results, and what quantizes whole rows."""
