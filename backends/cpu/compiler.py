@@ -71,6 +71,11 @@ def _own_flags(command: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f for flags in (GCC_LOOPS, GCC_STORES) if knows(flags) for f in flags)
 
 
+def gcc_flags(isa: Isa) -> tuple[tuple[str, ...], ...]:
+    """Flags that g++ gets for an instruction set besides the common ones, in groups that a compiler knows or does not."""
+    return (GCC_LOOPS, GCC_STORES) if "-mavx512f" in isa.flags else (GCC_LOOPS,)
+
+
 def missing_compiler() -> str | None:
     """What to install when there is no compiler; None when there is one."""
     if find_compiler() is not None:
@@ -117,7 +122,8 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
 
 
 def _flags(isa: Isa, compiler: Compiler) -> list[str]:
-    own = [f for f in compiler.flags if f not in GCC_STORES or "-mavx512f" in isa.flags]
+    wanted = [f for flags in gcc_flags(isa) for f in flags]
+    own = [f for f in compiler.flags if f in wanted]
     flags = [*FLAGS, *isa.flags, *own]
     if "clang" in compiler.version or "ziglang" in compiler.command:
         flags.remove("-fno-semantic-interposition")

@@ -12,7 +12,7 @@ import numpy as np
 
 from mcomp.backend import Interface
 from mcomp.backends.cpu.access import Buffer, ConstSource
-from mcomp.backends.cpu.compiler import GCC_STORES, KERNELS, exported_flags
+from mcomp.backends.cpu.compiler import KERNELS, exported_flags, gcc_flags
 from mcomp.backends.cpu.constants import constant_array
 from mcomp.backends.cpu.cxx import comment, dim_text
 from mcomp.backends.cpu.emit import SegmentCode
@@ -402,13 +402,18 @@ def _filling(dtype: DType) -> str:
     return "(i % 2)"
 
 
+def _probe(flags: str) -> str:
+    """Flags as far as make's compiler knows them."""
+    return f"$(shell $(CXX) {flags} -x c++ -fsyntax-only /dev/null 2>/dev/null && echo {flags})"
+
+
 def _makefile(library: Library) -> str:
     n = library.name
-    stores = " ".join(GCC_STORES)
-    probe = f"$(shell $(CXX) {stores} -x c++ -fsyntax-only /dev/null 2>/dev/null && echo {stores})"
-    return f"""CXXFLAGS = {exported_flags(ISAS[library.code.isa])}
-# g++ 12 needs these for AVX-512; other compilers may not know them.
-CXXFLAGS += {probe}
+    isa = ISAS[library.code.isa]
+    probes = "\n".join(f"CXXFLAGS += {_probe(' '.join(flags))}" for flags in gcc_flags(isa))
+    return f"""CXXFLAGS = {exported_flags(isa)}
+# For g++; other compilers may not know these.
+{probes}
 
 example: example.c lib{n}.so
 \t$(CC) -O2 example.c -o $@ -L. -l{n} -Wl,-rpath,'$$ORIGIN'
@@ -424,7 +429,7 @@ clean:
 def _readme(library: Library) -> str:
     n, isa = library.name, library.code.isa
     tensors = "\n".join(_tensor_lines(library))
-    stores = f" {' '.join(GCC_STORES)}" if "-mavx512f" in ISAS[isa].flags else ""
+    own = "".join(f" {flag}" for flags in gcc_flags(ISAS[isa]) for flag in flags)
     return f"""{n}: a model compiled by mcomp, as a C library
 
 {tensors}
@@ -435,7 +440,7 @@ Build the library and the example, and run it:
 
 or, in one command, without a shared object:
 
-    g++ {exported_flags(ISAS[isa])}{stores} {n}.cpp example.c -o example
+    g++ {exported_flags(ISAS[isa])}{own} {n}.cpp example.c -o example
 
 Needed: a C++17 compiler, POSIX threads. Not needed: Python, or any other library.
 

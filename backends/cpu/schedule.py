@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcomp.backends.cpu.access import Buffer
-from mcomp.backends.cpu.kernel import KernelStep, Segment, Work
-from mcomp.backends.cpu.plan import size_of
+from mcomp.backends.cpu.kernel import KernelStep, Segment
+from mcomp.backends.cpu.plan import NANOSECOND, size_of
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.plan.profile import PRODUCTS
 
-SERIAL_MICROSECONDS = 1.5
+SERIAL_MICROSECONDS = 0.5
 """Kernels estimated below this are run by one worker, in a row, without barriers between them."""
-
-_WORK_PER_MICROSECOND = 8_000.0
 
 _PRODUCT_UNITS = {"i8": 1}
 _FLOAT_PRODUCT_UNITS = 3
@@ -49,7 +47,7 @@ def schedule(segment: Segment, hints: Mapping[str, int], *, share: bool = False)
     users: list[list[KernelStep]] = [[], []]  # steps of the current phase: alone, shared
     lives: dict[Buffer, tuple[int, int]] = {}
     for index, step in enumerate(segment.steps):
-        alone = not share and is_small(step.work, hints)
+        alone = not share and is_small(step, hints)
         against = users[1] if alone else [*users[0], *users[1]]
         if any(_conflict(step, other) for other in against):
             phases.append(Phase())
@@ -71,10 +69,10 @@ def _conflict(step: KernelStep, other: KernelStep) -> bool:
     return bool(mine & set(other.kernel.reads) or theirs & set(step.kernel.reads))
 
 
-def estimate(work: Work, values: Mapping[str, int]) -> float | None:
+def estimate(step: KernelStep, values: Mapping[str, int]) -> float | None:
     """Microseconds of a step on one core, roughly; None when a symbol has no value."""
-    flops, moved = _value(work.flops, values), _value(dims.add(work.read, work.write), values)
-    return None if flops is None or moved is None else (flops + moved) / _WORK_PER_MICROSECOND
+    work = _value(work_of_step(step), values)
+    return None if work is None else work / (1000 * NANOSECOND)
 
 
 def work_of_step(step: KernelStep) -> Dim:
@@ -94,9 +92,9 @@ def compute_type(step: KernelStep) -> str:
     return "f32" if source is None else source.access.dtype.name
 
 
-def is_small(work: Work, hints: Mapping[str, int]) -> bool:
+def is_small(step: KernelStep, hints: Mapping[str, int]) -> bool:
     """Whether sharing a step among workers costs more than it brings."""
-    time = estimate(work, hints)
+    time = estimate(step, hints)
     return time is not None and time < SERIAL_MICROSECONDS
 
 

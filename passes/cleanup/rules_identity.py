@@ -94,10 +94,16 @@ def _check_bool(match: Match) -> Miss | None:
     return keeps_type(match) if match["x"].tensor.dtype.kind == "bool" else NO
 
 
-@rule("and_true", op("logical_and|bitwise_and", x, number(1)), check=_check_bool)
+def _check_and(match: Match) -> Miss | None:
+    return None if match["x"].tensor.dtype.kind == match.root.type.dtype.kind == "bool" else NO
+
+
+@rule("and_true", op("logical_and|bitwise_and", x, number(1)), check=_check_and)
 def and_true(match: Match, editor: Editor) -> Value:
-    """x and true -> x, for bool."""
-    return match["x"]
+    """x and true -> x, or an expand of it, for bool."""
+    if match["x"].type == match.root.type:
+        return match["x"]
+    return match.add(editor, "expand", [match["x"]], {"shape": match.root.type.shape})
 
 
 @rule("or_false", op("logical_or|bitwise_or", x, number(0)), check=_check_bool)
