@@ -12,7 +12,7 @@ from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
-from mcomp.passes.compress.finetune import Options, Report, finetune, reconstruct
+from mcomp.passes.compress.finetune import Options, Report, finetune, float_constants, reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
 from mcomp.passes.compress.substitute import Substitution, substitute
 
@@ -23,6 +23,8 @@ STUDENTS = ("self", "narrower", "shallower")
 AUGMENTATIONS = ("mix", "noise", "images")
 TEACHER = "distill.teacher"
 """Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
+FLOATS = "distill.floats"
+"""Key of `Context.shared`: constants as the last `distill` left them in float, name to digest: what later passes round."""
 PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
 """Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set here when the
 user interrupted."""
@@ -156,10 +158,13 @@ class Distill(Pass):
             context.remark("warning", self.name, self.region, "students learn from the example inputs only",
                            "pass calibration data")
         if self.student != "self":
-            return self._substitute(graph, dense, context)
-        if not self.region and self.split == "none":
-            return self._whole(graph, dense, context)
-        return self._blocks(graph, dense, context)
+            result = self._substitute(graph, dense, context)
+        elif not self.region and self.split == "none":
+            result = self._whole(graph, dense, context)
+        else:
+            result = self._blocks(graph, dense, context)
+        context.shared[FLOATS] = {**context.shared.get(FLOATS, {}), **float_constants(graph)}
+        return result
 
     def _misfit(self, context: Context) -> str | None:
         if not isinstance(self.augment, str) or self.region:
@@ -293,7 +298,7 @@ class Distill(Pass):
         return Options(
             batch=self.batch, held=self.held, loss=self.loss, temperature=self.temperature, features=self.features,
             learn_scales=self.scales, augment=self.augment, copies=self.copies, mix=self.mix,
-            keep=keep,
+            keep=keep, floats=context.shared.get(FLOATS, {}),
         )
 
     def _folder(self) -> Path | None:

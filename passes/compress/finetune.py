@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
+from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.base import Effect
@@ -42,7 +43,8 @@ class Options:
     features: weight of intermediate values beside the outputs. learn_scales: also train scales of quantization.
     augment: changes inputs, by name (see `training.augment`) or as a function. copies: how many changed copies of each
     sample students other than the graph itself see. mix: share of the elements of a block's input that come from the dense
-    network (the rest from the compressed one). keep: which constants must stay as they are.
+    network (the rest from the compressed one). keep: which constants must stay as they are. floats: what constants were
+    before they were rounded, name to digest, as `float_constants` tells; the dense graph's count where it has none.
     """
 
     batch: int = 64
@@ -56,6 +58,7 @@ class Options:
     copies: int = 4
     mix: float = 0.0
     keep: Callable[[Node], bool] | None = None
+    floats: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,10 @@ def finetune(
     outputs = [*graph.outputs, *(ours for ours, _ in pairs)]
     targets = [*dense.outputs, *(theirs for _, theirs in pairs)]
     augment = None if chosen.augment is None else augmentation(chosen.augment)
-    student = TrainableGraph(graph, chosen=_chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs, dense=dense)
+    student = TrainableGraph(
+        graph, chosen=_chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs,
+        originals=_originals(graph, dense, chosen),
+    )
     objective = Objective(
         kinds_of(dense.outputs, chosen.loss), temperature=chosen.temperature, anchor=chosen.anchor,
         features=chosen.features,
@@ -182,7 +188,7 @@ def reconstruct_block(
     wanted = [t for t in targets if t is not None]
     student = TrainableGraph(
         graph, chosen=_chooser(options), learn_scales=options.learn_scales, inputs=block.inputs, outputs=block.outputs,
-        dense=dense,
+        originals=_originals(graph, dense, options),
     )
     if not student.tensors():
         return Report(block.name, names[0], 0.0, 0.0, reason="nothing in it can be trained")
@@ -266,6 +272,27 @@ def common_features(graph: Graph, dense: Graph) -> list[tuple[Value, Value]]:
     return [found[round(i * (len(found) - 1) / (_FEATURES - 1))] for i in range(_FEATURES)]
 
 
+def float_constants(graph: Graph) -> dict[str, str]:
+    """The digests of a graph's dense floating-point constants, by name."""
+    return {
+        str(n.attrs["name"]): str(n.attrs["digest"]) for n in graph.walk()
+        if n.op.name == "const" and n.type.encoding == DENSE and n.type.dtype.is_float
+    }
+
+
+def _originals(graph: Graph, dense: Graph, options: Options) -> dict[str, Tensor]:
+    """What the constants were that are integers now."""
+    from mcomp.ops.encoded import to_torch_tensor
+
+    known = {**float_constants(dense), **options.floats}
+    coded = {n.attrs["name"] for n in graph.walk() if n.op.name == "const" and n.type.encoding != DENSE}
+    stores = (graph.store, dense.store)
+    return {
+        name: to_torch_tensor(next(s for s in stores if digest in s).get(digest))
+        for name, digest in known.items() if name in coded and any(digest in s for s in stores)
+    }
+
+
 def _mixed(
     inputs: list[list[Tensor]], block: Region, dense: Graph, calibration: Calibration, share: float, seed: int
 ) -> list[list[Tensor]]:
@@ -325,7 +352,7 @@ def _identity(task: Matching, recipe: Recipe, options: Options) -> str:
         h.update(f"{name}{tuple(tensor.shape)}".encode())
         h.update(tensor.detach().contiguous().numpy().tobytes())
     fields = {k: v for k, v in vars(recipe).items() if k not in ("seconds", "threads")}
-    plain = {k: v for k, v in vars(options).items() if k != "keep" and (k != "augment" or isinstance(v, str))}
+    plain = {k: v for k, v in vars(options).items() if k not in ("keep", "floats") and not callable(v)}
     h.update(repr((sorted(fields.items()), sorted(plain.items()), task.objective, task.samples.total)).encode())
     first = task.samples.columns(task.samples.held()[0]) if task.samples.total else []
     for column in first:

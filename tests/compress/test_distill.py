@@ -258,14 +258,15 @@ def test_changed_inputs_come_again_so_that_the_teacher_runs_less() -> None:
 
 
 def test_a_student_sees_changed_copies_of_what_there_is() -> None:
-    few = Calibration([[torch.randn(48, 8, generator=torch.Generator().manual_seed(1))]])
+    few = Calibration([[torch.randn(24, 8, generator=torch.Generator().manual_seed(1))]])
+    torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     errors = []
     for augment in (None, "noise", "mix"):
         graph = parse_graph(MLP, generate=True)
         x = [torch.randn(64, 8, generator=torch.Generator().manual_seed(9))]
         expected = run_graph(graph, x)
-        one = Distill(student=student, steps=200, rate=1e-2, augment=augment, copies=12, loss="mse", max_error=5.0)
+        one = Distill(student=student, steps=300, rate=1e-2, augment=augment, copies=12, loss="mse", max_error=5.0)
         PassManager([one]).run(graph, Context(calibration=few))
         errors.append(relative_error([run_graph(graph, x)], [expected]))
     assert min(errors[1:]) < errors[0]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.encoded import decoded
@@ -38,13 +37,13 @@ class TrainableGraph:
     float, rounded when used, masks held), `quantize` nodes round and let gradients through. `learn_scales` also trains
     scales: those stored with weights, and those of `quantize` nodes that have one. `outputs` and `inputs` choose what is
     computed and from what (default: what the graph returns, from its inputs). `channels_last`: images are laid out so
-    (default: when there are convolutions over images). `dense`: a graph with the constants, by name, that were rounded.
+    (default: when there are convolutions over images). `originals`: what constants were before they were rounded, by name.
     """
 
     def __init__(
         self, graph: Graph, *, chosen: Callable[[Node], bool] | None = None, learn_scales: bool = False,
         inputs: Sequence[Value] | None = None, outputs: Sequence[Value] | None = None, channels_last: bool | None = None,
-        dense: Graph | None = None,
+        originals: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.graph = graph
         self.trained: dict[Node, Trained] = {}
@@ -54,13 +53,9 @@ class TrainableGraph:
         overrides: dict[Node, Callable[[Any], Any]] = {}
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
         nodes = self._forward.nodes
-        originals = {} if dense is None else {
-            n.attrs["name"]: n for n in dense.walk() if n.op.name == "const" and n.type.encoding == DENSE
-        }
         for node in [n for top in nodes for n in (top, *_nested(top))]:
             if node.op.name == "const" and wanted(node):
-                known = originals.get(node.attrs["name"]) if node.type.encoding != DENSE else None
-                original = None if known is None else constant(known)
+                original = (originals or {}).get(node.attrs["name"])
                 found = parameter(node, learn_scales=learn_scales, original=original)
                 if found is not None:
                     self.trained[node] = found
