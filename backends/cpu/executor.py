@@ -263,7 +263,8 @@ def _info(step: KernelStep | TorchStep, values: Mapping[str, int]) -> KernelInfo
     layers = () if node is None else node.loc.paths
     names = () if node is None else tuple(v.name for v in node.results)
     constants = 0 if node is None else sum(size_of(v.tensor.nbytes, {}) for v in node.operands if v and v.is_const)
-    return KernelInfo(name, ops, layers, native, numbers[0], numbers[1], numbers[2], names, _compute(step), min(constants, numbers[1]))
+    held = min(constants, numbers[1])
+    return KernelInfo(name, ops, layers, native, numbers[0], numbers[1], numbers[2], names, _compute(step), held)
 
 
 def _compute(step: KernelStep | TorchStep) -> str:
