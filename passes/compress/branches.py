@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """An addition of `stem` and what is computed from it, or from what it is computed from. `nodes`: what goes with the branch, in order. `flops`: operations
-    of its products. `error`: the relative L2 change of the sum when the branch goes, on calibration data."""
+    """An addition of `stem` and what is computed from it, or from what it is computed from. `nodes`: what goes with the
+    branch, in order. `flops`: operations of its products. `error`: the relative L2 change of the sum when the branch goes,
+    on calibration data."""
 
     add: Node
     stem: Value

@@ -16,8 +16,8 @@ from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Consumer, Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
 from mcomp.passes.compress.narrow import own_constants
+from mcomp.passes.compress.probe import probed
 from mcomp.passes.compress.sensitivity import Sensitivity, sensitivity
-from mcomp.passes.compress.shares import step_of
 from mcomp.passes.compress.surgeon import Order, Reader, additive_order, refit_errors, surgeon_order
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ Weighing = Literal["output", "layer"]
 MEASURED = ("linear", "conv")
 """Products whose inputs have second moments."""
 _PIECES = 128
-"""Removals between two updates of the inverse matrices: at least this many for all units."""
+"""Units of a dimension go in at least so many steps, between which inverse matrices are updated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """How one dimension shrinks. `key`: its name. `order`: the units as they go. `errors[k]`: what is lost once the first k
-    are gone and weights are refitted, a sum of squares: relative to what the layers that read the units give, summed over
-    these, or with `output`, relative to what the model gives. `macs`, `nbytes`: what one unit takes."""
+    """How one dimension shrinks. `key`: its name. `order`: the units as they go. `errors[k]`: the squared error once the
+    first k are gone and weights are refitted: relative to what the layers that read the units give, summed over these, or
+    with `output`, relative to what the model gives. `macs`, `nbytes`: what one unit takes."""
 
     key: str
     kind: str
@@ -50,7 +50,7 @@ class Curve:
 
 def prune_curves(
     graph: Graph, context: Context, *, what: Sequence[str] = ("channels", "ffn", "heads"), score: Score = "obs",
-    weighing: Weighing = "layer", granularity: int = 8, limit: int = 128,
+    weighing: Weighing = "layer", limit: int = 128,
 ) -> list[Curve]:
     """Curves of all dimensions of these kinds that can shrink; the graph stays. Others leave remarks."""
     graph = graph.clone()
@@ -59,7 +59,7 @@ def prune_curves(
     coupling: Coupling = context.analyze(graph, CouplingAnalysis())
     dimensions = candidates(graph, context, coupling, what, score)
     moments = reader_moments(graph, context, dimensions, limit)
-    found = curves_of(graph, context, dimensions, moments, score=score, weighing=weighing, granularity=granularity)
+    found = curves_of(graph, context, dimensions, moments, score=score, weighing=weighing)
     return [curve for _, curve in found]
 
 
@@ -118,46 +118,41 @@ def _refusal(dimension: Dimension, score: Score) -> tuple[str, str] | None:
 
 def curves_of(
     graph: Graph, context: Context, dimensions: Sequence[Dimension], moments: Mapping[Node, Moments], *, score: Score,
-    weighing: Weighing, granularity: int, least: float = 0.0,
+    weighing: Weighing, least: float = 0.0,
 ) -> list[tuple[Dimension, Curve]]:
     """The curve of each dimension that calibration data reaches. At least the share `least` of its units stays."""
     if score == "magnitude":
-        return [(d, _curve(d, additive_order(magnitudes(d), _most(d, least)))) for d in dimensions]
-    weights: Mapping[Node, Sensitivity] = {}
-    if weighing == "output" or score == "taylor":
-        weights = sensitivity(graph, context, _judged(dimensions))
-    weigh = weights if weighing == "output" else {}
+        found = [(d, _curve(d, additive_order(magnitudes(d), _most(d, least)))) for d in dimensions]
+        return probed(graph, context, found, moments) if weighing == "output" else found
+    weights = sensitivity(graph, context, _judged(dimensions)) if score == "taylor" else {}
     found = []
     for dimension in dimensions:
-        readers = readers_of(dimension, moments, weigh)
+        readers = readers_of(dimension, moments)
         if readers is None:
             context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it")
             continue
         most = _most(dimension, least)
         if score == "obs":
-            step = max(step_of(dimension.size, granularity), dimension.size // _PIECES)
-            order = surgeon_order(readers, dimension.size, most, step)
+            order = surgeon_order(readers, dimension.size, most, max(1, dimension.size // _PIECES))
         elif score == "activation":
             order = additive_order(activations(readers, dimension.size), most)
         else:
             order = additive_order(gradients(dimension, weights), most)
-        found.append((dimension, _curve(dimension, order, weighing == "output")))
-    return found
+        found.append((dimension, _curve(dimension, order)))
+    return probed(graph, context, found, moments) if weighing == "output" else found
 
 
 def _most(dimension: Dimension, least: float) -> int:
     return max(0, dimension.size - max(1, int(np.ceil(least * dimension.size))))
 
 
-def _curve(dimension: Dimension, order: Order, output: bool = False) -> Curve:
+def _curve(dimension: Dimension, order: Order) -> Curve:
     return Curve(
-        dimension.name, dimension.kind, dimension.size, order.units, order.errors, dimension.macs, dimension.nbytes, output
+        dimension.name, dimension.kind, dimension.size, order.units, order.errors, dimension.macs, dimension.nbytes
     )
 
 
-def readers_of(
-    dimension: Dimension, moments: Mapping[Node, Moments], weights: Mapping[Node, Sensitivity]
-) -> list[Reader] | None:
+def readers_of(dimension: Dimension, moments: Mapping[Node, Moments]) -> list[Reader] | None:
     """The products that sum over a dimension; None when one of them has no moments."""
     found: list[Reader] = []
     for consumer in dimension.consumers:
@@ -165,16 +160,16 @@ def readers_of(
             continue
         if consumer.node not in moments:
             return None
-        found += _readers(consumer, moments[consumer.node], weights.get(consumer.node))
+        found += _readers(consumer, moments[consumer.node])
     return found
 
 
-def _readers(consumer: Consumer, moments: Moments, weigh: Sensitivity | None) -> list[Reader]:
+def _readers(consumer: Consumer, moments: Moments) -> list[Reader]:
     import torch
 
     node = consumer.node
     weight, covariance = weight_matrix(node), moments.covariance
-    groups, outputs, width = weight.shape
+    groups, _, width = weight.shape
     window = prod(node.operand(1).tensor.static_shape[2:])
     local = width // window
     whole = float(torch.einsum("gnk,gkl,gnl->", weight, moments.gram, weight))
@@ -182,9 +177,7 @@ def _readers(consumer: Consumer, moments: Moments, weigh: Sensitivity | None) ->
     for g in range(groups):
         channels = _of_group(consumer.positions, g, local, groups)
         inputs = torch.from_numpy((channels[:, :, None] * window + np.arange(window)).reshape(len(channels), -1))
-        rows = None if weigh is None else weigh.rows[g * outputs : (g + 1) * outputs]
-        scale = 1.0 / max(whole, 1e-30) if weigh is None else 1.0
-        found.append(Reader(weight[g], covariance[g], inputs, scale, rows))
+        found.append(Reader(weight[g], covariance[g], inputs, 1.0 / max(whole, 1e-30)))
     return found
 
 
@@ -218,10 +211,7 @@ def activations(readers: Sequence[Reader], units: int) -> Tensor:
 
     total = torch.zeros(units, dtype=torch.float64)
     for reader in readers:
-        squared = reader.weight.double().square()
-        if reader.rows is not None:
-            squared = squared * reader.rows.double()[:, None]
-        each = squared.sum(0) * reader.gram.diagonal() * reader.scale
+        each = reader.weight.double().square().sum(0) * reader.gram.diagonal() * reader.scale
         total += each[reader.inputs].sum(1)
     return total
 
@@ -244,7 +234,7 @@ def lost_error(dimension: Dimension, units: np.ndarray, moments: Mapping[Node, M
     products that do; with `refit` after the best one. None where no such product has second moments."""
     import torch
 
-    readers = readers_of(dimension, moments, {})
+    readers = readers_of(dimension, moments)
     if not readers:
         return None
     if refit:

@@ -103,8 +103,8 @@ def _cut(
     if isinstance(encoding, Dense):
         return encoding, {"values": _take(parts["values"], kept)}
     if isinstance(encoding, Affine):
-        scales = {k: _cut_scales(encoding, type, parts[k], kept) for k in ("scales", "zeros") if k in parts}
-        return encoding, {"values": _take(parts["values"], kept), **scales}
+        found = {name: _cut_scales(encoding, type, array, kept) for name, array in parts.items() if name != "values"}
+        return encoding, {"values": _take(parts["values"], kept), **found}
     if isinstance(encoding, NM):
         return _cut_pairs(encoding, type, parts, kept)
     if isinstance(encoding, BlockSparse):

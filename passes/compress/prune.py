@@ -52,8 +52,8 @@ class Prune(Pass):
         stays of dimensions by name: `fc1.weight:0=768`.
     score: obs (least error after the best refit, by second moments), activation (weights times the deviation of
         activations), magnitude (norm of weights), taylor (activation times gradient of the outputs).
-    weighing: how errors of different layers compare: by their share of what the layer gives, or by what they do to the
-        model's outputs, told by gradients of random directions of these; no labels are needed.
+    weighing: how errors of different layers compare when flops chooses: by their share of what the layer gives, or by what
+        they do to the model's outputs, probed on a few calibration batches.
     granularity: kept counts are multiples of this, or of an eighth of the units where that is less. least: the share of
         every dimension that stays in any case.
     refit: fit what follows, by least squares on the pruned model's activations. variance: also give outputs of
@@ -70,7 +70,7 @@ class Prune(Pass):
     flops: float | None = None
     what: tuple[str, ...] | str = ("channels", "ffn")
     score: Score = "obs"
-    weighing: Weighing = "layer"
+    weighing: Weighing = "output"
     granularity: int = 8
     least: float = 0.1
     refit: bool = True
@@ -132,8 +132,8 @@ class Prune(Pass):
             found = [d for d in found if d.name in asked]
         moments = reader_moments(graph, context, found, self.limit)
         curves = curves_of(
-            graph, context, found, moments, score=self.score, weighing=self.weighing, granularity=self.granularity,
-            least=self.least if asked is None else 0.0,
+            graph, context, found, moments, score=self.score, least=self.least if asked is None else 0.0,
+            weighing="layer" if self.flops is None or asked is not None else self.weighing,
         )
         chosen = self._choose(graph, context, coupling, curves, asked)
         chosen = {d: u for d, u in chosen.items() if len(u) and context.allow_rewrite("prune")}

@@ -21,13 +21,12 @@ DAMPING = 1e-3
 class Reader:
     """A product (or one group of a convolution) that sums over units: its weight [N, K], second moments of its inputs
     around their means [K, K], and the inputs of every unit, i64[units, m]. `scale`: what one unit of its squared error
-    counts; `rows`: what each of its outputs counts, f64[N] (None: 1). `inverse`: of the damped gram, where it is known."""
+    counts. `inverse`: of the damped gram, where it is known."""
 
     weight: Tensor
     gram: Tensor
     inputs: Tensor
     scale: float = 1.0
-    rows: Tensor | None = None
     inverse: Tensor | None = None
 
 
@@ -77,10 +76,7 @@ class _State:
     """One reader's weight and inverse as units go."""
 
     def __init__(self, reader: Reader) -> None:
-        weight = reader.weight.double()
-        if reader.rows is not None:
-            weight = weight * reader.rows.double().clamp(min=0).sqrt()[:, None]
-        self.weight = weight * reader.scale**0.5
+        self.weight = reader.weight.double() * reader.scale**0.5
         self.inverse = inverse_of(reader.gram) if reader.inverse is None else reader.inverse
         self.inputs = reader.inputs
 
