@@ -145,7 +145,7 @@ class Lockstep:
             for b in range(self.batches):
                 self._add(sums, node, b, own[b], joined)
             weight = weight_matrix(node)
-            bias = _bias(node, weight)
+            bias = bias_of(node, weight)
             before = sums.error(weight, bias)
             if editor is None:
                 return Fit(before, before)
@@ -229,7 +229,8 @@ def _grouped(rows: Tensor, groups: int) -> Tensor:
     return rows.reshape(len(rows), groups, -1).transpose(0, 1)
 
 
-def _bias(node: Node, weight: Tensor) -> Tensor:
+def bias_of(node: Node, weight: Tensor) -> Tensor:
+    """The bias of a linear or conv with a weight [G, N, K] as float64 [G, N]; zeros without one."""
     import torch
 
     value = node.maybe(2)
