@@ -64,6 +64,7 @@ class Distill(Pass):
     augment: changes inputs, since there are few: mix (samples moved towards others), noise, images (mirrored, shifted), or
         a function (not in text) of a list of tensors. student=self takes it for the whole model only; other students see
         `copies` changed copies of every sample.
+    precision: of the products in training steps: f32, bf16, or auto, whichever this processor does faster.
     """
 
     name = "distill"
@@ -92,6 +93,7 @@ class Distill(Pass):
     checkpoint: str | None = None
     augment: Any = None
     copies: int = 4
+    precision: Literal["auto", "f32", "bf16"] = "auto"
 
     def text(self) -> str:
         """As for other passes; a module by its class, a function by its name."""
@@ -298,7 +300,7 @@ class Distill(Pass):
         return Options(
             batch=self.batch, held=self.held, loss=self.loss, temperature=self.temperature, features=self.features,
             learn_scales=self.scales, augment=self.augment, copies=self.copies, mix=self.mix,
-            keep=keep, floats=context.shared.get(FLOATS, {}),
+            keep=keep, floats=context.shared.get(FLOATS, {}), precision=self.precision,
         )
 
     def _folder(self) -> Path | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mcomp.passes.compress.training.augment import Augment
     from mcomp.passes.compress.training.objective import Kind
+    from mcomp.passes.compress.training.precision import Precision
     from mcomp.passes.compress.training.tasks import Matching
     from mcomp.passes.compress.training.trainer import Outcome, Recipe
 
@@ -45,6 +46,7 @@ class Options:
     sample students other than the graph itself see. mix: share of the elements of a block's input that come from the dense
     network (the rest from the compressed one). keep: which constants must stay as they are. floats: what constants were
     before they were rounded, name to digest, as `float_constants` tells; the dense graph's count where it has none.
+    precision: of the products in training steps: f32, bf16, or whichever is faster here.
     """
 
     batch: int = 64
@@ -59,6 +61,7 @@ class Options:
     mix: float = 0.0
     keep: Callable[[Node], bool] | None = None
     floats: Mapping[str, str] = field(default_factory=dict)
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def finetune(
     from mcomp.passes.compress.training.augment import augmentation
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective, kinds_of
+    from mcomp.passes.compress.training.precision import wants_bf16
     from mcomp.passes.compress.training.tasks import Matching, running_teacher, values_on
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
@@ -125,7 +129,10 @@ def finetune(
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
     if augment is not None and flags is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
         samples.cycle = 0 if pairs else _CYCLE
-    task = Matching(student, samples, objective, teacher=teacher, augment=augment, seed=given.seed)
+    task = Matching(
+        student, samples, objective, teacher=teacher, augment=augment, seed=given.seed,
+        bf16=wants_bf16(student, chosen.precision),
+    )
     return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
 
 
@@ -174,6 +181,7 @@ def reconstruct_block(
     """Train one block; see `reconstruct`."""
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective
+    from mcomp.passes.compress.training.precision import wants_bf16
     from mcomp.passes.compress.training.tasks import Matching, values_on
     from mcomp.passes.compress.training.view import TrainableGraph
 
@@ -204,7 +212,8 @@ def reconstruct_block(
         seed=recipe.seed,
     )
     kinds: list[Kind] = ["mse" for _ in wanted]
-    task = Matching(student, samples, Objective(tuple(kinds)), seed=recipe.seed)
+    bf16 = wants_bf16(student, options.precision)
+    task = Matching(student, samples, Objective(tuple(kinds)), seed=recipe.seed, bf16=bf16)
     return train_task(task, recipe, options, block.name, names[0], checkpoint, progress, len(wanted))
 
 

@@ -134,17 +134,17 @@ def _train(
     progress: Say | None,
 ) -> Report:
     from mcomp.passes.compress.training.objective import Kind, Objective, kinds_of
+    from mcomp.passes.compress.training.precision import wants_bf16
     from mcomp.passes.compress.training.tasks import Matching
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
 
     last = all(region.graph.is_output(v) for v in region.outputs)
     asked: Kind = options.loss if last else "mse"
     untie_vectors(made)
-    task: Matching = Matching(
-        TrainableGraph(made), samples, Objective(
-            kinds_of(region.outputs, asked), temperature=options.temperature, anchor=options.anchor,
-        ), seed=recipe.seed,
-    )
+    student = TrainableGraph(made)
+    objective = Objective(kinds_of(region.outputs, asked), temperature=options.temperature, anchor=options.anchor)
+    bf16 = wants_bf16(student, options.precision)
+    task: Matching = Matching(student, samples, objective, seed=recipe.seed, bf16=bf16)
     return train_task(
         task, recipe, options, region.name, region.outputs[0].name, checkpoint, progress, len(region.outputs)
     )

@@ -9,7 +9,12 @@ from mcomp.ir import NM, Affine, BlockSparse, Encoding, Graph, Node, TensorType,
 from mcomp.ir.encoding import DENSE
 from mcomp.ops import op_named
 from mcomp.ops.evaluate import constant, run_graph
+from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.forward import Forward
+from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.precision import has_bf16, wants_bf16
+from mcomp.passes.compress.training.tasks import Matching
+from mcomp.passes.compress.training.trainer import Recipe, train
 from mcomp.passes.compress.training.view import TrainableGraph, is_trainable, untie_vectors
 from tests.ops.cases import ALL_CASES
 from tests.ops.suite import Case, graph_of, inputs_of
@@ -248,6 +253,37 @@ def test_images_are_laid_out_channels_last_and_give_the_same() -> None:
     (found,) = view([x])
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found, run_graph(graph, [x])[0], rtol=1e-5, atol=1e-5)
+
+
+WIDE = """
+graph @wide[B in 1..](%x: f32[B, 128]) -> (f32[B, 128]) {
+  %w = const @fc.weight#seed=1 : f32[128, 128]
+  %h = linear %x, %w : f32[B, 128]
+  %q = quantize %h {dtype = !i8, scale = 0.05} : f32[B, 128] affine<i8, scale=0.05>
+  %v = const @out.weight#seed=2 : f32[128, 128]
+  %y = linear %q, %v : f32[B, 128]
+  return %y
+}
+"""
+
+
+def test_steps_in_bf16_train_and_what_is_held_out_stays_float() -> None:
+    graph = parse_graph(WIDE, generate=True)
+    student = TrainableGraph(graph)
+    assert wants_bf16(student, "bf16") and not wants_bf16(student, "f32")
+    assert wants_bf16(student, "auto") == has_bf16()
+    assert not wants_bf16(TrainableGraph(mlp()), "auto"), "its layers are narrow"
+    x = torch.randn(64, 128)
+    samples = Samples([[x, x.flip(0)]], [True, True], size=16, held=0.25, seed=0)
+    task = Matching(student, samples, Objective(("mse",)), bf16=True)
+    exact = Matching(student, samples, Objective(("mse",)))
+    batch = samples.epoch(0)[0]
+    with torch.no_grad():
+        rounded, plain = float(task.loss(batch, 0)), float(exact.loss(batch, 0))
+    assert rounded != plain and rounded == pytest.approx(plain, rel=0.05)
+    assert task.held() == exact.held()
+    assert train(task, samples, Recipe(rate=1e-3, steps=20, checks=2)).improved
+    assert all(t.dtype is torch.float32 for t in student.tensors().values())
 
 
 def test_a_failing_operator_is_named() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mcomp.ir.dims import Expr, sym, symbols
 from mcomp.ir.types import TensorType, Type
 
+HELD = 1024
 _GROWN = 512
 """Samples that new ones are made from at once."""
 
@@ -28,8 +29,9 @@ class Samples:
     """A table of samples: batches of tensors (columns), taken apart into rows where `batched` says which columns have a
     row for each sample (the others are the same for all), or whole batches where it is None.
 
-    Samples of one shape are a group; minibatches of up to `size` are drawn within groups. A share `held` of every group,
-    drawn by `seed`, is kept apart (at least one sample in all, none when there are fewer than `LEAST`).
+    Samples of one shape are a group; minibatches of up to `size` are drawn within groups. A share `held` of every group, at
+    most `HELD` samples of it, drawn by `seed`, is kept apart (at least one sample in all, none when there are fewer than
+    `LEAST`).
     """
 
     LEAST = 4
@@ -50,7 +52,7 @@ class Samples:
         self._held: list[list[int]] = []
         for count in counts:
             order = torch.randperm(count, generator=generator).tolist()
-            cut = round(count * held) if self.total >= self.LEAST and held > 0 else 0
+            cut = min(round(count * held), HELD) if self.total >= self.LEAST and held > 0 else 0
             self._held.append(sorted(order[:cut]))
             self._train.append(sorted(order[cut:]))
         if self.total >= self.LEAST and held > 0 and not any(self._held):

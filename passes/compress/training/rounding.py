@@ -74,9 +74,9 @@ def round_activation(node: Node, growth: Tensor | None = None) -> Any:
         fixed, zero = float(encoding.scale), encoding.zero
 
         def static(x: Tensor) -> Tensor:
-            if x.dtype is not torch.float32:
+            if x.dtype is torch.float64:
                 return round_to(x, torch.tensor(fixed), torch.tensor(float(zero)), encoding)
-            return torch.fake_quantize_per_tensor_affine(x, fixed, zero, low, high)
+            return torch.fake_quantize_per_tensor_affine(x.float(), fixed, zero, low, high)
 
         return static
     if encoding.zero_point:

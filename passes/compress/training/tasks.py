@@ -15,6 +15,7 @@ from mcomp.passes.compress.training.augment import Augment
 from mcomp.passes.compress.training.data import Minibatch, Samples
 from mcomp.passes.compress.training.forward import Forward
 from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.precision import steps_in
 from mcomp.passes.compress.training.trainer import mean_loss
 from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.runtime.calibration import Calibration
@@ -27,12 +28,13 @@ class Matching:
 
     The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
     otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps. Where the
-    samples come in a cycle, changes do too, and what the teacher gave is kept for the next time.
+    samples come in a cycle, changes do too, and what the teacher gave is kept for the next time. `bf16`: training steps
+    multiply in bfloat16; what is held out never does.
     """
 
     def __init__(
         self, student: TrainableGraph, samples: Samples, objective: Objective, *, teacher: Teacher | None = None,
-        augment: Augment | None = None, seed: int = 0,
+        augment: Augment | None = None, seed: int = 0, bf16: bool = False,
     ) -> None:
         if augment is not None and teacher is None:
             raise ValueError("augmented inputs need a teacher that runs along")
@@ -42,6 +44,7 @@ class Matching:
         self.teacher = teacher
         self.augment = augment
         self.seed = seed
+        self.bf16 = bf16
         self._known: dict[int, list[Tensor]] = {}
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -55,9 +58,11 @@ class Matching:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1_000_003 + place)
                 inputs = list(self.augment(inputs))
-        if self.teacher is not None:
-            targets = self._taught(place, inputs)
-        return self.objective(self.student(inputs), targets)
+        with steps_in(self.bf16 and not cycle):
+            targets = self._taught(place, inputs) if self.teacher is not None else targets
+        with steps_in(self.bf16):
+            found = self.student(inputs)
+        return self.objective(found, targets)
 
     def held(self) -> float:
         with torch.no_grad():

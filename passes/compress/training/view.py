@@ -77,6 +77,11 @@ class TrainableGraph:
         return [decoded(y) for y in self._forward(given, symbols)]
 
     @property
+    def nodes(self) -> list[Node]:
+        """The nodes that run, in order."""
+        return self._forward.nodes
+
+    @property
     def inputs(self) -> tuple[Value, ...]:
         return self._forward.inputs
 

@@ -1,0 +1,48 @@
+"""The arithmetic of training steps: float32, or bfloat16 for matrix products where that is faster."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from mcomp.ir.binding import assume_symbols
+from mcomp.ir.graph import Node
+from mcomp.ops.workload import PRODUCTS, workload
+from mcomp.passes.compress.training.view import TrainableGraph
+
+Precision = Literal["auto", "f32", "bf16"]
+
+_SHARE = 0.9
+_WIDTH = 128
+
+
+def wants_bf16(student: TrainableGraph, asked: Precision) -> bool:
+    """Whether training steps of a student use bfloat16 products. `auto`: where the processor has instructions for them and
+    nearly all operations are products of linear layers and attention of at least 128 inputs; convolutions with few channels
+    are faster in float32."""
+    if asked != "auto":
+        return asked == "bf16"
+    known = assume_symbols(student.graph, {})
+    products = [(n, workload(n, known).flops) for n in student.nodes if n.op.name in PRODUCTS]
+    total = sum(flops for _, flops in products)
+    wide = sum(flops for node, flops in products if _is_wide(node))
+    return total > 0 and wide >= _SHARE * total and has_bf16()
+
+
+def _is_wide(node: Node) -> bool:
+    if node.op.name != "linear":
+        return node.op.name == "attention"
+    return all(isinstance(d, int) and d >= _WIDTH for d in node.operand(1).tensor.shape)
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, as far as torch tells."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def steps_in(bf16: bool) -> AbstractContextManager[object]:
+    """Where the operators of a training step run: their products in bfloat16, or everything as it is."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
