@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
@@ -14,6 +16,7 @@ from mcomp.ops.base import Effect
 from mcomp.ops.workload import PRODUCTS
 from mcomp.passes.compress.fitting import fit_again
 from mcomp.passes.compress.reading import clean, watch
+from mcomp.plan.quality import relative_error
 from mcomp.rewrite.driver import drop_dead
 
 if TYPE_CHECKING:
@@ -134,12 +137,30 @@ def measured_branches(graph: Graph, context: Context, limit: int) -> list[Branch
     ]
 
 
+def output_errors(graph: Graph, context: Context, found: Sequence[Branch], batches: int = 2) -> list[float]:
+    """For each branch the relative L2 error of the model's outputs on a few calibration batches when only it goes."""
+    import torch
+
+    assert context.calibration is not None
+    errors = []
+    with torch.no_grad():
+        expected = context.calibration.outputs(graph, limit=batches)
+        for branch in found:
+            trial = graph.clone()
+            add = trial.value(branch.key).producer
+            assert add is not None
+            with trial.edit("probe") as editor:
+                editor.replace(add.result, trial.value(branch.stem.name))
+                drop_dead(editor, [add])
+            errors.append(relative_error(context.calibration.outputs(trial, limit=batches), expected))
+    return errors
+
+
 def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
-    """Remove the branches that change their sums least (by `flops`: least for the operations they take), then fit what
-    follows; returns how many."""
+    """Remove the branches that cost least error (with `flops`: for the operations they take), or those that `widths` names
+    (`add_7=0`), then fit what follows; returns how many."""
     found = [b for b in measured_branches(graph, context, options.limit) if not context.excluded("prune", b.add)]
-    chosen = _chosen(options, graph, found)
-    chosen = [b for b in chosen if context.allow_rewrite("prune")]
+    chosen = [b for b in _chosen(options, graph, context, found) if context.allow_rewrite("prune")]
     if not chosen:
         return 0
     dense = graph.clone()
@@ -164,16 +185,21 @@ def _stem(branch: Branch) -> Value:
     return next(v for v in branch.add.operands if v is not None and v.producer not in branch.nodes)
 
 
-def _chosen(options: Prune, graph: Graph, found: Sequence[Branch]) -> list[Branch]:
+def _chosen(options: Prune, graph: Graph, context: Context, found: Sequence[Branch]) -> list[Branch]:
+    if options.widths:
+        return [b for b in found if f"{b.key}=0" in options.widths]
+    errors = [b.error for b in found]
+    if options.weighing == "output":
+        errors = output_errors(graph, context, found)
     if options.flops is None:
-        return sorted(found, key=lambda b: b.error)[: round(options.ratio * len(found))]
+        order = np.argsort(errors, kind="stable")
+        return [found[i] for i in order[: round(options.ratio * len(found))]]
     symbols = assume_symbols(graph, {})
     total = sum(dims.evaluate(n.op.node_cost(n).flops, symbols) for n in graph.nodes if n.op.name in PRODUCTS)
     left, chosen = float(total), []
-    for branch in sorted(found, key=lambda b: b.error**2 / b.flops):
+    for i in np.argsort([e**2 / b.flops for e, b in zip(errors, found)], kind="stable"):
         if left <= options.flops * total:
             break
-        chosen.append(branch)
-        left -= branch.flops
+        chosen.append(found[i])
+        left -= found[i].flops
     return chosen
-

@@ -118,11 +118,11 @@ def _refusal(dimension: Dimension, score: Score) -> tuple[str, str] | None:
 
 def curves_of(
     graph: Graph, context: Context, dimensions: Sequence[Dimension], moments: Mapping[Node, Moments], *, score: Score,
-    weighing: Weighing, least: float = 0.0,
+    weighing: Weighing,
 ) -> list[tuple[Dimension, Curve]]:
-    """The curve of each dimension that calibration data reaches. At least the share `least` of its units stays."""
+    """The curve of each dimension that calibration data reaches, up to its last unit."""
     if score == "magnitude":
-        found = [(d, _curve(d, additive_order(magnitudes(d), _most(d, least)))) for d in dimensions]
+        found = [(d, _curve(d, additive_order(magnitudes(d), d.size - 1))) for d in dimensions]
         return probed(graph, context, found, moments) if weighing == "output" else found
     weights = sensitivity(graph, context, _judged(dimensions)) if score == "taylor" else {}
     found = []
@@ -131,7 +131,7 @@ def curves_of(
         if readers is None:
             context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it")
             continue
-        most = _most(dimension, least)
+        most = dimension.size - 1
         if score == "obs":
             order = surgeon_order(readers, dimension.size, most, max(1, dimension.size // _PIECES))
         elif score == "activation":
@@ -140,10 +140,6 @@ def curves_of(
             order = additive_order(gradients(dimension, weights), most)
         found.append((dimension, _curve(dimension, order)))
     return probed(graph, context, found, moments) if weighing == "output" else found
-
-
-def _most(dimension: Dimension, least: float) -> int:
-    return max(0, dimension.size - max(1, int(np.ceil(least * dimension.size))))
 
 
 def _curve(dimension: Dimension, order: Order) -> Curve:

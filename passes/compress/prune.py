@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Prune(Pass):
         shapes as they are, blocks (block-sparse weights of linear layers) or nm (n of every m inputs of an output).
     ratio: the share of every dimension (of blocks, of branches) that goes. flops: instead, the share of the operations of
         products that stays; what goes is chosen over all layers by error per operation saved. widths: instead, what
-        stays of dimensions by name: `fc1.weight:0=768`.
+        stays of dimensions by name: `fc1.weight:0=768`; `add_7=0` removes the branch that goes into this sum.
     score: obs (least error after the best refit, by second moments), activation (weights times the deviation of
         activations), magnitude (norm of weights), taylor (activation times gradient of the outputs).
     weighing: how errors of different layers compare when flops chooses: by their share of what the layer gives, or by what
@@ -60,6 +60,7 @@ class Prune(Pass):
         convolutions the deviation that they had (what re-estimating batch norms does). damping: of the least squares, as a
         share of the mean squared input.
     block: rows (outputs) and columns (inputs) of blocks. n, m: for nm.
+    rounds: with flops, how often units are chosen and what is left is fitted, on the way to the target.
     limit: at most so many calibration batches are used.
     """
 
@@ -80,6 +81,7 @@ class Prune(Pass):
     n: int = 2
     m: int = 4
     limit: int = 128
+    rounds: int = 1
     widths: tuple[str, ...] = ()
 
     @property
@@ -96,8 +98,9 @@ class Prune(Pass):
             raise PassError(f"prune: ratio is {self.ratio}", code="MC0204", help="use 0 up to, but not, 1")
         if self.flops is not None and not 0.0 < self.flops <= 1.0:
             raise PassError(f"prune: flops is {self.flops}", code="MC0204", help="use more than 0, at most 1")
-        if self.granularity < 1:
-            raise PassError(f"prune: granularity is {self.granularity}", code="MC0204", help="use a positive number")
+        if self.granularity < 1 or self.rounds < 1:
+            raise PassError(f"prune: granularity is {self.granularity}, rounds is {self.rounds}", code="MC0204",
+                            help="use positive numbers")
         if len(self.block) != 2 or min(self.block) < 1 or not 0 < self.n <= self.m:
             raise PassError(f"prune: blocks of {list(self.block)}, {self.n} of {self.m}", code="MC0204",
                             help="use block=[32,4], n=2, m=4")
@@ -125,30 +128,38 @@ class Prune(Pass):
                 join_constants(graph, editor)
 
     def _narrow_owned(self, graph: Graph, context: Context) -> int:
+        rounds = self.rounds if self.flops is not None and not self.widths else 1
+        state = _State(graph.clone(), Operations(graph, context.analyze(graph, CouplingAnalysis())).total())
+        return sum(self._round(graph, context, state, (i + 1) / rounds) for i in range(rounds))
+
+    def _round(self, graph: Graph, context: Context, state: _State, progress: float) -> int:
+        """Narrow the graph once; `progress` (up to 1) is how much of the way to the target operations is gone then."""
         coupling: Coupling = context.analyze(graph, CouplingAnalysis())
         found = candidates(graph, context, coupling, self.kinds, self.score)
         asked = self._asked(found, context)
         if asked is not None:
             found = [d for d in found if d.name in asked]
+        state.sizes = {**{d.name: d.size for d in found}, **state.sizes}
         moments = reader_moments(graph, context, found, self.limit)
         curves = curves_of(
-            graph, context, found, moments, score=self.score, least=self.least if asked is None else 0.0,
+            graph, context, found, moments, score=self.score,
             weighing="layer" if self.flops is None or asked is not None else self.weighing,
         )
-        chosen = self._choose(graph, context, coupling, curves, asked)
+        chosen = self._choose(graph, context, coupling, curves, asked, state, progress)
         chosen = {d: u for d, u in chosen.items() if len(u) and context.allow_rewrite("prune")}
         chosen = feasible(graph, context, coupling, chosen)
         if not chosen:
             return 0
         errors = {d: lost_error(d, u, moments, self.refit) for d, u in chosen.items()}
-        dense = graph.clone()
+        before = graph.clone() if None in errors.values() else graph
         removal = coupling.removal(chosen)
-        outputs = kept_outputs(graph, removal)
+        for name, kept in kept_outputs(graph, removal).items():
+            state.kept[name] = state.kept[name][kept] if name in state.kept else kept
         first = min(graph.position(n) for d in chosen for n in d.nodes)
         with graph.edit("prune") as editor:
             narrow(graph, editor, removal)
-        later = fit_again(graph, dense, context, self, outputs, first) if self.refit else {}
-        unknown = _output_error(graph, dense, context, self.limit) if None in errors.values() else 0.0
+        later = fit_again(graph, state.dense, context, self, state.kept, first) if self.refit else {}
+        unknown = 0.0 if before is graph else _output_error(graph, before, context, self.limit)
         for dimension, units in chosen.items():
             error = errors[dimension]
             self._tell(graph, context, dimension, units, unknown if error is None else error, later)
@@ -163,6 +174,8 @@ class Prune(Pass):
             name, _, count = text.rpartition("=")
             if not count.isdigit() or not name:
                 raise PassError(f"prune: width {text!r}", code="MC0204", help="write fc1.weight:0=768")
+            if count == "0" and name not in sizes:
+                continue
             if name not in sizes:
                 context.missed("prune", name, "no dimension that can shrink has this name", "see prune_curves for names")
             elif not 0 < int(count) <= sizes[name]:
@@ -173,18 +186,19 @@ class Prune(Pass):
 
     def _choose(
         self, graph: Graph, context: Context, coupling: Coupling, curves: Sequence[tuple[Dimension, Curve]],
-        asked: Mapping[str, int] | None,
+        asked: Mapping[str, int] | None, state: _State, progress: float,
     ) -> dict[Dimension, np.ndarray]:
         if asked is not None:
             return {d: np.sort(c.order[: d.size - asked[d.name]]) for d, c in curves}
-        least = [max(1, math.ceil(self.least * d.size)) for d, _ in curves]
+        least = [max(1, math.ceil(self.least * state.sizes[d.name])) for d, _ in curves]
         if self.flops is None:
             gone = [
                 uniform(d.size, context.option(d.nodes[0], "ratio", self.ratio), self._step(d), low)
                 for (d, _), low in zip(curves, least)
             ]
         else:
-            gone = self._by_operations(graph, context, coupling, curves, least)
+            target = state.operations * self.flops**progress
+            gone = self._by_operations(graph, context, coupling, curves, least, target)
         return {d: np.sort(c.order[:count]) for (d, c), count in zip(curves, gone)}
 
     def _step(self, dimension: Dimension) -> int:
@@ -192,19 +206,17 @@ class Prune(Pass):
 
     def _by_operations(
         self, graph: Graph, context: Context, coupling: Coupling, curves: Sequence[tuple[Dimension, Curve]],
-        least: Sequence[int],
+        least: Sequence[int], target: float,
     ) -> list[int]:
-        assert self.flops is not None
         operations = Operations(graph, coupling)
         allowed = [points(d.size, self._step(d), low) for (d, _), low in zip(curves, least)]
         allowed = [a[a < len(c.errors)] for a, (_, c) in zip(allowed, curves)]
         errors = [c.errors[a] for a, (_, c) in zip(allowed, curves)]
-        target = self.flops * operations.total()
         counts = cheapest(operations, [d.index for d, _ in curves], allowed, errors, target)
         reached = operations.total(counts)
         if reached > target:
-            context.missed("prune", graph.name, f"{reached / operations.total():.0%} of the operations stay, not "
-                           f"{self.flops:.0%}: nothing more can go", "lower least, or widen what")
+            context.missed("prune", graph.name, f"{reached:,} operations stay, not {target:,.0f}: nothing more can go",
+                           "lower least, or widen what")
         return [d.size - int(counts[d.index]) for d, _ in curves]
 
     def _tell(
@@ -221,6 +233,17 @@ class Prune(Pass):
         saved = dimension.nbytes * len(units)
         context.record(graph, LedgerEntry("prune", dimension.nodes[0].layer, node.name, error, saved, detail=detail))
         context.remark("applied", "prune", dimension.nodes[0], detail)
+
+
+@dataclass
+class _State:
+    """What rounds of narrowing share: the dense graph and its operations, sizes of dimensions when they were first seen, and
+    by the name of what a layer gives, which of the dense layer's outputs are left."""
+
+    dense: Graph
+    operations: int
+    sizes: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def kept_outputs(graph: Graph, removal: Removal) -> dict[str, np.ndarray]:

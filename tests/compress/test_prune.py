@@ -102,6 +102,14 @@ def test_operations_reach_their_target(share: float) -> None:
     assert 0 < error < 1
 
 
+def test_rounds_reach_the_same_target() -> None:
+    graph, context, error = pruned(mlp(), "prune{flops=0.5,rounds=3}", [inputs()])
+    whole, left = (Operations(g, Context().analyze(g, CouplingAnalysis())).total() for g in (mlp(), graph))
+    assert 0.4 * whole < left <= 0.5 * whole and 0 < error < 0.5
+    assert len({e.layer for e in graph.ledger}) < len(graph.ledger)
+    assert not [r for r in context.remarks if "nothing more" in r.reason]
+
+
 def test_an_unreachable_target_is_remarked() -> None:
     _, context, _ = pruned(mlp(), "prune{flops=0.01,least=0.5}", [inputs()])
     assert any("nothing more can go" in r.reason for r in context.remarks)
@@ -193,6 +201,14 @@ def test_branches_of_a_residual_network() -> None:
     after, _, error = pruned(graph, "prune{what=branches,ratio=0.5}", batch)
     assert len([n for n in after.nodes if n.op.name == "conv"]) < len([n for n in graph.nodes if n.op.name == "conv"])
     assert 0 < error < 1.5 and len(after.ledger) == round(0.5 * len(found))
+
+
+def test_a_branch_by_name() -> None:
+    graph, batch = network("resnet-a")
+    key = branches(graph)[-1].key
+    after, _, error = pruned(graph, f'prune{{what=branches,widths=["{key}=0"]}}', batch)
+    assert len(after.ledger) == 1 and 0 < error < 1.5
+    assert len([n for n in after.nodes if n.op.name == "conv"]) == len([n for n in graph.nodes if n.op.name == "conv"]) - 2
 
 
 def test_branches_of_a_transformer_go_with_their_weights() -> None:
