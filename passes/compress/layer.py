@@ -112,7 +112,7 @@ def _try(
     import torch
 
     factors = None
-    weights = [_weight(layer.node) for layer in group]
+    weights = [weight_of(layer.node) for layer in group]
     if alpha is not None:
         magnitude = torch.stack([w.abs().amax(0) for w in weights]).amax(0)
         assert sample.magnitude is not None
@@ -124,7 +124,7 @@ def _try(
     errors, shifts, weights_coded = [], [], []
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
-        coded = rounder(layer.node, scaled, _encoding(options, layer, context), seen, factors)
+        coded = rounder(layer.node, scaled, encoding_of(options, layer, context), seen, factors)
         exact = _apply(layer.node, rows, weight)
         rough = _apply(layer.node, quantized, coded.weight)
         shift = _shift(exact, rough, layer.node) if options.correct else None
@@ -217,7 +217,8 @@ def round_trip(x: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
     return torch.clamp(torch.round(x / scales), -128, 127) * scales
 
 
-def _encoding(options: Quantize, layer: Layer, context: Context) -> Affine:
+def encoding_of(options: Quantize, layer: Layer, context: Context) -> Affine:
+    """How the options store a layer's weight."""
     weight, group = layer.node.operand(1).tensor, context.option(layer.node, "group", options.group)
     return integers_for(layer.bits, layer.mode, layer.node.op.name, weight, group)
 
@@ -244,7 +245,8 @@ def encode_weight(weight: Tensor, encoding: Affine) -> dict[str, np.ndarray]:
     }
 
 
-def _weight(node: Node) -> Tensor:
+def weight_of(node: Node) -> Tensor:
+    """The constant weight of a layer as f32."""
     import torch
 
     stored = node.operand(1).weight

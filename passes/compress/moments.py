@@ -242,7 +242,9 @@ class MomentSource:
         self._parts |= dict.fromkeys(part, tuple(part))
 
     def __call__(self, node: Node) -> Moments | None:
-        """The moments of one of the layers; None where no data reached it."""
+        """The moments of one of the layers; None where no data reached it, and for other layers."""
+        if node not in self._parts:
+            return None
         if self._parts[node] != self._part:
             self._held.clear()
             self._part = self._parts[node]

@@ -17,7 +17,7 @@ from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.compress.encode import is_plain
-from mcomp.passes.compress.layer import Layer, Plan, plan_layer
+from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 AUTO_ATTENTION = 0.15
 """The error of an attention's result up to which its operands become integers by themselves."""
 _FEW = 8
+_ROWS = 1 << 13
+"""Positions that second moments are taken over, for rounding; twice as many as inputs, where these are more."""
 _WEIGHTED = ("linear", "conv")
 
 
@@ -239,7 +241,7 @@ class Quantize(Pass):
     def _plans(
         self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
     ) -> list[Plan]:
-        rounder = Rounder(self.rounding, self._moments(graph, context, layers))
+        rounder = self._rounder(graph, context, layers, samples)
         shared: dict[Value, list[Layer]] = {}
         for layer in layers:
             shared.setdefault(layer.node.operand(0), []).append(layer)
@@ -252,14 +254,19 @@ class Quantize(Pass):
             plans += plan_layer(self, members, samples[value], context, rounder)
         return plans
 
-    def _moments(self, graph: Graph, context: Context, layers: list[Layer]) -> MomentSource | None:
-        if self.rounding == "nearest" or context.calibration is None:
-            return None
+    def _rounder(
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
+    ) -> Rounder:
+        assert context.calibration is not None
+        plain = Rounder(self.rounding, None)
         by_value: dict[Value, list[Node]] = {}
         for layer in layers:
-            by_value.setdefault(layer.node.operand(0), []).append(layer.node)
+            x = layer.node.operand(0)
+            affine = encoding_of(self, layer, context)
+            if samples[x].whole and plain.matters(layer.node, weight_of(layer.node), affine, samples[x].rows()):
+                by_value.setdefault(x, []).append(layer.node)
         ordered = [node for members in by_value.values() for node in members]
-        return MomentSource(graph, context.calibration, ordered, self.limit)
+        return Rounder(self.rounding, MomentSource(graph, context.calibration, ordered, self.limit, _ROWS))
 
     # rewriting
 

@@ -36,7 +36,7 @@ class Draw:
         """Ascending indices, or None where all `count` positions of `width` inputs are taken."""
         import torch
 
-        rows = min(self.rows, max(2 * width, _WORK // (width * width)))
+        rows = max(2 * width, min(self.rows, _WORK // (width * width)))
         share = max(1, rows // self.batches)
         if count <= share:
             return None

@@ -36,12 +36,20 @@ class Coded:
 
 
 class Rounder:
-    """Rounds the weights of layers; each layer once for the same smoothing."""
+    """Rounds the weights of layers; each layer once for the same smoothing. Where `moments` knows nothing of a layer, its
+    weights go to the nearest."""
 
     def __init__(self, rounding: Rounding, moments: MomentSource | None) -> None:
         self.rounding = rounding
         self.moments = moments
         self._known: dict[tuple[Node, bool], Coded] = {}
+
+    def matters(self, node: Node, weight: Tensor, affine: Affine, rows: Tensor) -> bool:
+        """Whether more than rounding to the nearest is to be tried for a layer: where that was asked for, below 8 bits,
+        and where the nearest integers change the output by more than a little."""
+        if self.rounding != "auto" or affine.dtype.bits < 8:
+            return self.rounding != "nearest"
+        return self._error(node, rows, self._round(node, weight, affine, None, "nearest").weight, weight) > WEIGHTS_MATTER
 
     def __call__(self, node: Node, weight: Tensor, affine: Affine, rows: Tensor, factors: Tensor | None) -> Coded:
         """The weight of a layer, rounded. `weight` f32 in its shape; `rows`: sample inputs of the layer; both with the
@@ -54,19 +62,21 @@ class Rounder:
     def _best(self, node: Node, weight: Tensor, affine: Affine, rows: Tensor, factors: Tensor | None) -> Coded:
         if self.rounding != "auto":
             return self._round(node, weight, affine, factors, self.rounding)
-        plain = self._round(node, weight, affine, factors, "nearest")
-        exact = node.op.reference([rows, weight, None], node.attrs)
-        error = error_by_row(node.op.reference([rows, plain.weight, None], node.attrs), exact)
-        if self.moments is None or (affine.dtype.bits == 8 and error <= WEIGHTS_MATTER):
-            return plain
-        best = plain
+        best = self._round(node, weight, affine, factors, "nearest")
+        if self.moments is None or self.moments(node) is None:
+            return best
+        error = self._error(node, rows, best.weight, weight)
         ways: tuple[Way, ...] = ("feedback", "learned")
         for way in ways:
             trial = self._round(node, weight, affine, factors, way)
-            found = error_by_row(node.op.reference([rows, trial.weight, None], node.attrs), exact)
+            found = self._error(node, rows, trial.weight, weight)
             if found < error:
                 best, error = trial, found
         return best
+
+    def _error(self, node: Node, rows: Tensor, rough: Tensor, exact: Tensor) -> float:
+        outputs = [node.op.reference([rows, w, None], node.attrs) for w in (rough, exact)]
+        return error_by_row(*outputs)
 
     def _round(self, node: Node, weight: Tensor, affine: Affine, factors: Tensor | None, way: Way) -> Coded:
         import torch
