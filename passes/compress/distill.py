@@ -12,9 +12,11 @@ from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
-from mcomp.passes.compress.finetune import Options, Report, finetune, float_constants, reconstruct
+from mcomp.passes.compress.finetune import finetune
+from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
 from mcomp.passes.compress.substitute import Substitution, substitute
+from mcomp.passes.compress.teaching import Options, Report, float_constants
 
 if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Recipe
@@ -201,6 +203,8 @@ class Distill(Pass):
 
     def _tell(self, graph: Graph, context: Context, report: Report) -> bool:
         place = report.layer or graph.name
+        if report.note:
+            context.remark("note", self.name, place, report.note, "give smaller batches of what matters most first")
         if report.interrupted:
             context.shared[INTERRUPTED] = True
             context.remark("note", self.name, place, "training was interrupted; the best state so far is kept")
@@ -242,6 +246,8 @@ class Distill(Pass):
 
     def _tell_student(self, graph: Graph, context: Context, name: str, found: Substitution) -> bool:
         place = name or graph.name
+        if found.note:
+            context.remark("note", self.name, place, found.note, "give smaller batches of what matters most first")
         if found.interrupted:
             context.shared[INTERRUPTED] = True
             context.remark("note", self.name, place, "training was interrupted; the best state so far counts")

@@ -13,6 +13,8 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.base import Effect
 
+_NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm")
+
 
 @dataclass(frozen=True)
 class Region:
@@ -171,7 +173,8 @@ def child_regions(graph: Graph, path: str) -> list[Region]:
 
 def residual_regions(graph: Graph, within: Region | None = None) -> list[Region]:
     """Residual blocks, in order: for each `add` of two values that come from a common one, what lies between that value
-    and the sum, if nothing else uses any of it and there is a weight in it. Blocks that hold others are left out.
+    and the sum, if nothing else uses any of it and there is a weight in it, and the norm of the same module that alone
+    reads the sum. Blocks that hold others are left out.
 
     Values that do not come from the common one (masks, positions) are further inputs.
     """
@@ -194,7 +197,7 @@ def residual_regions(graph: Graph, within: Region | None = None) -> list[Region]
             order.append(value)
             above[value] = mask | (1 << numbers[value])
         if node.op.name == "add" and len(node.operands) == 2:
-            block = _between(node, above, order)
+            block = _with_norm(_between(node, above, order))
             if block is not None and not any(set(f.nodes) & set(block.nodes) for f in found):
                 found.append(block)
     return found
@@ -212,6 +215,16 @@ def _between(node: Node, above: Mapping[Value, int], order: list[Value]) -> Regi
                                  if n.op.name in ("linear", "conv", "conv_transpose")):
         return None
     return region if region.outputs == (node.result,) and region.problem() is None else None
+
+
+def _with_norm(block: Region | None) -> Region | None:
+    """The block with the norm behind it, where that belongs to the same module and nothing else reads the sum."""
+    if block is None or not block.name or len(block.exit.uses) != 1:
+        return block
+    following = block.exit.users[0]
+    if following.op.name not in _NORMS or following.operands[0] is not block.exit or not is_under(following, block.name):
+        return block
+    return region_of(block.graph, (*block.nodes, following), block.name)
 
 
 def _interval(node: Node, entry: Value, above: Mapping[Value, int], bit: int) -> Region | None:
@@ -273,7 +286,8 @@ def splice(editor: Editor, region: Region, body: Graph) -> list[Value]:
     """Put copies of the nodes of `body` in the region's place; returns what replaces its outputs, in order.
 
     `body` takes the region's inputs and gives its outputs, in order, types included. Nodes and constants of the region that
-    nothing uses any more are erased. Raises IRError when the types differ or the region has users before its end.
+    nothing uses any more are erased. Values keep the names that they have in `body` where these are free. Raises IRError
+    when the types differ or the region has users before its end.
     """
     for old, new in zip((*region.inputs, *region.outputs), (*body.inputs, *body.outputs), strict=True):
         if old.type != new.type:
@@ -285,7 +299,9 @@ def splice(editor: Editor, region: Region, body: Graph) -> list[Value]:
             if user not in inside and user is not graph.returns and graph.position(user) < graph.position(last):
                 raise IRError(f"%{value.name} is used before the region {region.name} ends", ir=repr(user))
     sources = {v.producer for n in region.nodes for v in n.operands if v is not None and v.producer is not None}
+    before = last.prev
     found = editor.inline(body, list(region.inputs), before=last)
+    added = _nodes_between(graph, before, last)
     for old, new in zip(region.outputs, found):
         editor.replace(old, new)
     for node in reversed(region.nodes):
@@ -293,6 +309,20 @@ def splice(editor: Editor, region: Region, body: Graph) -> list[Value]:
     for source in sources - inside:
         if source is not None and is_source(source) and not any(v.uses for v in source.results):
             editor.erase(source)
+    for copy, original in zip(added, body.nodes):
+        for value, wanted in zip(copy.results, original.results):
+            if value not in found and value.name != wanted.name and graph.unique_name(wanted.name) == wanted.name:
+                editor.rename(value, wanted.name)
+    return found
+
+
+def _nodes_between(graph: Graph, first: Node | None, last: Node) -> list[Node]:
+    """The nodes after `first` (None: from the start) and before `last`."""
+    node = next(graph.nodes) if first is None else first.next
+    found = []
+    while node is not None and node is not last:
+        found.append(node)
+        node = node.next
     return found
 
 

@@ -12,9 +12,9 @@ from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.ops.workload import workload
 from mcomp.passes.analysis.cost import weight_bytes
-from mcomp.passes.compress.finetune import CACHED_BYTES, Options, Report, same_value, train_task
 from mcomp.passes.compress.region import Region, body_of, splice
 from mcomp.passes.compress.student import from_module, narrower, shallower
+from mcomp.passes.compress.teaching import CACHED_BYTES, Options, Report, left_out, same_value, train_task
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ LEAST_SAMPLES = 8
 @dataclass(frozen=True)
 class Substitution:
     """What came of a student: the name of the value it makes, its measured error (relative L2 on held-out data), bytes of
-    weights saved, and what it is; or the reason why the region stays, and what would help."""
+    weights saved, and what it is; or the reason why the region stays, and what would help; `note`: what else is worth
+    knowing."""
 
     node: str = ""
     error: float = 0.0
@@ -38,6 +39,7 @@ class Substitution:
     reason: str = ""
     remedy: str = ""
     interrupted: bool = False
+    note: str = ""
 
 
 def substitute(
@@ -81,16 +83,20 @@ def substitute(
         reason = _grow(samples, body, inputs[0], options)
         if reason is not None:
             return Substitution(reason=reason, remedy="choose another augment, or none")
+    note = left_out(min(len(inputs), len(targets)), len(calibration))
     report = _train(region, made, samples, recipe, options, checkpoint, progress)
     if not report.after <= max_error:
         return Substitution(
             reason=f"its student ({detail}) stays {report.after:.1%} off, more than {max_error:.1%}",
             remedy="train longer, give more data or a larger student, or raise max_error", interrupted=report.interrupted,
+            note=note,
         )
     with graph.edit("distill", loc=region.nodes[-1].loc) as editor:
         found = splice(editor, region, made)
     detail = f"{detail}: {_words(after)} instead of {_words(before)}"
-    return Substitution(found[0].name, report.after, before[1] - after[1], detail, interrupted=report.interrupted)
+    return Substitution(
+        found[0].name, report.after, before[1] - after[1], detail, interrupted=report.interrupted, note=note,
+    )
 
 
 def _student(

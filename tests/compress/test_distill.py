@@ -17,7 +17,8 @@ from mcomp.manager import Context, Pass, PassManager, PassResult
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
-from mcomp.passes.compress.finetune import Options, finetune, reconstruct
+from mcomp.passes.compress.finetune import Options, finetune
+from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
@@ -141,6 +142,23 @@ def test_excluded_layers_stay() -> None:
     graph, context, error = distilled(MLP, "distill{region=body,student=narrower,steps=5}", exclude=["body.2"])
     assert error == 0.0 and not graph.ledger
     assert any('excluded by "body.2"' in r.reason for r in context.remarks)
+
+
+@pytest.mark.parametrize("region", ["body", ""])
+def test_what_pruning_keeps_becomes_a_narrower_student(region: str) -> None:
+    where = f"region={region}," if region else ""
+    graph, _, error = distilled(MLP, f"distill{{{where}student=narrower,ratio=0.5,epochs=8,max_error=0.9}}")
+    assert graph.value("h").tensor.shape[1] == 32
+    assert graph.value("s").tensor.shape[1] == (64 if region else 32)
+    assert error < 0.6
+    (entry,) = graph.ledger
+    assert entry.layer == (region or "mlp") and entry.bytes_saved > 0 and "50% of the units" in entry.detail
+
+
+def test_data_that_does_not_fit_is_left_out_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcomp.passes.compress.reconstruct.CACHED_BYTES", 1 << 17)
+    _, context, _ = distilled(MLP, damaged("distill{region=body,steps=2,rate=0.001}"))
+    assert any("of 3 calibration batches" in r.reason for r in context.remarks)
 
 
 def test_the_layers_that_do_least_are_left_out() -> None:

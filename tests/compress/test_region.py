@@ -96,6 +96,15 @@ def test_residual_blocks_are_found() -> None:
     assert [r.exit.name for r in residual_regions(graph, region_at(graph, "body.1"))] == ["a2"]
 
 
+def test_the_norm_behind_a_sum_belongs_to_the_block() -> None:
+    norm = "%z2 = layer_norm %a2, %n {axes_count = 1, eps = 1e-05} : f32[B, 8]  loc(PATH)\n  %u ="
+    text = BLOCKS.replace("%u =", "%n = const @n#seed=9 : f32[8]\n  " + norm).replace("linear %a2", "linear %z2")
+    graph = parse_graph(text.replace("PATH", "body.1.norm"), generate=True)
+    assert [r.exit.name for r in residual_regions(graph)] == ["a1", "z2"]
+    graph = parse_graph(text.replace("PATH", "norm"), generate=True)
+    assert [r.exit.name for r in residual_regions(graph)] == ["a1", "a2"]
+
+
 def test_a_block_whose_inside_is_used_elsewhere_is_none() -> None:
     graph = parse_graph(BLOCKS.replace("return %z", "return %z, %r2").replace("(f32[B, 3])", "(f32[B, 3], f32[B, 16])"),
                         generate=True)

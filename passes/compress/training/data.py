@@ -96,10 +96,6 @@ class Samples:
         rows = self._held if self.held_out else self._train
         return [Minibatch(g, tuple(chunk)) for g, given in enumerate(rows) for chunk in _chunks(given, self._limit)]
 
-    def shown(self) -> list[Minibatch]:
-        """Minibatches of what is not held out, in a fixed order."""
-        return [Minibatch(g, tuple(c)) for g, given in enumerate(self._train) for c in _chunks(given, self._limit)]
-
     def epoch(self, number: int) -> list[Minibatch]:
         """The minibatches of an epoch, in an order that depends on the seed and the number (within the cycle) only. A
         remainder of less than a quarter of a minibatch is left out: the next epoch has another one."""

@@ -118,14 +118,18 @@ def running_teacher(graph: Graph, outputs: Sequence[Value], inputs: Sequence[Val
 
 
 def values_on(
-    graph: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int, start: int = 0
+    graph: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int
 ) -> list[list[Tensor]]:
-    """Values of a graph, batch by batch of the calibration data, from batch `start` on until they take `limit_bytes` (at
-    least one batch). Copies: nothing of the runs stays alive."""
+    """Values of a graph, batch by batch of the calibration data, until they take `limit_bytes` (at least one batch). Inputs
+    of the graph are those of the calibration data and take nothing; others are copies: nothing of the runs stays alive."""
+    places = {v: i for i, v in enumerate(graph.inputs)}
+    if all(v in places for v in wanted):
+        rows = (calibration.inputs(graph, batch) for batch in calibration.batches)
+        return [[row[places[v]] for v in wanted] for row in rows]
     compute = running_teacher(graph, wanted)
     found: list[list[Tensor]] = []
     taken = 0
-    for batch in calibration.batches[start:]:
+    for batch in calibration.batches:
         given = calibration.inputs(graph, batch)
         row = [y.clone() for y in compute(given)]
         taken += sum(y.numel() * y.element_size() for y in row)
