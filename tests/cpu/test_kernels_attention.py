@@ -122,6 +122,17 @@ def test_rows_without_keys_are_zero_and_nan_stays_in_its_row(isa: str, queries: 
 
 
 @each_isa
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("same", [False, True])
+def test_lowest_floats_hide_keys_unless_all_have_them(isa: str, queries: int, same: bool) -> None:
+    q, k, v = random(1, 2, queries, 16), random(1, 2, 83, 16, seed=1), random(1, 2, 83, 16, seed=2)
+    mask = np.zeros((1 if same else queries, 83), np.float32)
+    mask[:, 40:] = np.finfo(np.float32).min
+    mask[0] = np.finfo(np.float32).min
+    np.testing.assert_allclose(run(isa, q, k, v, mask=mask), reference(q, k, v, mask), rtol=1e-5, atol=3e-6)
+
+
+@each_isa
 def test_strided_operands_offset_and_large_scores(isa: str) -> None:
     q = (random(2, 20, 3, 64) * 20).transpose(0, 2, 1, 3)
     k = (random(2, 83, 3, 64, seed=1) * 20).transpose(0, 2, 1, 3)
@@ -209,7 +220,10 @@ def test_byte_rows_without_keys_are_zero_and_nan_stays_in_its_row(isa: str) -> N
     mask[0] = -np.inf
     mask[1, 3] = np.nan
     mask[2, 19] = np.inf
+    mask[3] = np.finfo(np.float32).min
     got = run(isa, q, k, v, mask=mask, codes=CODES)
+    scale, zero = CODES[2]
+    np.testing.assert_allclose(got[0, 0, 3], ((v[0, 0].astype(np.float32) - zero) * scale).mean(0), atol=1e-5)
     np.testing.assert_array_equal(got[0, 0, 0], 0)
     assert np.isnan(got[0, 0, 1:3]).all() and np.isfinite(got[0, 0, 3:]).all()
 

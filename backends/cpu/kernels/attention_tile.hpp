@@ -121,12 +121,24 @@ inline void pack_until(const Attention<T>& a, const AttentionScratch<T>& s, Atte
   head.packed = end;
 }
 
+// What a mask adds, in other units. Lowest floats, which masks hide keys with, would overflow: they stay finite, so that a
+// row with nothing else weighs its keys alike; infinity stays what it is.
+inline float mask_in(float bias, float unit) {
+  constexpr float lowest = std::numeric_limits<float>::lowest();
+  const float scaled = bias * unit;
+  return scaled < lowest && bias >= lowest ? lowest : scaled;
+}
+MCOMP_INLINE vf32 mask_in(vf32 bias, float unit) {
+  const vf32 lowest = vset(std::numeric_limits<float>::lowest()), scaled = bias * vset(unit);
+  return bias < lowest ? bias : vmax(lowest, scaled);
+}
+
 // Reads a mask that is the same for all queries: keys masked at the end are left out.
 template <class T>
 inline void read_row_mask(const Attention<T>& a, const AttentionScratch<T>& s, AttentionHead<T>& head) {
   const int64_t at = a.mask_at(head.b, head.h, 0), step = a.mask_stride.key;
   if (a.bias) {
-    for (int64_t n = 0; n < a.keys; ++n) s.mask[n] = a.bias[at + n * step] * kLog2E;
+    for (int64_t n = 0; n < a.keys; ++n) s.mask[n] = mask_in(a.bias[at + n * step], kLog2E);
   } else {
     for (int64_t n = 0; n < a.keys; ++n) s.mask[n] = a.keep[at + n * step] ? 0.0f : kLowest;
   }
@@ -153,11 +165,11 @@ inline void mask_row(const Attention<T>& a, int64_t b, int64_t h, int64_t query,
                      float unit, float* s) {
   const int64_t step = a.mask_stride.key, at = a.mask_at(b, h, query) + key0 * step;
   const auto masked = [&](int64_t n) MCOMP_LAMBDA {
-    return a.bias ? s[n] + a.bias[at + n * step] * unit : a.keep[at + n * step] ? s[n] : kLowest;
+    return a.bias ? s[n] + mask_in(a.bias[at + n * step], unit) : a.keep[at + n * step] ? s[n] : kLowest;
   };
   int64_t n = 0;
   if (step == 1 && a.bias) {
-    for (; n + kLanes <= count; n += kLanes) vstore(s + n, vfma(vload(a.bias + at + n), vset(unit), vload(s + n)));
+    for (; n + kLanes <= count; n += kLanes) vstore(s + n, vload(s + n) + mask_in(vload(a.bias + at + n), unit));
   } else if (step == 1) {
     if (all_kept(a.keep + at, count)) return;
     const uint8_t* from = reinterpret_cast<const uint8_t*>(a.keep + at);
