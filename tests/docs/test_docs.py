@@ -19,14 +19,15 @@ def blocks(name: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_writing_a_pass() -> None:
-    namespace: dict[str, object] = {"__name__": "writing_a_pass"}
+@pytest.mark.parametrize("name", ["writing-a-pass.md", "distilling.md"])
+def test_python_and_what_it_prints(name: str) -> None:
+    namespace: dict[str, object] = {"__name__": name.removesuffix(".md").replace("-", "_")}
     printed = ""
-    for kind, text in blocks("writing-a-pass.md"):
+    for kind, text in blocks(name):
         if kind == "python":
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
-                exec(compile(text, "writing-a-pass.md", "exec"), namespace)
+                exec(compile(text, name, "exec"), namespace)
             printed = out.getvalue()
         elif kind == "text":
             assert printed.rstrip("\n").splitlines() == text.rstrip("\n").splitlines()
