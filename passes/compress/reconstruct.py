@@ -42,7 +42,8 @@ def reconstruct(
     blocks: regions of `graph` with one output, in order; None: the residual blocks (for a transformer, attention and
     feed-forward ones apart). The dense value is the one of the same name. Each block gets an equal share of what is left of
     `seconds`; an interruption ends it. `record` hears each report at once. Blocks that read no input that can be compared,
-    or whose dense counterpart is missing, are reported with a reason.
+    or whose dense counterpart is missing, are reported with a reason. Constants that other parts of the graph share are
+    held as they are.
     """
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import untie_vectors
@@ -87,8 +88,10 @@ def reconstruct_block(
     if problem is not None:
         return Report(block.name, names[0] if names else "", 0.0, 0.0, reason=problem)
     wanted = [t for t in targets if t is not None]
+    wanted_here, inside = chooser(options), set(block.nodes)
     student = TrainableGraph(
-        graph, chosen=chooser(options), learn_scales=options.learn_scales, inputs=block.inputs, outputs=block.outputs,
+        graph, chosen=lambda node: wanted_here(node) and all(user in inside for user in node.result.users),
+        learn_scales=options.learn_scales, inputs=block.inputs, outputs=block.outputs,
         originals=originals(graph, dense, options),
     )
     if not student.tensors():

@@ -79,11 +79,15 @@ def substitute(
     if samples.total < LEAST_SAMPLES and flags is not None:
         return Substitution(reason=f"{samples.total} calibration samples are too few to learn from",
                             remedy="pass more calibration data")
+    note = left_out(min(len(inputs), len(targets)), len(calibration))
     if options.augment is not None:
-        reason = _grow(samples, body, inputs[0], options)
+        room = max(0, CACHED_BYTES // max(1, samples.nbytes) - 1)
+        copies = min(options.copies, room)
+        reason = _grow(samples, body, inputs[0], options, copies)
         if reason is not None:
             return Substitution(reason=reason, remedy="choose another augment, or none")
-    note = left_out(min(len(inputs), len(targets)), len(calibration))
+        if copies < options.copies:
+            note = f"{note + '; ' if note else ''}{copies} of {options.copies} changed copies of the samples fit in memory"
     report = _train(region, made, samples, recipe, options, checkpoint, progress)
     if not report.after <= max_error:
         return Substitution(
@@ -110,7 +114,7 @@ def _student(
     return from_module(region, student, inputs[0]), f"student {type(student).__name__}"
 
 
-def _grow(samples: Samples, body: Graph, example: list[Any], options: Options) -> str | None:
+def _grow(samples: Samples, body: Graph, example: list[Any], options: Options, copies: int) -> str | None:
     """Add changed copies of the samples, with what the region itself gives for them; or a reason why that cannot be."""
     from mcomp.passes.compress.training.augment import augmentation, misfit
     from mcomp.passes.compress.training.tasks import running_teacher
@@ -131,7 +135,7 @@ def _grow(samples: Samples, body: Graph, example: list[Any], options: Options) -
             inputs[i] = tensor
         return [*inputs, *teacher(inputs)]
 
-    samples.grow(make, options.copies)
+    samples.grow(make, copies)
     return None
 
 

@@ -229,6 +229,17 @@ def test_blocks_are_trained_one_after_another() -> None:
     assert [e.node for e in graph.ledger if e.rule == "distill"] == ["a0", "a1", "a2", "a3"]
 
 
+def test_constants_that_blocks_share_are_held() -> None:
+    shared = layers().replace("%w1 = const @layer.1.a.weight#seed=10 : f32[16, 8]  loc(layer.1.a)\n", "")
+    graph = parse_graph(shared.replace("linear %a0, %w1", "linear %a0, %w0"), generate=True)
+    dense = graph.clone()
+    Damage().run(graph, Context())
+    before = {n.name: n.attrs["digest"] for n in graph.nodes if n.op.name == "const"}
+    reconstruct(graph, dense, calibration(), recipe=Recipe(rate=1e-3, steps=10))
+    changed = {n.name for n in graph.nodes if n.op.name == "const" and before[n.name] != n.attrs["digest"]}
+    assert "w0" not in changed and {"v0", "v1"} <= changed
+
+
 def test_one_region_is_trained_back() -> None:
     graph, _, _ = distilled(MLP, damaged("distill{region=body,epochs=5}"))
     assert [e.layer for e in graph.ledger if e.rule == "distill"] == ["body"]
@@ -288,6 +299,13 @@ def test_a_student_sees_changed_copies_of_what_there_is() -> None:
         PassManager([one]).run(graph, Context(calibration=few))
         errors.append(relative_error([run_graph(graph, x)], [expected]))
     assert min(errors[1:]) < errors[0]
+
+
+def test_changed_copies_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcomp.passes.compress.substitute.CACHED_BYTES", 3 * 768 * (8 + 4) * 4)
+    student = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    _, context, _ = distilled(MLP, [Distill(student=student, steps=2, rate=1e-3, augment="mix", max_error=50.0)])
+    assert any("2 of 4 changed copies" in r.reason for r in context.remarks)
 
 
 def test_an_augmentation_that_does_not_fit_says_so() -> None:

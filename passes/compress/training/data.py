@@ -77,6 +77,12 @@ class Samples:
                 self._train[group] = [*rows, *range(count, _count(self._groups[group], self.batched))]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        tensors = [t for group in self._groups for c in group for t in (c if isinstance(c, (list, tuple)) else (c,))]
+        return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+
+    @property
     def trained_on(self) -> int:
         """How many samples are not held out."""
         return sum(len(g) for g in self._train)
