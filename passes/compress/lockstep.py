@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MEMORY = 3 << 29
 """Bytes of intermediate results of both graphs that are held for all batches at once."""
+_DAMPINGS = (1e-3, 1e-4, 1e-2, 1e-1, 1.0)
+"""Dampings that are tried."""
+_WIDE = 1024
+"""Inputs from which only every second damping is tried."""
 _STRETCH = 1.5
 """Most that a channel is scaled by to give back the deviation that least squares takes."""
 
@@ -108,13 +112,14 @@ class Fit:
 class Lockstep:
     """Fits layers of `student` to those of `dense` with the same names, one after another in the order of the graph.
 
-    `outputs(node)`: which of the dense layer's outputs the student's layer has (None: all). `variance`: outputs of
-    convolutions are scaled to deviate as the dense ones do.
+    `outputs(node)`: which of the dense layer's outputs the student's layer has (None: all). `damping`: of the least squares;
+    None: what one half of the data finds best for the other. `variance`: outputs of convolutions are scaled to deviate as
+    the dense ones do.
     """
 
     def __init__(
         self, dense: Graph, student: Graph, context: Context, *, outputs: Callable[[Node], np.ndarray | None],
-        limit: int, damping: float, variance: bool = True, rows: int = ROWS,
+        limit: int, damping: float | None, variance: bool = True, rows: int = ROWS,
     ) -> None:
         calibration = context.calibration
         assert calibration is not None
@@ -138,18 +143,20 @@ class Lockstep:
             joined = self._joined(node, twin)
             if not self.dense.done(twin):
                 self.dense.through(twin)
-            sums = _Sums()
+            halves = (_Sums(), _Sums())
             own: list[Tensor] = [self.dense.read(b, twin.result) for b in range(self.batches)]
             if joined is not None:
                 self.dense.through(joined[0])
             for b in range(self.batches):
-                self._add(sums, node, b, own[b], joined)
+                self._add(halves, node, b, own[b], joined)
+            sums = halves[0].joined(halves[1])
             weight = weight_matrix(node)
             bias = bias_of(node, weight)
             before = sums.error(weight, bias)
             if editor is None:
                 return Fit(before, before)
-            found, shift = sums.regress(weight, self.damping)
+            damping = self.damping if self.damping is not None else _best_damping(halves, weight)
+            found, shift = sums.regress(weight, damping)
             if self.variance and node.op.name == "conv":
                 found, shift = sums.restore(found, shift)
             after = sums.error(found, shift)
@@ -197,7 +204,10 @@ class Lockstep:
             return None
         return dense_total, dense_total.result, others[0]
 
-    def _add(self, sums: _Sums, node: Node, b: int, own: Tensor, joined: tuple[Node, Value, Value] | None) -> None:
+    def _add(
+        self, halves: tuple[_Sums, _Sums], node: Node, b: int, own: Tensor, joined: tuple[Node, Value, Value] | None
+    ) -> None:
+        """Add a batch to one half, every second to the other; an only batch is divided."""
         import torch
 
         self.draw.batch = b
@@ -215,7 +225,11 @@ class Lockstep:
         at = 0
         for part in window.rows(clean(self.student.read(b, node.operand(0))), self.draw):
             stop = at + part.shape[1]
-            sums.add(part.double(), _grouped(picked[at:stop], part.shape[0]), _grouped(reference[at:stop], part.shape[0]))
+            cut = min(max(len(picked) // 2 - at, 0), stop - at) if self.batches == 1 else (0, stop - at)[b % 2]
+            for half, low, high in ((halves[1], 0, cut), (halves[0], cut, stop - at)):
+                if low < high:
+                    groups, rows = part.shape[0], slice(at + low, at + high)
+                    half.add(part[:, low:high].double(), _grouped(picked[rows], groups), _grouped(reference[rows], groups))
             at = stop
 
 
@@ -239,6 +253,18 @@ def bias_of(node: Node, weight: Tensor) -> Tensor:
     return torch.from_numpy(np.array(value.weight.decode(), np.float64)).reshape(weight.shape[:2])
 
 
+def _best_damping(halves: tuple[_Sums, _Sums], weight: Tensor) -> float:
+    """The damping with which fits to either half make the least error on the other."""
+    first, second = halves
+    if not first.count or not second.count:
+        return _DAMPINGS[0]
+    tried = _DAMPINGS[:: 1 if weight.shape[-1] <= _WIDE else 2]
+    errors = [
+        second.error(*first.regress(weight, d)) ** 2 + first.error(*second.regress(weight, d)) ** 2 for d in tried
+    ]
+    return tried[min(range(len(tried)), key=errors.__getitem__)]
+
+
 class _Sums:
     """Sums over positions of inputs x [G, K] and targets y [G, N]; `own` is what the dense layer itself gives."""
 
@@ -260,6 +286,14 @@ class _Sums:
         self.squares = self.squares + y.square().sum(1)
         self.own += float(own.square().sum())
         self.count += x.shape[1]
+
+    def joined(self, other: _Sums) -> _Sums:
+        """The sums over the positions of both."""
+        both = _Sums()
+        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        both.inputs, both.targets = self.inputs + other.inputs, self.targets + other.targets
+        both.squares, both.own, both.count = self.squares + other.squares, self.own + other.own, self.count + other.count
+        return both
 
     def _centered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Covariance of x [G, K, K], of x and y [G, K, N], means of x and y."""

@@ -1,4 +1,4 @@
-"""Probing: what changes of single layers do to the outputs of the model, measured on a few calibration batches."""
+"""Probing: what changes of single layers do to the outputs of the model, measured on a few calibration samples."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mcomp.passes.analysis.coupling import Consumer, Dimension
 from mcomp.passes.compress.lockstep import bias_of, fitted
 from mcomp.passes.compress.moments import Moments, bias_shift, collect_moments, refit, weight_matrix
 from mcomp.passes.compress.narrow import own_constants
+from mcomp.passes.compress.sensitivity import pieces
 from mcomp.plan.quality import relative_error
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from mcomp.passes.compress.curves import Curve
 
-_BATCHES = 2
-"""Calibration batches that are probed with."""
+_SAMPLES = 64
+"""Calibration samples that are probed with."""
 _SHARES = (0.2, 0.45, 0.7)
 """Shares of a dimension's units that are taken away for probing."""
 _NUDGE = 0.05
@@ -37,8 +38,8 @@ class Prober:
         import torch
 
         assert context.calibration is not None
-        self.calibration = context.calibration
         self.trial = graph.clone()
+        self.inputs = [given for given, _ in pieces(self.trial, context.calibration, _SAMPLES, _SAMPLES)]
         self.nodes: dict[Node, Node] = {}
         with self.trial.edit("probe") as editor:
             own_constants(self.trial, editor)
@@ -52,7 +53,7 @@ class Prober:
                     editor.set_operands(twin, (twin.operand(0), twin.operand(1), none))
                 self.nodes[node] = twin
         with torch.no_grad():
-            self.expected = [self._run(batch, {}) for batch in self.calibration.batches[:_BATCHES]]
+            self.expected = [self._run(given, {}) for given in self.inputs]
 
     def error(self, changes: Mapping[Node, tuple[Tensor, Tensor]]) -> float:
         """The squared relative error of the outputs when layers have these weights [G, N, K] and biases [G, N]."""
@@ -66,13 +67,12 @@ class Prober:
             constants[twin.operand(1).producer] = weight.reshape(type.static_shape).to(kind)
             constants[twin.operand(2).producer] = bias.reshape(-1).to(kind)
         with torch.no_grad():
-            found = [self._run(batch, constants) for batch in self.calibration.batches[:_BATCHES]]
+            found = [self._run(given, constants) for given in self.inputs]
         return relative_error(found, self.expected) ** 2
 
-    def _run(self, batch: Sequence[Any], constants: Mapping[Node | None, Tensor]) -> list[Any]:
+    def _run(self, inputs: Sequence[Any], constants: Mapping[Node | None, Tensor]) -> list[Any]:
         from mcomp.ops.evaluate import constant, run_graph
 
-        inputs = self.calibration.inputs(self.trial, batch)
         return run_graph(self.trial, inputs, constants=lambda n: constants[n] if n in constants else constant(n))
 
 

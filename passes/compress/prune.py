@@ -58,7 +58,7 @@ class Prune(Pass):
         every dimension that stays in any case.
     refit: fit what follows, by least squares on the pruned model's activations. variance: also give outputs of
         convolutions the deviation that they had (what re-estimating batch norms does). damping: of the least squares, as a
-        share of the mean squared input.
+        share of the mean squared input; none: for every layer what one half of the data finds best for the other.
     block: rows (outputs) and columns (inputs) of blocks. n, m: for nm.
     rounds: with flops, how often units are chosen and what is left is fitted, on the way to the target.
     limit: at most so many calibration batches are used.
@@ -76,7 +76,7 @@ class Prune(Pass):
     least: float = 0.1
     refit: bool = True
     variance: bool = True
-    damping: float = 1e-3
+    damping: float | None = None
     block: tuple[int, ...] = (32, 4)
     n: int = 2
     m: int = 4
@@ -110,6 +110,9 @@ class Prune(Pass):
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         counts: dict[str, int] = {}
+        if context.calibration is not None and not context.calibration.given:
+            context.remark("warning", "prune", graph.name, "layers are judged and fitted on the example inputs only",
+                           "pass calibration data")
         if "branches" in self.kinds:
             counts["branches"] = remove_branches(self, graph, context)
         if any(k in UNITS for k in self.kinds):

@@ -47,7 +47,7 @@ def sensitivity(graph: Graph, context: Context, nodes: Sequence[Node]) -> dict[N
     products: dict[Node, list[Tensor]] = {n: [] for n in nodes}
     outputs: list[Tensor] = []
     count = 0
-    for inputs, samples in _pieces(graph, context.calibration):
+    for inputs, samples in pieces(graph, context.calibration, _SAMPLES, _AT_ONCE):
         record = _Record(graph, nodes, inputs)
         found = record.outputs
         if not found:
@@ -148,24 +148,21 @@ def _deviation(outputs: Sequence[Tensor]) -> float:
     return max(float((joined - joined.mean(0)).square().sum(1).mean()), 1e-30)
 
 
-def _pieces(graph: Graph, calibration: Calibration) -> Iterator[tuple[list[Any], int]]:
-    """Inputs of the graph and how many samples they hold; batches are cut where all arguments have one symbolic leading
-    axis."""
+def pieces(
+    graph: Graph, calibration: Calibration, samples: int, at_once: int
+) -> Iterator[tuple[list[Any], int]]:
+    """Inputs of the graph and how many samples they hold, up to about `samples` in all; batches are cut into pieces of
+    `at_once` where all arguments have one symbolic leading axis, and count as one sample elsewhere."""
     seen = 0
     for batch in calibration.batches:
-        if seen >= _SAMPLES:
-            return
         size = _batch(graph, batch)
-        if size is None:
-            yield calibration.inputs(graph, batch), 1
-            seen += 1
-            continue
-        for start in range(0, size, _AT_ONCE):
-            if seen >= _SAMPLES:
+        for start in range(0, 1 if size is None else size, at_once):
+            if seen >= samples:
                 return
-            part = [x[start : start + _AT_ONCE] for x in batch]
-            yield calibration.inputs(graph, part), len(part[0])
-            seen += len(part[0])
+            part = batch if size is None else [x[start : start + at_once] for x in batch]
+            count = 1 if size is None else len(part[0])
+            yield calibration.inputs(graph, part), count
+            seen += count
 
 
 def _batch(graph: Graph, batch: Sequence[Any]) -> int | None:

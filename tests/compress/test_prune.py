@@ -82,6 +82,18 @@ def test_refits_and_better_scores_lose_less() -> None:
     assert errors["score=obs"] < 0.9 * errors["score=magnitude"] < errors["score=magnitude,refit=false"]
 
 
+def test_few_samples_do_not_spoil_the_rest() -> None:
+    """Fitted on fewer rows than a layer has inputs: still closer to the dense model on others than unfitted."""
+    few, many = inputs(48, rank=16), inputs(1024, rank=16)[48:]
+    expected = run_graph(mlp(), [many])
+    errors = {}
+    for text in ("damping=none", "damping=0.000001", "refit=false"):
+        graph, _, _ = pruned(mlp(), f"prune{{ratio=0.25,{text}}}", [few])
+        errors[text] = relative_error([run_graph(graph, [many])], [expected])
+    assert errors["damping=none"] < min(errors.values()) + 1e-9
+    assert errors["damping=none"] < 0.95 * errors["refit=false"]
+
+
 def test_the_ledger_tells_what_a_layer_loses() -> None:
     """One dimension, no relu behind it: the layer's error is the model's."""
     text = MLP.replace("%s = relu %g : f32[B, 32]", "%s = neg %g : f32[B, 32]")
