@@ -15,6 +15,7 @@ from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.compress.encode import dense_const
 from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
+from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.tables import factor_tables, table_nodes
 
@@ -52,6 +53,7 @@ class LowRank(Pass):
     conv: spatial (k x 1, then 1 x k), tucker (1 x 1, k x k, 1 x 1), channel (k x k, then 1 x 1); auto takes the one with
         the fewest operations, or with the least error where `ratio` or `rank` says how many; none leaves convolutions.
     tables: embedding tables become narrower ones followed by a linear; auto: where the objective is size.
+    refit: then fit, in order, the last factors and the layers behind to what they gave before.
     gain: a layer stays whole unless the operations left are at most this share.
     measured: time each layer before and after on the target (kept in the cost table) and keep only those that are faster.
     limit: at most so many calibration batches are used.
@@ -66,6 +68,7 @@ class LowRank(Pass):
     max_error: float = 0.25
     conv: Literal["auto", "channel", "spatial", "tucker", "none"] = "auto"
     tables: bool | Literal["auto"] = "auto"
+    refit: bool = True
     gain: float = 0.9
     measured: bool = False
     limit: int = 128
@@ -99,10 +102,18 @@ class LowRank(Pass):
                 chosen[node] = factors
         if self.measured:
             chosen = self._faster(graph, context, chosen)
-        count = sum(bool(factor_layer(graph, context, n, chosen[n])) for n in nodes if n in chosen)
+        count = self._rewrite(graph, context, [(n, chosen[n]) for n in nodes if n in chosen])
         wanted = self.tables is True or (self.tables == "auto" and context.objective == "size")
         tables = factor_tables(self, graph, context, table_nodes("lowrank", graph, context)) if wanted else 0
         return PassResult(count + tables > 0, NONE, {"layers": count, "tables": tables})
+
+    def _rewrite(self, graph: Graph, context: Context, chosen: Sequence[tuple[Node, Factors]]) -> int:
+        dense = graph.clone() if self.refit and chosen else None
+        made = [factor_layer(graph, context, node, factors) for node, factors in chosen]
+        done = [nodes for nodes in made if nodes]
+        if done and dense is not None:
+            fit_behind(graph, dense, context, done[0][0], self.limit)
+        return len(done)
 
     # which
 
@@ -191,6 +202,22 @@ def factor_layer(graph: Graph, context: Context, node: Node, factors: Factors) -
         made = replace_layer(editor, node, factors)
     context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
     return made
+
+
+def fit_behind(graph: Graph, dense: Graph, context: Context, first: Node, limit: int) -> None:
+    """Fit every linear and conv from `first` on that `dense` has too, by name, to what it gives there, on the activations of
+    the graph as fitted so far."""
+    walk = Lockstep(dense, graph, context, outputs=lambda node: None, limit=limit, damping=None, variance=False)
+    known = {v.name for node in dense.nodes for v in node.results}
+    for node in list(graph.nodes)[graph.position(first) :]:
+        if node.op.name not in ("linear", "conv") or not fitted(node) or node.name not in known:
+            continue
+        if context.excluded("lowrank", node):
+            continue
+        if not context.allow_rewrite("lowrank"):
+            return
+        with graph.edit("lowrank", loc=node.loc) as editor:
+            walk.fit(node, editor)
 
 
 def infeasible(node: Node) -> tuple[str, str] | None:

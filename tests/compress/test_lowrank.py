@@ -221,3 +221,17 @@ def test_layers_that_are_not_measured_faster_stay_whole(monkeypatch: pytest.Monk
     )
     assert [e.layer for e in graph.ledger] == ["fc1"]
     assert any(r.layer == "fc2" and "takes 3.0 us, the whole layer 2.0 us" in r.reason for r in context.remarks)
+
+
+def test_layers_behind_are_fitted_to_what_they_gave() -> None:
+    """fc2, whose full rank would be more work, stays whole and makes up for some of what fc1 lost."""
+    batches = [[random(400, 64, seed=i) * torch.linspace(2.0, 0.1, 64)] for i in range(4)]
+    errors = []
+    for refit in ("false", "true"):
+        pipeline = f"lowrank{{rank=16,max_error=1.0,refit={refit}}}"
+        graph, _, error = compressed(mlp(), pipeline, batches, layers={"fc2": {"rank": 48}})
+        assert [e.layer for e in graph.ledger] == ["fc1"]
+        errors.append(error)
+    assert errors[1] < 0.985 * errors[0]
+    graph, _, error = compressed(mlp(), "lowrank{rank=16,max_error=1.0}", batches, exclude=["fc2"])
+    assert error == pytest.approx(errors[0], rel=1e-3)
