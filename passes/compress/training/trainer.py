@@ -87,11 +87,13 @@ class Outcome:
         return self.best < self.first
 
 
-PROBED = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+PROBED = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 """Rates tried for AdamW when none is given; for SGD 30 times as much."""
 _PROBE_STEPS = 24
+_PROBE_SHARE = 0.15
 _BACKOFFS = 6
 _TIMED = 8
+_SAY_SECONDS = 1.0
 _TIME = "the time was up"
 
 
@@ -126,6 +128,7 @@ class _Training:
         self.best: dict[str, Tensor] = {}
         self.epochs: dict[int, list[Minibatch]] = {}
         self.bad = 0
+        self.said = self.started
         self.timed = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._held_seconds: float | None = None
@@ -177,8 +180,11 @@ class _Training:
         if not finite:
             self._back_off()
         self._fit_to_time(time.monotonic() - began)
-        if self.step % self._interval() == 0 or self.step == self.total:
+        due = self.step % self._interval() == 0 or self.step == self.total
+        if due:
             self._check()
+        if due or time.monotonic() - self.said >= _SAY_SECONDS:
+            self.said = time.monotonic()
             self.say(f"training: held-out loss {self.outcome.best:.4g}, step {self.step} of {self.total}")
 
     def _take(self, batch: Minibatch, step: int, rate: float) -> bool:
@@ -232,13 +238,10 @@ class _Training:
     def _probe(self) -> float:
         """The rate, of some, with the lowest held-out loss after a few steps of a whole schedule."""
         scale = 1.0 if self.recipe.optimizer == "adamw" else 30.0
-        steps = max(2, min(_PROBE_STEPS, self.total // 10))
         start = self._state()
-        best, chosen = math.inf, PROBED[3] * scale
-        limit = math.inf if self.recipe.seconds is None else 0.25 * self.recipe.seconds
+        best, chosen = math.inf, PROBED[0] * scale
+        steps = self._probe_steps()
         for number, rate in enumerate(PROBED):
-            if self._seconds() > limit:
-                break
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
             self.optimizer = self._optimizer(rate * scale)
@@ -248,6 +251,20 @@ class _Training:
                 best, chosen = found, rate * scale
             self._restore(start)
         return chosen
+
+    def _probe_steps(self) -> int:
+        """How many steps to try each rate for: as many as take a small part of the time limit."""
+        steps = max(2, min(_PROBE_STEPS, self.total // 10))
+        limit = self.recipe.seconds
+        if limit is None:
+            return steps
+        self.optimizer = self._optimizer(0.0)
+        for step in range(2):  # the first step does work that is done once
+            began = time.monotonic()
+            self._take(self._batch(step), step, 0.0)
+            usual = time.monotonic() - began
+        room = _PROBE_SHARE * limit / len(PROBED) - self._check_seconds()
+        return max(2, min(steps, int(room / max(usual, 1e-9))))
 
     def _optimizer(self, rate: float) -> torch.optim.Optimizer:
         groups = _groups(self.task.tensors(), self.recipe.decay)
