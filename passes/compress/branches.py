@@ -168,12 +168,11 @@ def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
     for branch in chosen:
         saved = branch.nbytes
         with graph.edit("prune", loc=branch.add.loc) as editor:
-            stem = _stem(branch)
-            editor.replace(branch.add.result, stem)
+            editor.replace(branch.add.result, _stem(branch))
             drop_dead(editor, [branch.add])
         detail = f"the branch is gone, and {branch.flops} operations with it"
         layer = next((n.layer for n in branch.nodes if n.op.name in PRODUCTS), branch.add.layer)
-        context.record(graph, LedgerEntry("prune", layer, stem.name, branch.error, saved, detail=detail))
+        context.record(graph, LedgerEntry("prune", layer, branch.key, branch.error, saved, detail=detail))
         context.remark("applied", "prune", layer, detail)
     if options.refit:
         fit_again(graph, dense, context, options, {}, min(first, len(graph)))

@@ -345,6 +345,7 @@ def store(editor: Editor, node: Node, weight: Tensor, bias: Tensor) -> None:
     shift = editor.const(vector, name=name, loc=loc, before=node)
     before = (node.operand(1), held)
     editor.set_operands(node, (node.operand(0), fresh, shift))
+    editor.set_loc(node, loc)
     for value, new in zip(before, (fresh, shift)):
         if value is not None and value.producer is not None and value.is_const and not value.uses:
             editor.replace(value, new)

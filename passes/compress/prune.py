@@ -10,6 +10,7 @@ import numpy as np
 
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry
+from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension, Removal
@@ -161,6 +162,8 @@ class Prune(Pass):
         first = min(graph.position(n) for d in chosen for n in d.nodes)
         with graph.edit("prune") as editor:
             narrow(graph, editor, removal)
+            for node in dict.fromkeys(n for d in chosen for n in d.nodes):
+                editor.set_loc(node, fused("prune", node.loc))
         later = fit_again(graph, state.dense, context, self, state.kept, first) if self.refit else {}
         unknown = 0.0 if before is graph else _output_error(graph, before, context, self.limit)
         for dimension, units in chosen.items():

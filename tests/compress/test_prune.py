@@ -71,6 +71,8 @@ def test_a_share_of_every_dimension_goes(score: str) -> None:
     assert [e.layer for e in graph.ledger] == ["fc1", "fc2"]
     assert all(0 < e.error < 1 and e.bytes_saved > 0 for e in graph.ledger)
     assert sum(r.kind == "applied" for r in context.remarks) == 2
+    products = [n for n in graph.nodes if n.op.name == "linear"]
+    assert [(n.loc.rule, n.layer) for n in products] == [("prune", "fc1"), ("prune", "fc2"), ("prune", "fc3")]
 
 
 def test_refits_and_better_scores_lose_less() -> None:
