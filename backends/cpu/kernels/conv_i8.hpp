@@ -96,7 +96,7 @@ void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const C
 template <class Tile, class A, class Ep>
 void conv_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q, const Ep& ep,
              void* scratch) {
-  detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile::NR, Scales8>(ep), scratch);
+  detail::conv_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile, A, Scales8>(ep), scratch);
 }
 
 template <class Tile>
@@ -142,7 +142,7 @@ void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* pack
 template <class Tile, class A, class Ep>
 void conv_transposed_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
                         const Ep& ep, void* scratch) {
-  detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile::NR, Scales8>(ep), scratch);
+  detail::conv_transposed_i8_emitting<Tile>(w, x, packed, s, q, detail::int8_emitter<Tile, A, Scales8>(ep), scratch);
 }
 
 }  // namespace mcomp

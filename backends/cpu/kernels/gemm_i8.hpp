@@ -62,12 +62,38 @@ struct Int8ScaledRow {
 
 namespace detail {
 
+// One tile of int8 products whose epilogue takes the sums while they are in registers: the operands of run_tile, what
+// DirectTiles::prepare made for the panel, and where the tile's results belong.
+struct DirectTile {
+  const void* a;
+  int64_t row_stride;
+  const int64_t* taps;
+  int64_t tap_count, length;
+  const int8_t* b;
+  const int32_t* start;
+  const float *scale, *factor, *shift;  // one per column of the panel; scale: that of a sum
+  bool fits;                            // what prepare() said
+  const void* epilogue;
+  int64_t row0, row_step, col, count;
+};
+
+// The epilogue's own tiles, by their height.
+struct DirectTiles {
+  // Makes the factors and shifts of `width` columns from the columns' scales, `count` of them real. False when results
+  // could leave the range of 32-bit integers.
+  bool (*prepare)(const void* epilogue, const float* scale, int64_t col, int64_t count, int64_t width, float* factor,
+                  float* shift);
+  void (*const* run)(const DirectTile&);
+};
+
 // An epilogue of int8 products without its type, see Emitter. scale: of the tile's columns, behind them the largest.
 template <class Scales>
 struct Int8Emitter {
   const void* epilogue;
   void (*emit)(const void* epilogue, const int32_t* tile, const float* scale, const Scales& scales, int64_t mr,
                int64_t row0, int64_t row_step, int64_t col, int64_t count);
+  const DirectTiles* direct = nullptr;
+  const void* micro = nullptr;
 };
 
 // Hands the rows of a tile over one by one. The epilogue is copied: bytes that it stores could change the original.
@@ -98,23 +124,48 @@ void emit_int8_rows(const void* epilogue, const int32_t* tile, const float*, con
   }
 }
 
-// How an epilogue takes whole tiles; specialized by those that have a better way than row by row.
+// How an epilogue takes whole tiles: row by row.
 template <class Ep>
-struct Int8Tiles {
+struct Int8Rows {
   template <int NR, class Scales>
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales& s, int64_t mr,
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
     emit_int8_rows<NR, Ep>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
   }
+  static constexpr bool kDirect = false;
 };
+// Specialized by those that have a better way.
+template <class Ep>
+struct Int8Tiles : Int8Rows<Ep> {};
 
-// Emitter of ep, which must outlive it.
-template <int NR, class Scales, class Ep>
+// An epilogue's own tiles by height.
+template <class Ep, class A, int MAX, int NV>
+struct DirectTable {
+  void (*run[MAX + 1])(const DirectTile&);
+  template <int... R>
+  static constexpr DirectTable make(std::integer_sequence<int, R...>) {
+    return {{nullptr, Int8Tiles<Ep>::template run<A, R + 1, NV>...}};
+  }
+};
+template <class Ep, class A, int MAX, int NV>
+constexpr DirectTable<Ep, A, MAX, NV> direct_table =
+    DirectTable<Ep, A, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
+
+// Emitter of ep, which must outlive it, for Int8Product<Tile, A, Scales>.
+template <class Tile, class A, class Scales, class Ep>
 Int8Emitter<Scales> int8_emitter(const Ep& ep) {
-  return {&ep, [](const void* epilogue, const int32_t* tile, const float* scale, const Scales& s, int64_t mr,
-                  int64_t row0, int64_t row_step, int64_t col, int64_t count) {
-            Int8Tiles<Ep>::template emit<NR>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
-          }};
+  Int8Emitter<Scales> made{
+      &ep, [](const void* epilogue, const int32_t* tile, const float* scale, const Scales& s, int64_t mr, int64_t row0,
+              int64_t row_step, int64_t col, int64_t count) {
+        Int8Tiles<Ep>::template emit<Tile::NR>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
+      }};
+  if constexpr (Int8Tiles<Ep>::kDirect && std::is_same<Scales, Scales8>::value) {
+    static constexpr DirectTiles tiles{Int8Tiles<Ep>::prepare, direct_table<Ep, A, Tile::MR, Tile::NV>.run};
+    made.direct = &tiles;
+  } else {
+    made.micro = micro_tiles<ByteDot<A>, Tile::MR, Tile::NV>.table;
+  }
+  return made;
 }
 
 template <class Tile, class A, class Scales>
@@ -146,7 +197,10 @@ struct Int8Product {
   struct PanelTerms {
     alignas(64) int32_t start[NR];
     alignas(64) float scale[NR + 1];  // the last: the largest
+    alignas(64) float factor[NR];
+    alignas(64) float shift[NR];
     int64_t panel = -1, first, count;
+    bool fits = false;
   };
   // A tile that waits for its epilogue, which runs after the next tile's products are under way: they keep the multipliers
   // busy meanwhile.
@@ -163,9 +217,16 @@ struct Int8Product {
             int64_t panel, int64_t row0, int64_t row_step) const {
     Waiting& h = waiting;
     if (h.terms[h.terms_at].panel != panel) compute_terms(panel, h.terms[h.terms_at ^= 1]);
-    micro_tiles<ByteDot<A>, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                    packed + panel * panel_stride, 4 * NR, h.sums[h.at],
-                                                    h.terms[h.terms_at].start);
+    const PanelTerms& terms = h.terms[h.terms_at];
+    const int8_t* b = packed + panel * panel_stride;
+    if (emit.direct != nullptr) {
+      emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,
+                            terms.shift, terms.fits, emit.epilogue, row0, row_step, terms.first, terms.count});
+      return;
+    }
+    using Micro = typename MicroTable<ByteDot<A>, MR, Tile::NV>::Function;
+    static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, 4 * NR, h.sums[h.at],
+                                              terms.start);
     finish();
     h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step;
   }
@@ -195,6 +256,8 @@ struct Int8Product {
     }
     terms.scale[NR] = vreduce_max(most);
     terms.panel = panel, terms.first = first, terms.count = count;
+    if (emit.direct != nullptr)
+      terms.fits = emit.direct->prepare(emit.epilogue, terms.scale, first, count, NR, terms.factor, terms.shift);
   }
 };
 
@@ -209,7 +272,7 @@ template <class Tile, class A, class Scales, class Ep>
 void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
              const Scales& scales, const Ep& ep, void* scratch) {
   const detail::Int8Product<Tile, A, Scales> product{
-      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile::NR, Scales>(ep)};
+      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile, A, Scales>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
   product.finish();
 }

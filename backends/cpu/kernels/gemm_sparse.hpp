@@ -311,7 +311,7 @@ void gemm_sparse_i8(const Worker& w, const A* a, int64_t lda, const void* packed
   own.column_sums = from.sums;
   using Product = detail::Int8Product<Tile, A, Scales>;
   const detail::SparseProduct<Product> sparse{
-      Product{from.pieces, 0, {n, 1, NR}, own, detail::int8_emitter<NR, Scales>(ep)}, from.first, from.taps, length,
+      Product{from.pieces, 0, {n, 1, NR}, own, detail::int8_emitter<Tile, A, Scales>(ep)}, from.first, from.taps, length,
       round_up(length, 4) * NR};
   detail::sparse_rows(w, sparse, a, lda, m, k, scratch);
 }

@@ -111,7 +111,8 @@ struct FloatTable {
   }
 };
 template <class Ep, class W, int MAX, int NV>
-constexpr FloatTable<Ep, W, MAX, NV> float_table = FloatTable<Ep, W, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
+constexpr FloatTable<Ep, W, MAX, NV> float_table =
+    FloatTable<Ep, W, MAX, NV>::make(std::make_integer_sequence<int, MAX>{});
 
 // As emitter(), for FloatProduct<Tile, T, W>.
 template <class Tile, class T, class W, class Ep>

@@ -168,6 +168,47 @@ void requantize_tile(const Requantize<Q> ep, const int32_t* tile, const float* s
   }
 }
 
+#if defined(MCOMP_ISA_AVX512)
+
+// Clamped bytes of four vectors of rounded elements, zero points added: those of v[0], v[1] ... one after the other.
+template <class Q>
+MCOMP_INLINE __m512i four_to_bytes(const vi32 (&v)[4], __m512i zero, __m512i low, __m512i high) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i a = _mm512_adds_epi16(_mm512_packs_epi32((__m512i)v[0], (__m512i)v[1]), zero);
+  const __m512i b = _mm512_adds_epi16(_mm512_packs_epi32((__m512i)v[2], (__m512i)v[3]), zero);
+  const __m512i bytes =
+      std::is_same<Q, int8_t>::value
+          ? _mm512_min_epi8(_mm512_max_epi8(_mm512_packs_epi16(a, b), low), high)
+          : _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(a, b), low), high);
+  return _mm512_permutexvar_epi32(order, bytes);
+}
+
+// Writes the first `count` bytes of MR rows of NR bytes.
+template <int MR, int NR>
+MCOMP_INLINE void copy_byte_rows(const uint8_t* rows, int64_t count, uint8_t* out, int64_t step) {
+  if (count == NR) {
+    unroll<MR>([&](auto r) MCOMP_LAMBDA {
+      unroll<NR / 32>([&](auto i) MCOMP_LAMBDA {
+        const auto* from = reinterpret_cast<const __m256i*>(rows + r * NR + i * 32);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * 32), _mm256_loadu_si256(from));
+      });
+      if constexpr (NR % 32 != 0) {
+        const auto* from = reinterpret_cast<const __m128i*>(rows + r * NR + NR - 16);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + NR - 16), _mm_loadu_si128(from));
+      }
+      out += step;
+    });
+    return;
+  }
+  for (int r = 0; r < MR; ++r, rows += NR, out += step) {
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) std::memcpy(out + i, rows + i, 8);
+    if (i < count) std::memcpy(out + i, rows + i, static_cast<size_t>(count - i));
+  }
+}
+
+#endif
+
 template <class Q>
 struct Int8Tiles<Requantize<Q>> {
   template <int NR>
@@ -183,6 +224,60 @@ struct Int8Tiles<Requantize<Q>> {
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
     emit_int8_rows<NR, Requantize<Q>>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
   }
+
+#if defined(MCOMP_ISA_AVX512)
+  static constexpr bool kDirect = true;
+
+  // Steps below 2^31 in magnitude convert to integers, which saturate to bytes; others need the clamp in floats.
+  static bool prepare(const void* epilogue, const float* scale, int64_t col, int64_t count, int64_t width,
+                      float* factor, float* shift) {
+    const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(epilogue);
+    bool fits = true;
+    for (int64_t c = 0; c < width; ++c) {
+      factor[c] = c < count ? scale[c] * ep.inverse : 0.0f;
+      shift[c] = c < count && ep.bias != nullptr ? ep.bias[col + c] * ep.inverse : 0.0f;
+      fits = fits && __builtin_fabsf(factor[c]) * 2147483648.0f + __builtin_fabsf(shift[c]) < 2147483000.0f;
+    }
+    return fits;
+  }
+
+  template <class A, int MR, int NV>
+  static MCOMP_NOINLINE void run(const DirectTile& t) {
+    constexpr int NR = NV * kLanes;
+    run_tile<ByteDot<A>, MR, NV>(
+        static_cast<const A*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, 4 * NR, t.start,
+        [&](const auto& sums) MCOMP_LAMBDA {
+          const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(t.epilogue);
+          if (!t.fits) {
+            alignas(64) int32_t tile[MR * NR];
+            sums.store(tile);
+            requantize_tile<NR, false>(ep, tile, t.scale, MR, t.row0, t.row_step, t.col, t.count);
+            return;
+          }
+          constexpr int groups = (MR * NV + 3) / 4;
+          alignas(64) uint8_t bytes[groups * 64];
+          const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(ep.zero));
+          const __m512i low = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(ep.low))[0] + ep.zero));
+          const __m512i high = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(ep.high))[0] + ep.zero));
+          vf32 factor[NV], shift[NV];
+          unroll<NV>([&](auto v) MCOMP_LAMBDA {
+            factor[v] = vload(t.factor + v * kLanes), shift[v] = vload(t.shift + v * kLanes);
+          });
+          unroll<groups>([&](auto g) MCOMP_LAMBDA {
+            vi32 four[4];
+            unroll<4>([&](auto j) MCOMP_LAMBDA {
+              constexpr int i = 4 * g + j < MR * NV ? 4 * g + j : MR * NV - 1, v = i % NV;
+              four[j] = vround_i32(vfma(vto_f32(sums.template row<i / NV>().v[v]), factor[v], shift[v]));
+            });
+            _mm512_store_si512(bytes + g * 64, four_to_bytes<Q>(four, zero, low, high));
+          });
+          copy_byte_rows<MR, NR>(bytes, t.count, reinterpret_cast<uint8_t*>(ep.out + t.row0 * ep.ld + t.col),
+                                 t.row_step * ep.ld);
+        });
+  }
+#else
+  static constexpr bool kDirect = false;
+#endif
 };
 
 }  // namespace detail

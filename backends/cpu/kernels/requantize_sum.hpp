@@ -98,6 +98,8 @@ void requantize_sum_tile(const RequantizeSum<Q, R> ep, const int32_t* tile, cons
 
 template <class Q, class R>
 struct Int8Tiles<RequantizeSum<Q, R>> {
+  static constexpr bool kDirect = false;
+
   template <int NR>
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8& s, int64_t mr,
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
