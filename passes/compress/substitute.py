@@ -52,37 +52,28 @@ def substitute(
     The targets are the dense graph's values of the same names, where it has them, else the region's own. Raises PassError
     for a module that does not fit.
     """
-    from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.tasks import values_on
 
     graph, calibration = region.graph, context.calibration
     assert calibration is not None
-    inputs = values_on(graph, calibration, region.inputs, limit_bytes=CACHED_BYTES // 2)
-    wanted = [same_value(dense, v) for v in region.outputs]
-    known = [v for v in wanted if v is not None]
-    taught = dense if len(known) == len(wanted) else graph
-    targets = values_on(
-        taught, calibration, known if taught is dense else region.outputs, limit_bytes=CACHED_BYTES // 2
-    )
     body = body_of(region)
+    first = calibration if isinstance(student, str) else Calibration(calibration.batches[:1])
+    inputs = values_on(graph, first, region.inputs, limit_bytes=CACHED_BYTES // 2)
     made, detail = _student(region, body, student, ratio, inputs, context.seed)
     before, after = _size(body), _size(made)
     if after[0] >= before[0] and after[1] >= before[1]:
         return Substitution(reason=f"the student is no smaller: {_words(after)}, the region {_words(before)}",
                             remedy="give a smaller one, or another ratio")
-    flags = row_columns([v.type for v in made.inputs], [v.type for v in made.outputs])
-    samples = Samples(
-        [[*x, *y] for x, y in zip(inputs, targets)],
-        None if flags is None else [*flags, *([True] * len(region.outputs))],
-        size=options.batch, held=options.held, seed=recipe.seed,
-    )
-    if samples.total < LEAST_SAMPLES and flags is not None:
+    if first is not calibration:
+        inputs = values_on(graph, calibration, region.inputs, limit_bytes=CACHED_BYTES // 2)
+    targets = _targets(region, dense, calibration)
+    samples = _samples(region, inputs, targets, options, recipe.seed)
+    if samples.total < LEAST_SAMPLES and samples.batched is not None:
         return Substitution(reason=f"{samples.total} calibration samples are too few to learn from",
                             remedy="pass more calibration data")
     note = left_out(min(len(inputs), len(targets)), len(calibration))
     if options.augment is not None:
-        room = max(0, CACHED_BYTES // max(1, samples.nbytes) - 1)
-        copies = min(options.copies, room)
+        copies = min(options.copies, max(0, CACHED_BYTES // max(1, samples.nbytes) - 1))
         reason = _grow(samples, body, inputs[0], options, copies)
         if reason is not None:
             return Substitution(reason=reason, remedy="choose another augment, or none")
@@ -112,6 +103,30 @@ def _student(
         made, dropped = shallower(body, Calibration(inputs), ratio, region.name)
         return made, f"shallower, without {', '.join(dropped) or 'anything less'}"
     return from_module(region, student, inputs[0]), f"student {type(student).__name__}"
+
+
+def _targets(region: Region, dense: Graph, calibration: Calibration) -> list[list[Any]]:
+    """What the region's outputs are to be, batch by batch: the dense graph's values of their names, else its own."""
+    from mcomp.passes.compress.training.tasks import values_on
+
+    wanted = [same_value(dense, v) for v in region.outputs]
+    known = [v for v in wanted if v is not None]
+    if len(known) == len(wanted):
+        return list(values_on(dense, calibration, known, limit_bytes=CACHED_BYTES // 2))
+    return list(values_on(region.graph, calibration, region.outputs, limit_bytes=CACHED_BYTES // 2))
+
+
+def _samples(
+    region: Region, inputs: list[list[Any]], targets: list[list[Any]], options: Options, seed: int
+) -> Samples:
+    from mcomp.passes.compress.training.data import Samples, row_columns
+
+    flags = row_columns([v.type for v in region.inputs], [v.type for v in region.outputs])
+    return Samples(
+        [[*x, *y] for x, y in zip(inputs, targets)],
+        None if flags is None else [*flags, *([True] * len(region.outputs))],
+        size=options.batch, held=options.held, seed=seed,
+    )
 
 
 def _grow(samples: Samples, body: Graph, example: list[Any], options: Options, copies: int) -> str | None:

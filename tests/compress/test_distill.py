@@ -348,6 +348,14 @@ def test_the_pass_tells_that_it_was_interrupted_and_what_it_is_at() -> None:
     assert any("interrupted" in r.reason for r in context.remarks)
 
 
+def test_outputs_that_cannot_be_compared_end_it() -> None:
+    text = MLP.replace("return %y", "%i = argmax %y {axis = 1} : i64[B]\n  return %i").replace("(f32[B, 4])", "(i64[B])")
+    graph = parse_graph(text, generate=True)
+    dense = graph.clone()
+    report = finetune(graph, dense, calibration(), recipe=Recipe(steps=3))
+    assert not report.changed and "changes what is compared" in report.reason
+
+
 def test_blocks_without_a_counterpart_say_so() -> None:
     graph = parse_graph(layers(), generate=True)
     other = parse_graph(MLP.replace("@mlp", "@other"), generate=True)

@@ -20,7 +20,8 @@ Load = Callable[[Node], Any]
 Override = Callable[[Any], Any]
 """Does what a node with one operand does."""
 
-_PROGRAMS = 64
+_PROGRAMS = 256
+"""Sets of sizes that calls are kept for."""
 _NESTED = ("fused", "cond")
 _STEPS = ("heaviside",)
 """Flat almost everywhere, and without a derivative in torch: gradients end there."""

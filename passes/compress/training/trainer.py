@@ -194,6 +194,9 @@ class _Training:
             group["lr"] = rate * self.factor
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(batch, step)
+        if not loss.requires_grad:
+            self.outcome.stopped = "nothing that could be trained changes what is compared"
+            return True
         if not bool(torch.isfinite(loss)):
             return False
         loss.backward()  # type: ignore[no-untyped-call]
