@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
 from mcomp.passes.compress.lowrank import decomposer_of, infeasible
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.samples import Sample, collect
-from mcomp.passes.compress.sparsify import block_sparse, sparse_refusal
+from mcomp.passes.compress.sparsify import BlockOrder, Sparse, sparse_refusal
 from mcomp.passes.compress.tables import (
     Table,
     TableDecomposer,
@@ -147,10 +147,11 @@ def _is_plain(node: Node) -> bool:
 def _of_layer(
     node: Node, moments: Moments, sample: Sample, menu: Menu, rules: frozenset[str]
 ) -> list[Candidate]:
-    precisions = menu.precisions if "quantize" in rules else (FLOAT,)
+    rounding = _Rounding(node, moments, sample)
     found = [
-        _rounded(node, form, moments, sample, precision)
-        for form in _forms(node, moments, menu, rules) for precision in precisions
+        _rounded(rounding, form, precision)
+        for form in _forms(node, moments, menu, rules)
+        for precision in (menu.precisions if "quantize" in rules else (FLOAT,))
         if precision != FLOAT or form.treatment != KEEP
     ]
     whole = dims.evaluate(node.operand(1).tensor.nbytes, {})
@@ -165,7 +166,8 @@ def _forms(node: Node, moments: Moments, menu: Menu, rules: frozenset[str]) -> l
     if "lowrank" in rules and infeasible(node) is None:
         forms += [_factor_form(node, f) for f in decomposer_of(node, moments).choices(menu.shares)]
     if "prune" in rules and node.op.name == "linear" and sparse_refusal(BlockSparse(menu.block), node) is None:
-        forms += [_block_form(node, moments, menu.block, gone) for gone in menu.gone]
+        order = BlockOrder(menu.block, node, moments)
+        forms += [_block_form(node, order.sparse(gone), menu.block, gone) for gone in menu.gone]
     return forms
 
 
@@ -174,10 +176,9 @@ def _factor_form(node: Node, factors: Factors) -> _Form:
     return _Form(Treatment(factors.scheme, factors.ranks), parts, factors.error, factors.share)
 
 
-def _block_form(node: Node, moments: Moments, block: tuple[int, int], gone: float) -> _Form:
+def _block_form(node: Node, sparse: Sparse, block: tuple[int, int], gone: float) -> _Form:
     import torch
 
-    sparse = block_sparse(block, node, moments, gone)
     type = node.operand(1).tensor.with_encoding(sparse.encoding)
     weight = torch.from_numpy(np.array(sparse.encoding.decode(sparse.parts, type), np.float64))
     ones = {**sparse.parts, "values": np.ones_like(sparse.parts["values"])}
@@ -188,56 +189,89 @@ def _block_form(node: Node, moments: Moments, block: tuple[int, int], gone: floa
 
 # rounding
 
-def _rounded(node: Node, form: _Form, moments: Moments, sample: Sample, precision: Precision) -> Candidate:
-    """A form with its weights, and what they are multiplied by, rounded; what that adds to the error is measured on the
-    sample."""
-    bits, activations = precision
-    error = form.error
-    if bits is not None:
-        error = float(np.hypot(error, _rounding_error(node, form, moments, sample, bits, activations)))
+def _rounded(rounding: _Rounding, form: _Form, precision: Precision) -> Candidate:
+    """A form with its weights, and what they are multiplied by, rounded."""
+    node, (bits, activations) = rounding.node, precision
+    error = form.error if bits is None else float(np.hypot(form.error, rounding.error(form, bits, activations)))
     total = sum(dims.evaluate(part_type(node, part, precision).nbytes, {}) for part in form.parts)
     treatment = replace(form.treatment, bits=bits, activations=activations)
     return Candidate(node.name, node.layer, treatment, error, total, form.share)
 
 
-def _rounding_error(
-    node: Node, form: _Form, moments: Moments, sample: Sample, bits: int, activations: Activations
-) -> float:
-    """The relative L2 error that rounding adds to a form's output, its mean taken up by the bias."""
-    rows = sample.rows()
-    whole = weight_matrix(node).reshape(node.operand(1).tensor.static_shape).float()
-    dense = node.op.reference([rows, whole, None], node.attrs)
-    exact, rough = rows, rows
-    for i, part in enumerate(form.parts):
-        if activations != "none":
-            seen = sample if i == 0 else _sampled(exact, sample)
-            rough = round_trip(rough, activation_of(seen, mode_of(node, activations)))
-        coded = _coded(node, part, moments if i == 0 else None, bits, activations)
-        exact = node.op.reference([exact, part.weight.float(), None], part.attrs)
-        rough = node.op.reference([rough, coded, None], part.attrs)
-    change = rough - exact
-    channel = sample.channel % change.dim()
-    change = change - change.mean([d for d in range(change.dim()) if d != channel], keepdim=True)
-    energy = float(dense.square().sum())
-    return (float(change.square().sum()) / energy) ** 0.5 if energy > 0 else 0.0
+class _Rounding:
+    """What rounding adds to the error of a layer's forms, measured on a sample of its inputs.
+
+    Weights of 8 bits go to the nearest integer, others are rounded with error feedback where the moments of their inputs
+    are known; what that gains is measured on the whole layer and taken to hold when blocks are gone too.
+    """
+
+    def __init__(self, node: Node, moments: Moments, sample: Sample) -> None:
+        self.node, self.moments, self.sample = node, moments, sample
+        self.whole = Part(weight_matrix(node).reshape(node.operand(1).tensor.static_shape), node.attrs)
+        self.rows = sample.rows()
+        self.energy = float(node.op.reference([self.rows, self.whole.weight.float(), None], node.attrs).square().sum())
+        self._gains: dict[Precision, float] = {}
+        self._rounded_inputs: dict[tuple[Treatment, Activations], float] = {}
+
+    def error(self, form: _Form, bits: int, activations: Activations) -> float:
+        """The relative L2 error that rounding adds to a form's output, its mean taken up by the bias."""
+        blocks = form.treatment.block is not None
+        weights = self._weights(form.parts, bits, activations, bits < 8 and not blocks)
+        if blocks:
+            weights *= self._gain(bits, activations)
+        if activations == "none":
+            return weights
+        return float(np.hypot(weights, self._inputs(form, activations)))
+
+    def _gain(self, bits: int, activations: Activations) -> float:
+        """What feedback leaves of the error of rounding the whole layer's weights."""
+        if bits == 8:
+            return 1.0
+        if (bits, activations) not in self._gains:
+            plain, fed = (self._weights((self.whole,), bits, activations, feedback) for feedback in (False, True))
+            self._gains[bits, activations] = min(1.0, fed / plain) if plain > 0 else 1.0
+        return self._gains[bits, activations]
+
+    def _weights(self, parts: tuple[Part, ...], bits: int, activations: Activations, feedback: bool) -> float:
+        """The error from rounding weights alone, as they are stored beside such activations."""
+        exact, rough = self.rows, self.rows
+        for part in parts:
+            exact = self.node.op.reference([exact, part.weight.float(), None], part.attrs)
+            rough = self.node.op.reference([rough, self._coded(part, bits, activations, feedback), None], part.attrs)
+        return self._relative(rough - exact)
+
+    def _inputs(self, form: _Form, activations: Activations) -> float:
+        """The error from rounding what is multiplied alone."""
+        key = (form.treatment, activations)
+        if key not in self._rounded_inputs:
+            exact, rough = self.rows, self.rows
+            for i, part in enumerate(form.parts):
+                seen, weight = self.sample if i == 0 else _sampled(exact, self.sample), part.weight.float()
+                rough = round_trip(rough, activation_of(seen, mode_of(self.node, activations)))
+                exact, rough = (self.node.op.reference([x, weight, None], part.attrs) for x in (exact, rough))
+            self._rounded_inputs[key] = self._relative(rough - exact)
+        return self._rounded_inputs[key]
+
+    def _relative(self, change: Tensor) -> float:
+        channel = self.sample.channel % change.dim()
+        change = change - change.mean([d for d in range(change.dim()) if d != channel], keepdim=True)
+        return (float(change.square().sum()) / self.energy) ** 0.5 if self.energy > 0 else 0.0
+
+    def _coded(self, part: Part, bits: int, activations: Activations, feedback: bool) -> Tensor:
+        """The weight of a part after rounding."""
+        groups = part.attrs.get("groups", 1)
+        matrix = part.weight.reshape(groups, part.weight.shape[0] // groups, -1)
+        affine = integers_for(bits, activations, self.node.op.name, part_type(self.node, part, FLOAT))
+        mask = None if part.mask is None else part.mask.reshape(matrix.shape)
+        gram = self.moments.gram if feedback and self.moments.gram.shape[-1] == matrix.shape[-1] else None
+        found = round_weight(matrix, gram, levels_of(affine), "nearest" if gram is None else "feedback", mask)
+        return found.weight.reshape(part.weight.shape).float()
 
 
 def _sampled(x: Tensor, like: Sample) -> Sample:
     sample = Sample(like.channel)
     sample.add(x, 1)
     return sample
-
-
-def _coded(node: Node, part: Part, moments: Moments | None, bits: int, activations: Activations) -> Tensor:
-    """The weight of a part after rounding: 8 bits to the nearest, fewer with error feedback where its inputs are known."""
-    groups = part.attrs.get("groups", 1)
-    matrix = part.weight.reshape(groups, part.weight.shape[0] // groups, -1)
-    affine = integers_for(bits, activations, node.op.name, part_type(node, part, FLOAT))
-    known = moments is not None and moments.gram.shape[-1] == matrix.shape[-1] and bits < 8
-    gram = moments.gram if known and moments is not None else None
-    mask = None if part.mask is None else part.mask.reshape(matrix.shape)
-    way: Literal["nearest", "feedback"] = "nearest" if gram is None else "feedback"
-    return round_weight(matrix, gram, levels_of(affine), way, mask).weight.reshape(part.weight.shape).float()
 
 
 # tables

@@ -81,34 +81,48 @@ def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
 def block_sparse(block: tuple[int, int], node: Node, moments: Moments, ratio: float) -> Sparse:
     """A share of the blocks of a linear's weight goes, in the order of the error that they add, each row of blocks refitted
     on the way."""
-    import torch
+    return BlockOrder(block, node, moments).sparse(ratio)
 
-    height, width = block
-    weight, covariance = weight_matrix(node)[0], moments.covariance[0]
-    rows, columns = weight.shape[0] // height, weight.shape[1] // width
-    inverse = inverse_of(covariance)
-    inputs = torch.arange(columns * width).reshape(columns, width)
-    step = max(1, columns // _ROUNDS)
-    readers = [
-        Reader(weight[r * height : (r + 1) * height], covariance, inputs, inverse=inverse) for r in range(rows)
-    ]
-    orders = [surgeon_order([reader], columns, columns, step) for reader in readers]
-    prices = np.stack([np.maximum.accumulate(np.diff(o.errors)) for o in orders])
-    gone = round(ratio * rows * columns)
-    limit = np.sort(prices, axis=None)[gone - 1] if gone else -1.0
-    counts = (prices < limit).sum(1)
-    for r in np.argsort(np.where(counts < columns, prices[np.arange(rows), np.minimum(counts, columns - 1)], np.inf)):
-        if counts.sum() >= gone:
-            break
-        counts[r] = min(columns, counts[r] + gone - counts.sum()) if prices[r, counts[r]] <= limit else counts[r]
-    mask = torch.ones(rows, columns, dtype=torch.bool)
-    found = torch.zeros_like(weight)
-    for r, reader in enumerate(readers):
-        dropped = torch.from_numpy(orders[r].units[: counts[r]])
-        mask[r, dropped] = False
-        found[r * height : (r + 1) * height] = _refit_rows(reader.weight, inverse, inputs[dropped].reshape(-1))
-    encoding, parts = encode_blocks(found, mask, (height, width))
-    return Sparse(encoding, parts, _bias(node, weight, found, moments), _error(found, weight, moments))
+
+class BlockOrder:
+    """The order in which the blocks of a linear's weight go."""
+
+    def __init__(self, block: tuple[int, int], node: Node, moments: Moments) -> None:
+        import torch
+
+        self.block, self.node, self.moments = block, node, moments
+        height, width = block
+        self.weight, covariance = weight_matrix(node)[0], moments.covariance[0]
+        rows, columns = self.weight.shape[0] // height, self.weight.shape[1] // width
+        self.inverse = inverse_of(covariance)
+        self.inputs = torch.arange(columns * width).reshape(columns, width)
+        step = max(1, columns // _ROUNDS)
+        pieces = [self.weight[r * height : (r + 1) * height] for r in range(rows)]
+        readers = [Reader(piece, covariance, self.inputs, inverse=self.inverse) for piece in pieces]
+        self.orders = [surgeon_order([reader], columns, columns, step) for reader in readers]
+        self.prices = np.stack([np.maximum.accumulate(np.diff(o.errors)) for o in self.orders])
+
+    def sparse(self, ratio: float) -> Sparse:
+        """The weight without a share of its blocks."""
+        import torch
+
+        prices, (rows, columns), height = self.prices, self.prices.shape, self.block[0]
+        gone = round(ratio * rows * columns)
+        limit = np.sort(prices, axis=None)[gone - 1] if gone else -1.0
+        counts = (prices < limit).sum(1)
+        for r in np.argsort(np.where(counts < columns, prices[np.arange(rows), np.minimum(counts, columns - 1)], np.inf)):
+            if counts.sum() >= gone:
+                break
+            counts[r] = min(columns, counts[r] + gone - counts.sum()) if prices[r, counts[r]] <= limit else counts[r]
+        mask = torch.ones(rows, columns, dtype=torch.bool)
+        found = torch.zeros_like(self.weight)
+        for r, order in enumerate(self.orders):
+            dropped, part = torch.from_numpy(order.units[: counts[r]]), slice(r * height, (r + 1) * height)
+            mask[r, dropped] = False
+            found[part] = _refit_rows(self.weight[part], self.inverse, self.inputs[dropped].reshape(-1))
+        encoding, parts = encode_blocks(found, mask, self.block)
+        bias = _bias(self.node, self.weight, found, self.moments)
+        return Sparse(encoding, parts, bias, _error(found, self.weight, self.moments))
 
 
 def _refit_rows(weight: Tensor, inverse: Tensor, gone: Tensor) -> Tensor:
