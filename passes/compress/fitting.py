@@ -10,6 +10,7 @@ import numpy as np
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.passes.compress.lockstep import Lockstep, fitted
+from mcomp.passes.compress.readers import too_wide
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -55,7 +56,8 @@ def fit_again(
             _renorm(walk, graph, node, label)
         elif not fitted(node):
             if node.op.name == "conv" or node.operand(1).is_const:
-                context.missed(label, node, f"it is not fitted: its weight is {node.operand(1).tensor}", "prune first")
+                reason = "has too many inputs" if too_wide(node) else f"is {node.operand(1).tensor}"
+                context.missed(label, node, f"it is not fitted: its weight {reason}", "compress its weight later")
         elif not context.excluded(label, node):
             with graph.edit(label, loc=node.loc) as editor:
                 left[node.result.name] = walk.fit(node, editor).after

@@ -16,6 +16,7 @@ from mcomp.ops.encoded import decoded
 from mcomp.passes.analysis.liveness import Intervals, Liveness
 from mcomp.passes.compress.algebra import solve
 from mcomp.passes.compress.moments import ROWS, as_weight, weight_matrix
+from mcomp.passes.compress.readers import too_wide
 from mcomp.passes.compress.reading import Draw, clean, window_of
 from mcomp.runtime.calibration import Calibration
 
@@ -369,6 +370,8 @@ def affordable(graph: Graph, context: Context, calibration: Calibration, limit: 
 def fitted(node: Node) -> bool:
     """Whether a node is a layer that can be fitted."""
     if node.op.name not in ("linear", "conv") or node.operand(1).weight is None:
+        return False
+    if too_wide(node):
         return False
     type, bias = node.operand(1).tensor, node.maybe(2)
     plain = type == type.dense() and type.dtype.name in ("f32", "f64")

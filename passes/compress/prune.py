@@ -16,7 +16,7 @@ from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pa
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension, Removal
 from mcomp.passes.analysis.operations import Operations
 from mcomp.passes.compress.branches import remove_branches
-from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of, lost_error, reader_moments
+from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
 from mcomp.passes.compress.fitting import fit_again
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
 from mcomp.passes.compress.shares import cheapest, points, uniform
@@ -144,9 +144,8 @@ class Prune(Pass):
         if asked is not None:
             found = [d for d in found if d.name in asked]
         state.sizes = {**{d.name: d.size for d in found}, **state.sizes}
-        moments = reader_moments(graph, context, found, self.limit)
         curves = curves_of(
-            graph, context, found, moments, score=self.score,
+            graph, context, found, score=self.score, limit=self.limit, refit=self.refit,
             weighing="layer" if self.flops is None or asked is not None else self.weighing,
         )
         chosen = self._choose(graph, context, coupling, curves, asked, state, progress)
@@ -154,7 +153,7 @@ class Prune(Pass):
         chosen = feasible(graph, context, coupling, chosen)
         if not chosen:
             return 0
-        errors = {d: lost_error(d, u, moments, self.refit) for d, u in chosen.items()}
+        errors = {d: None if c.lost is None else float(c.lost[len(chosen[d])] ** 0.5) for d, c in curves if d in chosen}
         before = graph.clone() if None in errors.values() else graph
         removal = coupling.removal(chosen)
         for name, kept in kept_outputs(graph, removal).items():

@@ -21,13 +21,14 @@ DAMPING = 1e-3
 class Reader:
     """A product (or one group of a convolution) that sums over units: its weight [N, K], second moments of its inputs
     around their means [K, K], and the inputs of every unit, i64[units, m]. `scale`: what one unit of its squared error
-    counts. `inverse`: of the damped gram, where it is known."""
+    counts. `inverse`: of the damped moments, where it is known. `mean`: of the inputs [K], for errors without a refit."""
 
     weight: Tensor
     gram: Tensor
     inputs: Tensor
     scale: float = 1.0
     inverse: Tensor | None = None
+    mean: Tensor | None = None
 
 
 def inverse_of(gram: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class _State:
 
     def __init__(self, reader: Reader) -> None:
         self.weight = reader.weight.double() * reader.scale**0.5
-        self.inverse = inverse_of(reader.gram) if reader.inverse is None else reader.inverse
+        self.inverse = inverse_of(reader.gram) if reader.inverse is None else reader.inverse.clone()
         self.inputs = reader.inputs
 
     def scores(self) -> Tensor:
@@ -106,7 +107,7 @@ class _State:
         through = torch.linalg.solve(block, self.inverse[gone])
         error = float((torch.linalg.solve(block, columns.T) * columns.T).sum())
         self.weight = self.weight - columns @ through
-        self.inverse = self.inverse - self.inverse[:, gone] @ through
+        self.inverse.addmm_(self.inverse[:, gone], through, alpha=-1)
         self.weight[:, gone] = 0.0
         self.inverse[gone] = 0.0
         self.inverse[:, gone] = 0.0

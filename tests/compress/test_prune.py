@@ -186,8 +186,9 @@ def test_errors_are_those_of_the_best_refit(step: int) -> None:
     x = x @ mix
     gram = x.T @ x / 300
     units = torch.arange(12).reshape(6, 2)
-    order = surgeon_order([Reader(weight, gram, units)], 6, 4, step)
-    assert np.allclose(refit_errors([Reader(weight, gram, units)], order.units, range(5))[::4], order.errors[[0, 4]])
+    reader = Reader(weight, gram, units)
+    order = surgeon_order([reader], 6, 4, step)
+    assert np.allclose(refit_errors([reader], order.units, range(5))[::4], order.errors[[0, 4]])
     kept = [int(i) for u in range(6) if u not in order.units for i in units[u]]
     best = torch.linalg.lstsq(x[:, kept], x @ weight.T).solution
     square = float((x @ weight.T - x[:, kept] @ best).square().sum() / 300)
