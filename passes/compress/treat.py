@@ -30,7 +30,7 @@ class Treat(Pass):
     choices: texts `name=treatment`. A treatment is one or two of: factors (`channel 64`, `spatial 16`, `tucker 8x12`, see
         `lowrank`; `table 96` for an embedding), blocks (`blocks 32x4 without 0.5`: half of them go), and integers (`int8
         static`, `int8 dynamic`, `int8`, `int4`, `int4 static`); or `float`.
-    rounding: as for `quantize`.
+    rounding: as for `quantize`. refit: fit the layers behind factors and blocks to what they gave, before integers.
     limit: at most so many calibration batches are used.
 
     What was chosen is done whatever its error, which the ledger tells.
@@ -41,6 +41,7 @@ class Treat(Pass):
 
     choices: tuple[str, ...] = ()
     rounding: Rounding = "auto"
+    refit: bool = True
     limit: int = 128
 
     def check(self, graph: Graph, context: Context) -> None:
@@ -68,5 +69,6 @@ class Treat(Pass):
             if name not in known:
                 context.missed("treat", name, "the graph has no layer of this name", "choose among `print(fast.ir)`")
         entries = len(graph.ledger)
-        apply(graph, context, treatments, Quantize(rounding=self.rounding, limit=self.limit), self.limit)
+        options = Quantize(rounding=self.rounding, limit=self.limit)
+        apply(graph, context, treatments, options, self.limit, refit=self.refit)
         return PassResult(len(graph.ledger) > entries, NONE, {"treated": len(graph.ledger) - entries})

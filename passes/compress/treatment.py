@@ -18,7 +18,7 @@ from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import with_integers
 from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes
 from mcomp.passes.compress.layer import integers_for
-from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, infeasible
+from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
@@ -167,11 +167,13 @@ def _zeros(type: TensorType, part: Part) -> dict[str, np.ndarray]:
 # rewriting
 
 def apply(
-    graph: Graph, context: Context, chosen: Mapping[str, Treatment], options: Quantize | None = None, limit: int = 128
+    graph: Graph, context: Context, chosen: Mapping[str, Treatment], options: Quantize | None = None, limit: int = 128, *,
+    refit: bool = True,
 ) -> None:
     """Give layers, by the name of their node, their treatments: factors and blocks first, then integers, each by what
     calibration data shows of the graph as it is then. `options`: how integers are chosen; bits and activations are those of
-    the treatments. Measured errors go to the ledger; none is too large. Names that the graph does not have are left out."""
+    the treatments. `refit`: before integers, fit the layers behind factors and blocks to what they gave. Measured errors go
+    to the ledger; none is too large. Names that the graph does not have are left out."""
     assert context.calibration is not None
     nodes = {n.name: n for n in graph.nodes if n.name in chosen}
     chosen = {name: treatment for name, treatment in chosen.items() if name in nodes}
@@ -188,11 +190,18 @@ def apply(
             rewrites.append((name, block_sparse(treatment.block, node, moments, treatment.gone)))
         elif treatment.scheme is not None and treatment.scheme != "table":
             rewrites.append((name, decomposer_of(node, moments).factors(treatment.scheme, treatment.ranks)))
+    dense = graph.clone() if refit and rewrites else None
+    changed: list[Node] = []
     for name, found in rewrites:
         if isinstance(found, Factors):
-            names[name] = [n.name for n in factor_layer(graph, context, nodes[name], found)]
+            made = factor_layer(graph, context, nodes[name], found)
+            names[name] = [n.name for n in made]
+            changed += made
         elif context.allow_rewrite("prune"):
             store_sparse(graph, context, nodes[name], found)
+            changed.append(nodes[name])
+    if dense is not None and changed:
+        fit_behind(graph, dense, context, min(changed, key=graph.position), limit)
     kinds: dict[Precision, set[str]] = {}
     for name, treatment in chosen.items():
         if treatment.bits is not None:
