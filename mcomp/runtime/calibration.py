@@ -23,6 +23,9 @@ class Calibration:
     batches: list[list[Any]]
     given: bool = True
     """Whether the user gave the data; otherwise it is the example call."""
+    relevant: dict[tuple[int, int], Any] | None = None
+    """By batch and number of positions (tokens, pixels) in it, which of these the outputs depend on, bool[positions], where
+    not all do; None as long as no pass has looked."""
 
     def run(self, graph: Graph, observe: Observe, *, limit: int | None = None) -> None:
         """Interpret the graph on every batch (the first `limit`); `observe(node, outputs)` sees every node's results."""

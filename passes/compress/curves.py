@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,13 +13,16 @@ from mcomp.ir.encoding import DENSE, BlockSparse
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
+from mcomp.passes.compress.gradients import input_products
 from mcomp.passes.compress.moments import Moments, collect_moments
 from mcomp.passes.compress.narrow import own_constants
 from mcomp.passes.compress.probe import probed
 from mcomp.passes.compress.readers import has_moments, judged, losses, portions, readers_of, too_wide
 from mcomp.passes.compress.scores import activations, magnitudes, taylor
-from mcomp.passes.compress.sensitivity import Sensitivity, sensitivity
 from mcomp.passes.compress.surgeon import additive_order, surgeon_order
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Score = Literal["obs", "activation", "magnitude", "taylor"]
 Weighing = Literal["output", "layer"]
@@ -105,13 +108,13 @@ def curves_of(
     if context.calibration is None:
         raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
-    gradients = sensitivity(graph, context, judged(dimensions)) if score == "taylor" else {}
+    products = input_products(graph, context, judged(dimensions)) if score == "taylor" else {}
     found = []
     for portion in portions(dimensions):
         moments = collect_moments(graph, context.calibration, judged(portion), limit)
         curves = []
         for dimension in portion:
-            curve = _curve(dimension, moments, score, gradients, refit)
+            curve = _curve(dimension, moments, score, products, refit)
             if curve is None:
                 context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it")
             else:
@@ -121,7 +124,7 @@ def curves_of(
 
 
 def _curve(
-    dimension: Dimension, moments: Mapping[Node, Moments], score: Score, gradients: Mapping[Node, Sensitivity], refit: bool
+    dimension: Dimension, moments: Mapping[Node, Moments], score: Score, products: Mapping[Node, Tensor], refit: bool
 ) -> Curve | None:
     readers, most = readers_of(dimension, moments), dimension.size - 1
     if readers is None:
@@ -131,7 +134,7 @@ def _curve(
     elif score == "activation":
         order = additive_order(activations(readers, dimension.size), most)
     elif score == "taylor":
-        order = additive_order(taylor(dimension, gradients), most)
+        order = additive_order(taylor(dimension, products), most)
     else:
         order = additive_order(magnitudes(dimension), most)
     lost = None

@@ -12,10 +12,10 @@ import numpy as np
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Consumer, Dimension
+from mcomp.passes.compress.gradients import pieces
 from mcomp.passes.compress.lockstep import bias_of, fitted
 from mcomp.passes.compress.moments import Moments, bias_shift, collect_moments, refit, weight_matrix
 from mcomp.passes.compress.narrow import own_constants
-from mcomp.passes.compress.sensitivity import pieces
 from mcomp.plan.quality import relative_error
 
 if TYPE_CHECKING:

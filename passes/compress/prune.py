@@ -19,6 +19,7 @@ from mcomp.passes.compress.branches import remove_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
 from mcomp.passes.compress.fitting import fit_again
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.shares import cheapest, points, uniform
 from mcomp.passes.compress.sparsify import sparsify
 from mcomp.plan.quality import relative_error
@@ -114,6 +115,7 @@ class Prune(Pass):
         if context.calibration is not None and not context.calibration.given:
             context.remark("warning", "prune", graph.name, "layers are judged and fitted on the example inputs only",
                            "pass calibration data")
+        mark_relevant(graph, context, self.limit)
         if "branches" in self.kinds:
             counts["branches"] = remove_branches(self, graph, context)
         if any(k in UNITS for k in self.kinds):

@@ -24,12 +24,14 @@ _WORK = 1 << 36
 
 
 class Draw:
-    """Which of a batch's positions are taken: the same ones for the same batch and number of positions."""
+    """Which of a batch's positions are taken: the same ones for the same batch and number of positions, and only such as
+    are relevant, where the calibration data tells."""
 
     def __init__(self, calibration: Calibration, limit: int, rows: int) -> None:
         self.rows = rows
         self.batches = max(1, min(limit, len(calibration)))
         self.batch = 0
+        self.relevant = calibration.relevant or {}
         self._known: dict[tuple[int, int, int], Tensor] = {}
 
     def __call__(self, count: int, width: int = 1) -> Tensor | None:
@@ -38,12 +40,14 @@ class Draw:
 
         rows = max(2 * width, min(self.rows, _WORK // (width * width)))
         share = max(1, rows // self.batches)
-        if count <= share:
+        relevant = self.relevant.get((self.batch, count))
+        if relevant is None and count <= share:
             return None
         key = (self.batch, count, share)
         if key not in self._known:
             self._known = {k: v for k, v in self._known.items() if k[0] == self.batch}
             order = torch.randperm(count, generator=torch.Generator().manual_seed(self.batch))
+            order = order if relevant is None else order[relevant[order]]
             self._known[key] = order[:share].sort().values
         return self._known[key]
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from mcomp.ir.graph import Node
 from mcomp.passes.analysis.coupling import Dimension
-from mcomp.passes.compress.sensitivity import Sensitivity
 from mcomp.passes.compress.surgeon import Reader
 
 if TYPE_CHECKING:
@@ -43,14 +42,13 @@ def activations(readers: Sequence[Reader], units: int) -> Tensor:
     return total
 
 
-def taylor(dimension: Dimension, weights: Mapping[Node, Sensitivity]) -> Tensor:
+def taylor(dimension: Dimension, products: Mapping[Node, Tensor]) -> Tensor:
     """The mean square of activation times gradient, summed over each unit's elements first (Molchanov et al. 2019,
     arXiv:1906.10771, with the model's own output in the place of a loss)."""
     import torch
 
     total = torch.zeros(dimension.size, dtype=torch.float64)
     for consumer in dimension.consumers:
-        if consumer.node in weights:
-            per_sample = weights[consumer.node].products
-            total += per_sample[:, torch.from_numpy(consumer.positions)].sum(-1).square().mean(0)
+        if consumer.node in products:
+            total += products[consumer.node][:, torch.from_numpy(consumer.positions)].sum(-1).square().mean(0)
     return total

@@ -16,6 +16,7 @@ from mcomp.passes.analysis import CouplingAnalysis, Operations
 from mcomp.passes.compress.branches import branches
 from mcomp.passes.compress.curves import prune_curves
 from mcomp.passes.compress.prune import Prune
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.surgeon import Reader, refit_errors, surgeon_order
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
@@ -94,6 +95,48 @@ def test_few_samples_do_not_spoil_the_rest() -> None:
         errors[text] = relative_error([run_graph(graph, [many])], [expected])
     assert errors["damping=none"] < min(errors.values()) + 1e-9
     assert errors["damping=none"] < 0.95 * errors["refit=false"]
+
+
+POOLED = """
+graph @pooled[B in 1..](%x: f32[B, 10, 16], %keep: f32[B, 10, 1]) -> (f32[B, 8]) {
+  %w = const @fc1.weight#seed=1 : f32[64, 16]  loc(fc1)
+  %h = linear %x, %w : f32[B, 10, 64]  loc(fc1)
+  %r = relu %h : f32[B, 10, 64]  loc(act)
+  %v = const @fc2.weight#seed=3 : f32[8, 64]  loc(fc2)
+  %g = linear %r, %v : f32[B, 10, 8]  loc(fc2)
+  %m = mul %g, %keep : f32[B, 10, 8]
+  %y = sum %m {axes = [1]} : f32[B, 8]
+  return %y
+}
+"""
+
+
+def test_what_is_masked_out_teaches_nothing() -> None:
+    """Nine of ten tokens are padding, far from what counts."""
+    graph = parse_graph(POOLED, generate=True)
+    x, keep = inputs(640).reshape(64, 10, 16), torch.zeros(64, 10, 1)
+    keep[:, 0] = 1
+    x[:, 1:] = 5 * torch.randn(64, 9, 16, generator=torch.Generator().manual_seed(2))
+    calibration = Calibration([[x[:32], keep[:32]], [x[32:], keep[32:]]])
+    context = Context(calibration=calibration)
+    mark_relevant(graph, context, 8)
+    assert calibration.relevant is not None and set(calibration.relevant) == {(0, 320), (1, 320)}
+    assert torch.equal(calibration.relevant[0, 320], keep[:32].reshape(-1) == 1)
+    expected = run_graph(graph, [x, keep])
+    errors = []
+    for relevant in (calibration.relevant, {}):
+        after, other = graph.clone(), Calibration(calibration.batches)
+        other.relevant = relevant
+        PassManager("prune{ratio=0.5}").run(after, Context(calibration=other))
+        errors.append(relative_error([run_graph(after, [x, keep])], [expected]))
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_where_everything_counts_nothing_is_marked() -> None:
+    graph, batch = network("resnet-a")
+    calibration = Calibration([batch])
+    mark_relevant(graph, Context(calibration=calibration), 8)
+    assert calibration.relevant == {}
 
 
 def test_the_ledger_tells_what_a_layer_loses() -> None:

@@ -1,9 +1,8 @@
-"""Sensitivity: how much the model's outputs change with what its layers give, without labels."""
+"""Gradients of the model's own outputs in random directions: what matters to them, without labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import PassError
@@ -14,63 +13,33 @@ from mcomp.ops.encoded import decoded
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 _SAMPLES = 128
 """Samples whose gradients are taken, at most."""
-_AT_ONCE = 16
+AT_ONCE = 16
 """Samples whose activations are held at once."""
-_DRAWS = 2
-"""Random directions of the outputs per sample."""
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """Of a layer: `rows` f64[N], the squared change of the model's outputs, relative to their squared deviation, for each
-    squared unit of change of each of the layer's outputs (the same at every position, independent of each other).
-    `products` f64[samples, K]: for each input channel of the layer, activation times gradient summed over positions."""
-
-    rows: Tensor
-    products: Tensor
-
-
-def sensitivity(graph: Graph, context: Context, nodes: Sequence[Node]) -> dict[Node, Sensitivity]:
-    """Sensitivities of linear and conv nodes, from gradients of random directions of the outputs (an estimate of the
-    trace of the Jacobian's square; Hutchinson 1990). Nodes without gradients are left out. Raises PassError where the
-    model has none.
-    """
+def input_products(graph: Graph, context: Context, nodes: Sequence[Node]) -> dict[Node, Tensor]:
+    """For linear and conv nodes, activation times gradient of each input channel, summed over positions: f64[samples, K].
+    Nodes without gradients are left out. Raises PassError where the model has none."""
     import torch
 
     assert context.calibration is not None
     generator = torch.Generator().manual_seed(context.seed)
-    rows: dict[Node, Any] = {}
     products: dict[Node, list[Tensor]] = {n: [] for n in nodes}
-    outputs: list[Tensor] = []
-    count = 0
-    for inputs, samples in pieces(graph, context.calibration, _SAMPLES, _AT_ONCE):
-        record = _Record(graph, nodes, inputs)
-        found = record.outputs
-        if not found:
-            raise PassError("prune: no output of the model has gradients", help="use weighing=layer, and not score=taylor")
-        outputs.append(found[0].detach().reshape(samples, -1).double())
-        places = list(record.results)
-        for draw in range(_DRAWS):
-            signs = [torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) * 2 - 1 for y in found]
-            grads = torch.autograd.grad(
-                found, [record.results[n] for n in places], signs, retain_graph=draw + 1 < _DRAWS, allow_unused=True
-            )
-            for node, gradient in zip(places, grads):
-                if gradient is None:
-                    continue
-                rows[node] = rows.get(node, 0.0) + _by_channel(node, gradient.double().square())
-                if draw == 0 and node in record.read:
-                    products[node].append(_input_products(node, record.read[node], gradient))
-        count += samples
-    energy = _deviation(outputs)
-    return {n: Sensitivity(rows[n] / (count * _DRAWS * energy), torch.cat(products[n])) for n in nodes if products[n]}
+    for inputs, _ in pieces(graph, context.calibration, _SAMPLES, AT_ONCE):
+        record = Recording(graph, nodes, inputs)
+        if not record.outputs:
+            raise PassError("prune: no output of the model has gradients", help="use another score than taylor")
+        for node, gradient in record.gradients(generator).items():
+            if node in record.read:
+                products[node].append(_input_products(node, record.read[node], gradient))
+    return {n: torch.cat(p) for n, p in products.items() if p}
 
 
-class _Record:
+class Recording:
     """One differentiable run of a graph: what layers read and give, and the outputs that have gradients."""
 
     def __init__(self, graph: Graph, nodes: Sequence[Node], inputs: Sequence[Any]) -> None:
@@ -108,11 +77,16 @@ class _Record:
             return value.detach().requires_grad_(True)
         return value
 
+    def gradients(self, generator: Generator) -> dict[Node, Tensor]:
+        """Gradients of the results of nodes for one random direction (signs) of the outputs."""
+        import torch
 
-def _by_channel(node: Node, y: Tensor) -> Tensor:
-    """Sums per output of a layer."""
-    moved = y.movedim(1, -1) if node.op.name == "conv" else y
-    return moved.reshape(-1, moved.shape[-1]).sum(0)
+        places = list(self.results)
+        if not places or not self.outputs:
+            return {}
+        signs = [torch.randint(0, 2, y.shape, generator=generator).to(y.dtype) * 2 - 1 for y in self.outputs]
+        found = torch.autograd.grad(self.outputs, [self.results[n] for n in places], signs, allow_unused=True)
+        return {n: g for n, g in zip(places, found) if g is not None}
 
 
 def _input_products(node: Node, x: Tensor, gradient: Tensor) -> Tensor:
@@ -136,16 +110,6 @@ def _constant(value: Any) -> Any:
     from mcomp.ops.encoded import to_torch_tensor
 
     return None if value is None else to_torch_tensor(value.weight)
-
-
-def _deviation(outputs: Sequence[Tensor]) -> float:
-    """The mean squared deviation of a sample's outputs from their means."""
-    import torch
-
-    if len({y.shape[1] for y in outputs}) > 1:
-        return float(torch.stack([y.square().sum(1).mean() for y in outputs]).mean())
-    joined = torch.cat(list(outputs))
-    return max(float((joined - joined.mean(0)).square().sum(1).mean()), 1e-30)
 
 
 def pieces(

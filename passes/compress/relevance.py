@@ -1,0 +1,59 @@
+"""Relevance: which positions of calibration data the outputs depend on; padding that is masked out teaches nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mcomp.ir.graph import Graph, Node
+from mcomp.manager.context import Context
+from mcomp.passes.compress.gradients import AT_ONCE, Recording, pieces
+from mcomp.runtime.calibration import Calibration
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Marks = dict[int, "Tensor"]
+
+
+def mark_relevant(graph: Graph, context: Context, limit: int) -> None:
+    """Find the positions (tokens, pixels) of the first `limit` calibration batches that the outputs depend on, by gradients
+    that are not exactly zero, and keep them in `calibration.relevant`, by batch and number of positions. What layers are
+    fitted and judged on is then drawn from these. Models without gradients, or in whose first samples every position
+    counts, are left alone; so is calibration data that has been looked at before."""
+    calibration = context.calibration
+    if calibration is None or calibration.relevant is not None:
+        return
+    calibration.relevant = {}
+    nodes = [n for n in graph.nodes if n.op.name in ("linear", "conv")]
+    for index in range(min(limit, len(calibration))):
+        marks = _marks(graph, Calibration([calibration.batches[index]], calibration.given), nodes, context.seed, not index)
+        if marks is None:
+            return
+        calibration.relevant.update({(index, count): mark for count, mark in marks.items() if not bool(mark.all())})
+
+
+def _marks(graph: Graph, single: Calibration, nodes: list[Node], seed: int, first: bool) -> Marks | None:
+    """By number of positions in a batch, which of them any layer's result with so many matters at. None where, in the first
+    piece of the `first` batch, all do."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[Node, list[Tensor]] = {n: [] for n in nodes}
+    for place, (inputs, _) in enumerate(pieces(graph, single, 1 << 30, AT_ONCE)):
+        record = Recording(graph, nodes, inputs)
+        found = record.gradients(generator)
+        for node in record.results:
+            y = record.results[node]
+            gradient = found[node] if node in found else torch.zeros_like(y)
+            rows = gradient.movedim(1, -1) if node.op.name == "conv" else gradient
+            parts[node].append((rows.reshape(-1, rows.shape[-1]) != 0).any(1))
+        if first and place == 0 and all(bool(p[0].all()) for p in parts.values() if p):
+            return None
+    marks: Marks = {}
+    for some in parts.values():
+        if some:
+            mark = torch.cat(some)
+            held = marks.get(len(mark))
+            marks[len(mark)] = mark if held is None else held | mark
+    return marks
+
