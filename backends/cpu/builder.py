@@ -60,7 +60,9 @@ class Builder:
             return place
         if self.weight(value) is not None:
             return self.decoded(value)
-        key = (self._origin(value), tuple(range(value.tensor.rank)))
+        values = place.part("values")
+        order = None if values is None else values.dense_order()
+        key = (self._origin(value), tuple(range(value.tensor.rank)) if order is None else order)
         if key not in self._copies:
             self._copies[key] = self._decode(place)
         return self._copies[key]

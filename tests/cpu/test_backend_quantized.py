@@ -81,7 +81,20 @@ WEIGHT_ONLY = """graph @weight_only [B in 1..] (%x: f32[B, 64]) -> (f32[B, 16], 
   return %y, %z
 }"""
 
-ALL = (DYNAMIC, STATIC, CONVOLUTIONS, IMAGES, WEIGHT_ONLY)
+FEW_PLANES = """graph @few_planes [B in 1..] (%x: f32[B, 3, 4, 8], %z: f32[B, 4, 5, 8])
+    -> (f32[B, 6, 4, 8], f32[B, 96], f32[B, 4, 5, 16]) {
+  %v = const @v#int8 : f32[6, 3, 1, 1] affine<i8, axis=0>
+  %w = const @w#int8 : f32[16, 8] affine<i8, axis=0>
+  %q = quantize %x {dtype=!u8, scale=0.03, zero=120} : f32[B, 3, 4, 8] affine<u8, scale=0.03, zero=120>
+  %y = conv %q, %v {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 6, 4, 8]
+  %d = decode %q : f32[B, 3, 4, 8]
+  %r = reshape %d {shape=[B, 96]} : f32[B, 96]
+  %c = quantize %z {dtype=!u8, scale=0.03, zero=120} : f32[B, 4, 5, 8] affine<u8, scale=0.03, zero=120>
+  %l = linear %c, %w : f32[B, 4, 5, 16]
+  return %y, %r, %l
+}"""
+
+ALL = (DYNAMIC, STATIC, CONVOLUTIONS, IMAGES, WEIGHT_ONLY, FEW_PLANES)
 # One activation in a thousand may round to the neighbouring integer.
 LOOSE = 5e-3
 
@@ -95,6 +108,8 @@ def test_int8_graphs_agree_with_the_reference(isa: str | None) -> None:
         check(compiled(CONVOLUTIONS, isa=isa, among=ALL), [torch.randn(batch, 8, 9, 10)], tolerance=LOOSE)
         check(compiled(IMAGES, isa=isa, among=ALL), [torch.randn(batch, 3, 19, 23)], tolerance=LOOSE)
         check(compiled(WEIGHT_ONLY, isa=isa, among=ALL), [torch.randn(batch, 64)])
+        planes = [torch.randn(batch, 3, 4, 8), torch.randn(batch, 4, 5, 8)]
+        check(compiled(FEW_PLANES, isa=isa, among=ALL), planes, tolerance=LOOSE)
 
 
 def test_bytes_are_multiplied_not_decoded() -> None:
@@ -102,6 +117,7 @@ def test_bytes_are_multiplied_not_decoded() -> None:
     assert kernel_names(compiled(STATIC, among=ALL), B=1) == ["quantize", "linear_i8", "linear_i8"]
     assert kernel_names(compiled(CONVOLUTIONS, among=ALL), B=1).count("conv_i8") == 3
     assert kernel_names(compiled(IMAGES, among=ALL), B=1)[:2] == ["quantize", "conv_i8"]
+    assert "linear_i8" in kernel_names(compiled(FEW_PLANES, among=ALL), B=1)
     assert not any("decode" in n for t in ALL[:3] for n in kernel_names(compiled(t, among=ALL), B=1))
 
 
