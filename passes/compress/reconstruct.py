@@ -76,7 +76,7 @@ def reconstruct_block(
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective
     from mcomp.passes.compress.training.precision import wants_bf16
-    from mcomp.passes.compress.training.tasks import Matching, values_on
+    from mcomp.passes.compress.training.tasks import Matching, only_relevant, values_on
     from mcomp.passes.compress.training.view import TrainableGraph
 
     graph = block.graph
@@ -98,7 +98,7 @@ def reconstruct_block(
         return Report(block.name, names[0], 0.0, 0.0, reason="nothing in it can be trained")
     half = CACHED_BYTES // 2
     inputs = values_on(graph, calibration, block.inputs, limit_bytes=half)
-    outputs = values_on(dense, calibration, wanted, limit_bytes=half)
+    outputs = only_relevant(values_on(dense, calibration, wanted, limit_bytes=half), calibration)
     if options.mix > 0:
         inputs = _mixed(inputs, block, dense, calibration, options.mix, recipe.seed)
     rows = [[*x, *y] for x, y in zip(inputs, outputs)]

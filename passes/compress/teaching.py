@@ -113,7 +113,8 @@ def _takes_bf16(task: Matching) -> bool:
 
 
 def held_error(task: Matching, outputs: int) -> float:
-    """The relative L2 error of the first outputs on held-out data (root mean square over samples and outputs)."""
+    """The relative L2 error of the first outputs on held-out data (root mean square over samples and outputs). Places where
+    the teacher is not finite do not count."""
     import torch
 
     found: list[float] = []
@@ -122,8 +123,10 @@ def held_error(task: Matching, outputs: int) -> float:
         ours, theirs = [], []
         for mine, other in zip(given, taught):
             if other[column].is_floating_point() and other[column].dim():
-                ours.append(mine[column].float().reshape(other[column].shape[0], -1))
-                theirs.append(other[column].float().reshape(other[column].shape[0], -1))
+                exact = other[column].float().reshape(other[column].shape[0], -1)
+                finite = torch.isfinite(exact)
+                ours.append(torch.where(finite, mine[column].float().reshape(exact.shape), 0.0))
+                theirs.append(torch.where(finite, exact, 0.0))
         for width in dict.fromkeys(t.shape[1] for t in theirs):
             same = [(a, b) for a, b in zip(ours, theirs) if b.shape[1] == width]
             error = error_by_row(torch.cat([a for a, _ in same]), torch.cat([b for _, b in same]))

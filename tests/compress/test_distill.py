@@ -22,7 +22,7 @@ from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
-from mcomp.passes.compress.training.tasks import Matching
+from mcomp.passes.compress.training.tasks import Matching, only_relevant
 from mcomp.passes.compress.training.trainer import Recipe, train
 from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.plan.quality import relative_error
@@ -227,6 +227,16 @@ def test_blocks_are_trained_one_after_another() -> None:
     graph, _, after = distilled(layers(), damaged("distill{split=residual,epochs=8,scales=true,mix=0.3}"))
     assert after < before
     assert [e.node for e in graph.ledger if e.rule == "distill"] == ["a0", "a1", "a2", "a3"]
+
+
+def test_padding_teaches_nothing() -> None:
+    values = [[torch.ones(2, 3, 4), torch.ones(6)], [torch.ones(2, 3, 4), torch.ones(6)]]
+    known = Calibration([[torch.zeros(2, 3, 4)]] * 2)
+    known.relevant = {(1, 6): torch.tensor([True, True, False, True, False, False])}
+    found = only_relevant(values, known)
+    assert bool(torch.isfinite(found[0][0]).all())
+    assert torch.isnan(found[1][0])[..., 0].tolist() == [[False, False, True], [False, True, True]]
+    assert bool(torch.isfinite(found[1][1]).all())
 
 
 def test_constants_that_blocks_share_are_held() -> None:

@@ -184,6 +184,8 @@ def test_the_error_is_relative_to_the_spread() -> None:
     guess = theirs.mean(0, keepdim=True).expand(2, 2)
     assert float(relative_square(guess, theirs)) == pytest.approx(1.0)
     assert float(relative_square(theirs, theirs)) == 0.0
+    third = torch.tensor([[1.0, 2.0], [3.0, 4.0], [float("nan")] * 2])
+    assert float(relative_square(torch.cat([guess, guess[:1]]), third)) == pytest.approx(1.0)
     holes = theirs.clone()
     holes[0, 0] = float("-inf")
     assert float(relative_square(theirs, holes)) == 0.0

@@ -69,7 +69,10 @@ def relative_square(ours: Tensor, theirs: Tensor) -> Tensor:
     finite = torch.isfinite(theirs)
     if not bool(finite.all()):
         ours, theirs = torch.where(finite, ours, 0.0), torch.where(finite, theirs, 0.0)
-    spread = theirs - theirs.mean(0, keepdim=True) if theirs.dim() and theirs.shape[0] > 1 else theirs
+    spread = theirs
+    if theirs.dim() and theirs.shape[0] > 1:
+        mean = theirs.sum(0, keepdim=True) / finite.sum(0, keepdim=True).clamp(min=1)
+        spread = torch.where(finite, theirs - mean, 0.0)
     scale = spread.square().sum()
     scale = torch.where(scale > 0, scale, theirs.square().sum()).clamp(min=1e-12)
     return (ours - theirs).square().sum() / scale

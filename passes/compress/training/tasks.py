@@ -137,3 +137,17 @@ def values_on(
             break
         found.append(row)
     return found
+
+
+def only_relevant(rows: Sequence[Sequence[Tensor]], calibration: Calibration) -> list[list[Tensor]]:
+    """Values of calibration batches with NaN at tokens that the model's outputs do not depend on (padding), where a pass has
+    found which these are; losses and errors leave NaN out. Values that are no [samples, tokens, channels] stay."""
+    relevant = calibration.relevant or {}
+
+    def marked(index: int, value: Tensor) -> Tensor:
+        mark = relevant.get((index, value.shape[0] * value.shape[1])) if value.dim() == 3 else None
+        if mark is None or not value.is_floating_point():
+            return value
+        return value.masked_fill(~mark.reshape(value.shape[0], value.shape[1], 1), float("nan"))
+
+    return [[marked(index, value) for value in row] for index, row in enumerate(rows)]
