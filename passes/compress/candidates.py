@@ -28,6 +28,7 @@ from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
 from mcomp.passes.compress.lowrank import decomposer_of, infeasible
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.samples import Sample, collect
 from mcomp.passes.compress.sparsify import BlockOrder, Sparse, sparse_refusal
 from mcomp.passes.compress.tables import (
@@ -110,6 +111,7 @@ def layer_candidates(
     if context.calibration is None:
         raise PassError("errors of layers are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
+    mark_relevant(graph, context, limit)
     given = list(graph.nodes if nodes is None else nodes)
     chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
     source = MomentSource(graph, context.calibration, chosen, limit)

@@ -17,6 +17,7 @@ from mcomp.passes.compress.encode import dense_const
 from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
 from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class LowRank(Pass):
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         assert context.calibration is not None
+        mark_relevant(graph, context, self.limit)
         nodes = [n for n in graph.nodes if n.op.name in ("linear", "conv") and self._feasible(n, context)]
         source = MomentSource(graph, context.calibration, _by_value(nodes), self.limit)
         chosen: dict[Node, Factors] = {}

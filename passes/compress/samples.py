@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,11 +40,13 @@ class Sample:
     seen: int = 0
     kept: int = 0
 
-    def add(self, x: Tensor, batches: int) -> None:
-        """Take in one batch, of `batches` in all."""
+    def add(self, x: Tensor, batches: int, relevant: Tensor | None = None) -> None:
+        """Take in one batch, of `batches` in all; of rows only those that are `relevant` (None: all)."""
         import torch
 
         data = x.detach().float()
+        if relevant is not None and self.channel == -1:
+            data = data.reshape(-1, data.shape[-1])[relevant]
         usable = torch.isfinite(data) & (data.abs() < HUGE)
         clean = torch.where(usable, data, torch.zeros((), dtype=data.dtype))
         if clean.numel() == 0:
@@ -87,21 +90,29 @@ class Sample:
 
 
 def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], limit: int) -> dict[Value, Sample]:
-    """Run calibration data through the graph and sample the values in `wanted` (value -> channel axis)."""
+    """Run calibration data through the graph and sample the values in `wanted` (value -> channel axis): of rows those that
+    are relevant, where the calibration data tells."""
+    from mcomp.ops.evaluate import run_graph
+
     samples = {value: Sample(channel) for value, channel in wanted.items()}
-    batches = min(limit, len(calibration))
+    batches, marks = min(limit, len(calibration)), calibration.relevant or {}
     inputs = {v: i for i, v in enumerate(graph.inputs) if v in samples}
+    at = 0
+
+    def take(value: Value, data: Any) -> None:
+        count = math.prod(data.shape[:-1]) if data.dim() else 0
+        samples[value].add(data, batches, marks.get((at, count)))
 
     def observe(node: Node, outputs: Sequence[Any]) -> None:
         for value, output in zip(node.results, outputs):
             if value in samples:
-                samples[value].add(output, batches)
+                take(value, output)
 
-    for batch in calibration.batches[:batches]:
-        given = calibration.inputs(graph, batch)
+    for at in range(batches):
+        given = calibration.inputs(graph, calibration.batches[at])
         for value, index in inputs.items():
-            samples[value].add(given[index], batches)
-    calibration.run(graph, observe, limit=limit)
+            take(value, given[index])
+        run_graph(graph, given, observe=observe)
     return samples
 
 

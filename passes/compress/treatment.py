@@ -21,6 +21,7 @@ from mcomp.passes.compress.layer import integers_for
 from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
 from mcomp.passes.compress.tables import TableDecomposer, factor_table, row_usage, table_nodes
 
@@ -175,6 +176,7 @@ def apply(
     the treatments. `refit`: before integers, fit the layers behind factors and blocks to what they gave. Measured errors go
     to the ledger; none is too large. Names that the graph does not have are left out."""
     assert context.calibration is not None
+    mark_relevant(graph, context, limit)
     nodes = {n.name: n for n in graph.nodes if n.name in chosen}
     chosen = {name: treatment for name, treatment in chosen.items() if name in nodes}
     names = {name: [name] for name in chosen}

@@ -19,6 +19,7 @@ from mcomp.passes.compress.moments import (
     weight_matrix,
     whiten,
 )
+from mcomp.passes.compress.samples import collect
 from mcomp.runtime.calibration import Calibration
 
 TWO_READERS = """
@@ -228,3 +229,14 @@ def test_convolutions_of_two_graphs_take_the_same_pixels() -> None:
     assert cross.error(weight_matrix(node), exact) < 1e-3
     weight, found = cross.regress(torch.zeros_like(weight_matrix(node)), damping=1e-12)
     assert cross.error(weight, found) < 1e-3
+
+
+def test_only_relevant_rows_are_sampled() -> None:
+    graph = parse_graph(TWO_READERS, generate=True)
+    node = layers(graph)[0]
+    calibration = Calibration([[random(5, 6)], [random(4, 6, seed=1)]])
+    calibration.relevant = {(0, 5): torch.tensor([True, False, True, False, False])}
+    sample = collect(graph, calibration, {node.operand(0): -1}, 10)[node.operand(0)]
+    kept = torch.cat([calibration.batches[0][0][[0, 2]], calibration.batches[1][0]]).relu()
+    torch.testing.assert_close(sample.rows(), kept)
+    assert sample.high == float(kept.max()) and sample.flat().numel() == 36
