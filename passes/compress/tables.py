@@ -74,8 +74,8 @@ def table_nodes(rule: str, graph: Graph, context: Context) -> list[Table]:
 
 
 def row_usage(graph: Graph, calibration: Calibration, tables: Sequence[Table], limit: int) -> list[Tensor]:
-    """For each table how much its rows count [V] float64, in sum 1: by the root of how often calibration data reads them,
-    because what is read most is padding; equal where it reads none."""
+    """For each table how much its rows count [V] float64, in sum 1: by the root of how often calibration data reads them
+    (at positions that are relevant, where it tells), because what is read most is padding; equal where it reads none."""
     import torch
 
     counts = [torch.zeros(table.weight.type.static_shape[0], dtype=torch.float64) for table in tables]
@@ -84,15 +84,19 @@ def row_usage(graph: Graph, calibration: Calibration, tables: Sequence[Table], l
         for node in table.nodes:
             readers.setdefault(node.operand(1), []).append(i)
 
+    at, marks = 0, calibration.relevant or {}
+
     def take(value: Value, data: Any) -> None:
         flat = decoded(data).reshape(-1)
+        mark = marks.get((at, len(flat)))
+        flat = flat if mark is None else flat[mark]
         for i in readers[value]:
             size = len(counts[i])
             counts[i] += torch.bincount(flat[(flat >= 0) & (flat < size)].long(), minlength=size)
 
     with torch.no_grad():
-        for batch in calibration.batches[:limit]:
-            watch(graph, calibration, batch, readers, take)
+        for at in range(min(limit, len(calibration))):
+            watch(graph, calibration, calibration.batches[at], readers, take)
     roots = [c.sqrt() if bool(c.any()) else torch.ones_like(c) for c in counts]
     return [r / r.sum().clamp(min=1) for r in roots]
 

@@ -5,7 +5,9 @@ import torch
 
 from mcomp.errors import CallError, McompError
 from mcomp.ir import Affine, Graph, dtypes, parse_graph
-from mcomp.passes.compress.tables import TableDecomposer, table_error
+from mcomp.manager import Context
+from mcomp.passes.compress.tables import TableDecomposer, row_usage, table_error, table_nodes
+from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, layers, random
 from tests.cpu.backend_harness import check, needs_compiler
 
@@ -110,3 +112,15 @@ def test_coded_tables_run_as_they_are_stored(pipeline: str) -> None:
     assert names == (["embedding_coded"] if "quantize" in pipeline else names)
     with pytest.raises((CallError, McompError)):
         executable.run([torch.full((2, 5), 50)], {"B": 2})
+
+
+def test_rows_that_only_padding_reads_do_not_count() -> None:
+    graph = parse_graph(TEXT, generate=True)
+    calibration = Calibration([[torch.tensor([[1, 2, 2, 0, 0], [3, 0, 0, 0, 0]])]])
+    tables = table_nodes("quantize", graph, Context())
+    (every,) = row_usage(graph, calibration, tables, 10)
+    calibration.relevant = {(0, 10): torch.tensor([1, 1, 1, 0, 0, 1, 0, 0, 0, 0]).bool()}
+    (some,) = row_usage(graph, calibration, tables, 10)
+    assert float(every[0]) > float(every[2]) > float(every[1]) and float(every[4]) == 0
+    assert float(some[0]) == 0 and float(some[2]) == pytest.approx(2**0.5 * float(some[1]))
+    assert float(some.sum()) == pytest.approx(1.0)
