@@ -79,12 +79,13 @@ class Candidate:
 @dataclass(frozen=True)
 class Menu:
     """Which treatments are tried. `shares`: operations left by factors (tables: elements left). `gone`: shares of blocks
-    that go, for linears. `precisions`: bits and activations of weights; tables take each number of bits once."""
+    that go, for linears. `precisions`: bits and activations of weights. `table_bits`: of the tables of embeddings."""
 
     shares: tuple[float, ...] = (0.25, 0.4, 0.6, 0.8)
     gone: tuple[float, ...] = (0.5, 0.75)
     block: tuple[int, int] = (32, 4)
     precisions: tuple[Precision, ...] = (FLOAT, (8, "static"), (8, "none"), (4, "static"), (4, "none"))
+    table_bits: tuple[int, ...] = (8, 4, 3, 2)
 
 
 DEFAULT = Menu()
@@ -285,7 +286,7 @@ def _of_table(table: Table, usage: Tensor, menu: Menu, rules: frozenset[str]) ->
         decomposer = TableDecomposer(rows, usage)
         ranks = dict.fromkeys(decomposer.rank_of(share) for share in menu.shares)
         forms += [(Treatment("table", (f.weight.shape[1],)), f.table, f) for f in map(decomposer.factors, ranks)]
-    bits = dict.fromkeys(b for b, _ in menu.precisions if b is not None) if "quantize" in rules else {}
+    bits = menu.table_bits if "quantize" in rules else ()
     found = [Candidate(node.name, node.layer, KEEP, 0.0, table.weight.nbytes, 1.0)]
     for treatment, values, factors in forms:
         for count in (None, *bits):
