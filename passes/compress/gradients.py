@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SAMPLES = 128
 """Samples whose gradients are taken, at most."""
-AT_ONCE = 16
+AT_ONCE = 8
 """Samples whose activations are held at once."""
 
 
