@@ -61,8 +61,8 @@ def test_a_pass_that_denies_its_change_is_found_out() -> None:
 def test_checks_run_before_any_pass() -> None:
     graph = mlp()
     before = str(graph)
-    with pytest.raises(PassError, match="bits is 3"):
-        PassManager([*parse_pipeline("test-add-abs"), *parse_pipeline("quantize{bits=3}")]).run(graph)
+    with pytest.raises(PassError, match="bits is 5"):
+        PassManager([*parse_pipeline("test-add-abs"), *parse_pipeline("quantize{bits=5}")]).run(graph)
     assert str(graph) == before
 
 
