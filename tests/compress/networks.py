@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,6 +142,37 @@ def _cleaned(name: str) -> tuple[Graph, tuple[Any, ...]]:
 def network(name: str) -> tuple[Graph, list[Any]]:
     """The cleaned-up graph of a network, a copy of its own, and inputs."""
     graph, inputs = _cleaned(name)
+    return graph.clone(), list(inputs)
+
+
+@functools.cache
+def _transformer(name: str) -> tuple[Graph, tuple[Any, ...]]:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    ids, image = torch.randint(0, 40, (2, 6)), torch.randn(2, 3, 8, 8)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    if name == "vit":
+        model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=8, patch_size=4), add_pooling_layer=False)
+        return cleaned(model, (image,)), (image,)
+    if name == "bert":
+        model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=40, max_position_embeddings=16))
+    elif name == "llama":
+        config = transformers.LlamaConfig(**sizes, vocab_size=40, num_key_value_heads=2, use_cache=False)
+        model = transformers.LlamaModel(config)
+    elif name == "gpt2":
+        model = transformers.GPT2Model(
+            transformers.GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=16, use_cache=False)
+        )
+    else:
+        sizes = {"vocab_size": 40, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+        model = transformers.T5EncoderModel(transformers.T5Config(**sizes, use_cache=False))
+    return cleaned(model, (ids,)), (ids,)
+
+
+def transformer(name: str) -> tuple[Graph, list[Any]]:
+    """The cleaned-up graph of a tiny bert, vit, llama (with grouped queries), gpt2 or t5 encoder, a copy of its own, and
+    inputs."""
+    graph, inputs = _transformer(name)
     return graph.clone(), list(inputs)
 
 

@@ -19,7 +19,7 @@ from mcomp.passes.analysis import Operations
 from mcomp.passes.analysis.ties import AxisRule, Ties, axis_rule_of
 from mcomp.passes.compress.narrow import cut, narrowed
 from tests.compress.masking import check_narrow, coupling_of, weights_of
-from tests.compress.networks import NETWORKS, cleaned, network
+from tests.compress.networks import NETWORKS, network, transformer
 from tests.strategies import graphs, inputs_for
 
 MLP = """
@@ -114,35 +114,9 @@ def test_kinds_of_dimensions(name: str, kinds: dict[str, int]) -> None:
     assert found == kinds
 
 
-def _transformer(name: str) -> tuple[Graph, list[Any]]:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    ids = torch.randint(0, 40, (2, 6))
-    common: dict[str, Any] = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if name == "bert":
-        config = transformers.BertConfig(**common, intermediate_size=48, max_position_embeddings=16)
-        return cleaned(transformers.BertModel(config).eval(), (ids,)), [ids]
-    if name == "llama":
-        config = transformers.LlamaConfig(**common, intermediate_size=48, num_key_value_heads=2, use_cache=False)
-        return cleaned(transformers.LlamaModel(config).eval(), (ids,)), [ids]
-    if name == "gpt2":
-        config = transformers.GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=16, use_cache=False)
-        return cleaned(transformers.GPT2Model(config).eval(), (ids,)), [ids]
-    if name == "t5":
-        config = transformers.T5Config(
-            vocab_size=40, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, use_cache=False
-        )
-        return cleaned(transformers.T5EncoderModel(config).eval(), (ids,)), [ids]
-    config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=8, patch_size=4
-    )
-    image = torch.randn(2, 3, 8, 8)
-    return cleaned(transformers.ViTModel(config, add_pooling_layer=False).eval(), (image,)), [image]
-
-
 @pytest.mark.parametrize(("name", "heads"), [("bert", 4), ("llama", 2), ("gpt2", 4), ("t5", 4), ("vit", 4)])
 def test_transformers_lose_heads_and_inner_units(name: str, heads: int) -> None:
-    graph, inputs = _transformer(name)
+    graph, inputs = transformer(name)
     coupling = coupling_of(graph)
     own = {kind: [d.size for d in coupling.dimensions if d.kind == kind] for kind in ("heads", "ffn")}
     assert own["heads"] == ([heads, heads] if name != "t5" else own["heads"]) and len(own["ffn"]) >= 2
@@ -155,7 +129,7 @@ def test_transformers_lose_heads_and_inner_units(name: str, heads: int) -> None:
 # random graphs
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=graphs(max_steps=14, smooth=True), seed=st.integers(0, 5))
 def test_random_graphs_equal_their_masked_selves(graph: Graph, seed: int) -> None:
     from mcomp.errors import BackendError
@@ -246,7 +220,7 @@ def image_graphs(draw: st.DrawFn) -> Graph:
     return graph
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graph=image_graphs(), seed=st.integers(0, 3))
 def test_random_image_networks_equal_their_masked_selves(graph: Graph, seed: int) -> None:
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))

@@ -21,7 +21,7 @@ from mcomp.report.report import Report
 from mcomp.runtime.compiled import Built, CompiledModel
 from mcomp.runtime.program import CompiledProgram
 from tests.compress.graphs import compressed
-from tests.compress.networks import NETWORKS, cleaned, network
+from tests.compress.networks import NETWORKS, network, transformer
 from tests.cpu.backend_harness import needs_compiler
 
 NAMES = ("mobile", "dense", "next", "bert", "llama", "vit")
@@ -36,28 +36,8 @@ TOGETHER = (
 )
 
 
-@functools.cache
-def _transformer(name: str) -> tuple[Graph, tuple[Any, ...]]:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    ids = torch.randint(0, 40, (2, 6))
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    if name == "vit":
-        config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4)
-        image = torch.randn(2, 3, 8, 8)
-        return cleaned(transformers.ViTModel(config, add_pooling_layer=False).eval(), (image,)), (image,)
-    if name == "bert":
-        config = transformers.BertConfig(**sizes, vocab_size=40, max_position_embeddings=16)
-        return cleaned(transformers.BertModel(config).eval(), (ids,)), (ids,)
-    config = transformers.LlamaConfig(**sizes, vocab_size=40, num_key_value_heads=2, use_cache=False)
-    return cleaned(transformers.LlamaModel(config).eval(), (ids,)), (ids,)
-
-
 def example(name: str) -> tuple[Graph, list[Any]]:
-    if name in NETWORKS:
-        return network(name)
-    graph, inputs = _transformer(name)
-    return graph.clone(), list(inputs)
+    return network(name) if name in NETWORKS else transformer(name)
 
 
 @functools.cache
