@@ -91,6 +91,7 @@ PROBED = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
 """Rates tried for AdamW when none is given; for SGD 30 times as much."""
 _PROBE_STEPS = 24
 _PROBE_SHARE = 0.15
+_CLOSE = 1.05
 _BACKOFFS = 6
 _TIMED = 8
 _SAY_SECONDS = 1.0
@@ -239,21 +240,24 @@ class _Training:
         return self.outcome.rate * (1.0 - share if self.recipe.schedule == "linear" else 1.0)
 
     def _probe(self) -> float:
-        """The rate, of some, with the lowest held-out loss after a few steps of a whole schedule."""
+        """The rate, of some, that does best in a few steps of a whole schedule: the largest of those whose held-out losses
+        are within 5 % of the lowest, because few steps favour small ones."""
         scale = 1.0 if self.recipe.optimizer == "adamw" else 30.0
         start = self._state()
-        best, chosen = math.inf, PROBED[0] * scale
+        losses: dict[float, float] = {}
         steps = self._probe_steps()
         for number, rate in enumerate(PROBED):
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
             self.optimizer = self._optimizer(rate * scale)
-            fine = all(self._take(self._batch(i), i, self._rate(i, steps)) for i in range(steps))
-            found = self.task.held() if fine else math.inf
-            if found < best:
-                best, chosen = found, rate * scale
+            if all(self._take(self._batch(i), i, self._rate(i, steps)) for i in range(steps)):
+                found = self.task.held()
+                losses[rate * scale] = found if math.isfinite(found) else math.inf
             self._restore(start)
-        return chosen
+        lowest = min(losses.values(), default=math.inf)
+        if not math.isfinite(lowest):
+            return min(PROBED) * scale
+        return max(rate for rate, loss in losses.items() if loss <= _CLOSE * lowest)
 
     def _probe_steps(self) -> int:
         """How many steps to try each rate for: as many as take a small part of the time limit."""
