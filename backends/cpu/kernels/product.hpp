@@ -183,9 +183,10 @@ inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_byt
 }
 
 // All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose
-// stride would make them evict each other, are copied to scratch block by block.
+// stride would make them evict each other, are copied to scratch block by block. The epilogue's rows begin at `first_row`.
 template <class Product, class A>
-void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch) {
+void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch,
+               int64_t first_row = 0) {
   using Element = typename Product::Element;
   constexpr int64_t MR = Product::MR;
   constexpr bool same = std::is_same<A, Element>::value;
@@ -209,7 +210,7 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
-        product.tile(base + r0 * base_stride, base_stride, &no_tap, 1, k, r1 - r0, p, b + r0, 1);
+        product.tile(base + r0 * base_stride, base_stride, &no_tap, 1, k, r1 - r0, p, first_row + b + r0, 1);
       }
     }
   }
