@@ -18,6 +18,7 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
+from mcomp.ops.base import total_bytes
 
 TARGET = "cpu"
 _KEEPS_ORDER = frozenset({"reshape", "squeeze", "unsqueeze", "contiguous", "dropout"})
@@ -43,6 +44,7 @@ class Builder:
         self._packed: dict[tuple[Any, ...], Buffer] = {}
         self._taken: set[int] = set()
         self._node: Node | None = None
+        self._part: tuple[Node, ...] = ()
         for i, value in enumerate(graph.inputs):
             buffer = Buffer("input", _bytes_of(value), i)
             self._places[value] = dense(buffer, value.type.dtype, _shape(value))
@@ -198,10 +200,13 @@ class Builder:
         return buffer
 
     def emit(self, kernel: Kernel, work: Work | None = None) -> None:
-        """Add a kernel. Its work is that of the node unless given."""
-        node = self._node
-        chosen = work if work is not None else (Work() if node is None else work_of(node))
-        self.steps.append(KernelStep(kernel, node, chosen, () if node is None else op_names(node)))
+        """Add a kernel. Its work is that of the node, or of the part of it that is being lowered, unless given."""
+        node, part = self._node, self._part
+        chosen = work
+        if chosen is None:
+            chosen = work_of_part(part) if part else Work() if node is None else work_of(node)
+        names = tuple(n.op.name for n in part) if part else () if node is None else op_names(node)
+        self.steps.append(KernelStep(kernel, node, chosen, names))
 
     def copy(self, source: Access, target: Access, *, piece: bool = False) -> None:
         """Add a kernel that copies elements; see `KernelStep` for `piece`."""
@@ -259,11 +264,14 @@ class Builder:
             self._torch(node)
         self._node = outer
 
-    def attempt(self, rule: Callable[[], Declined | None]) -> Declined | None:
-        """Run a lowering; when it declines, what it added and declared is undone."""
+    def attempt(self, rule: Callable[[], Declined | None], part: Sequence[Node] = ()) -> Declined | None:
+        """Run a lowering; when it declines, what it added and declared is undone. `part`: the nodes of a fused body that it
+        computes, where those are not all."""
         places, numbers, alias = dict(self._places), dict(self._numbers), dict(self._alias)
         copies, taken, mark = dict(self._copies), set(self._taken), len(self.steps)
+        outer, self._part = self._part, tuple(part) or self._part
         result = rule()
+        self._part = outer
         if isinstance(result, Declined):
             del self.steps[mark:]
             self._places, self._numbers, self._alias, self._copies, self._taken = places, numbers, alias, copies, taken
@@ -377,6 +385,18 @@ def work_of(node: Node) -> Work:
     """The work of a node as its operator counts it."""
     cost = node.op.node_cost(node)
     return Work(cost.flops, cost.read, cost.write)
+
+
+def work_of_part(nodes: Sequence[Node]) -> Work:
+    """The work of some nodes computed as one: values that only they use are neither read nor written."""
+    inside = set(nodes)
+    read = dict.fromkeys(v for n in nodes for v in n.operands if v is not None and v.producer not in inside)
+    write = [v for n in nodes for v in n.results if any(u not in inside for u in v.users)]
+    flops: Dim = 0
+    for node in nodes:
+        flops = dims.add(flops, node.op.node_cost(node).flops)
+    moved = [total_bytes([v.type for v in values if isinstance(v.type, TensorType)]) for values in (read, write)]
+    return Work(flops, *moved)
 
 
 def op_names(node: Node) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from mcomp.errors import IRError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
+from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Cost, Op, operands, register, total_bytes
 from mcomp.ops.checks import broadcast, need_dim, need_rank, need_vector, present, same_dtype, stored_elements
@@ -15,6 +16,17 @@ from mcomp.ops.rules import optional
 
 Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
+
+
+def multiplies_rows(node: Node) -> bool:
+    """Whether a node multiplies the channels at each place of its first operand by one and the same matrix [N, K], perhaps
+    with further axes of size 1: linear, and convolutions of one position without stride, padding and groups."""
+    if node.op.name != "conv":
+        return node.op.name == "linear"
+    attrs = node.attrs
+    if attrs["groups"] != 1 or any(s != 1 for s in (*attrs["stride"], *node.operand(1).tensor.shape[2:])):
+        return False
+    return all(pad == 0 for pads in attrs["padding"] for pad in pads)
 
 
 @register

@@ -34,8 +34,10 @@ class Fuse(Pass):
     result too. `reductions`: pointwise nodes before a
     reduction, softmax or norm, which comes last in the body; both together: a norm or softmax along the last axes with
     pointwise nodes before it, and pointwise and quantizing nodes behind it, with one or more results (kind `rows`).
-    `elementwise`: pointwise nodes of one shape, with one or more results. Numbers (`full`) go into the body. A body has
-    at most `max_size` nodes besides them.
+    `elementwise`: pointwise nodes of one shape, with one or more results. `pairs`: two products by constants in a row, the
+    first of which gives fewer features than it takes and the second makes, such as the factors of a layer; perhaps with a
+    quantize between them, and with an epilogue behind them. Numbers (`full`) go into the body. A body has at most
+    `max_size` nodes besides them.
     """
 
     name = "fuse"
@@ -43,6 +45,7 @@ class Fuse(Pass):
     epilogues: bool = True
     reductions: bool = True
     elementwise: bool = True
+    pairs: bool = True
     max_size: int = 64
 
     def run(self, graph: Graph, context: Context) -> PassResult:
@@ -58,7 +61,7 @@ class Fuse(Pass):
         return PassResult(True, statistics=outcome.applied) if changed else PassResult(False, ALL)
 
     def _round(self, graph: Graph, context: Context, outcome: Outcome) -> bool:
-        regions = Planner(graph, self.max_size).plan(self.epilogues, self.reductions, self.elementwise)
+        regions = Planner(graph, self.max_size).plan(self.epilogues, self.reductions, self.elementwise, self.pairs)
         done = 0
         for region in regions:
             if not context.allow_rewrite(f"fuse.{region.kind}"):

@@ -13,6 +13,7 @@ from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
+from mcomp.ops.linear import multiplies_rows
 
 MATRIX_ANCHORS = frozenset({"linear", "matmul", "grouped_matmul", "conv", "conv_transpose", "attention"})
 NORM_ANCHORS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "softmax", "log_softmax"})
@@ -29,7 +30,7 @@ _UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "i3", "i2", "
 @dataclass(eq=False)
 class Region:
     """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; reduction: the last
-    node is; rows: a norm among them is."""
+    node is; rows: a norm among them is; pair: two products, the first node and the one that reads its result."""
 
     kind: str
     nodes: list[Node] = field(default_factory=list)
@@ -64,6 +65,41 @@ def is_row_quantize(node: Node, norm: Node) -> bool:
     return encoding.scale is not None or (encoding.axis == rows and norm.attrs.get("axes_count", 1) == 1)
 
 
+def second_of_pair(first: Node) -> list[Node]:
+    """The product that alone reads the narrow result of a first one, behind the quantize between them if there is one;
+    empty when there is no such product. Both multiply rows by constants, either of floats or both of bytes."""
+    if not multiplies_rows(first) or not first.operand(1).is_const or first.type.dtype.name in _UNFUSED_TYPES:
+        return []
+    between: list[Node] = []
+    last = first
+    while len(users := set(last.results[0].users)) == 1:
+        (last,) = users
+        if last.op is first.op:
+            break
+        if between or not _is_byte_quantize(last, first):
+            return []
+        between = [last]
+    else:
+        return []
+    if not multiplies_rows(last) or not last.operand(1).is_const:
+        return []
+    inner, outer = first.operand(1).tensor, last.operand(1).tensor
+    rank, narrow = inner.shape[0], (inner.shape[1], outer.shape[0])
+    if not isinstance(rank, int) or any(not isinstance(size, int) or rank >= size for size in narrow):
+        return []
+    stored = (first.operand(0).tensor, inner, outer)
+    fits = all(isinstance(t.encoding, Affine) for t in stored) if between else all(t.encoding == DENSE for t in stored)
+    return [*between, last] if fits else []
+
+
+def _is_byte_quantize(node: Node, first: Node) -> bool:
+    encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
+    if not isinstance(encoding, Affine) or encoding.dtype.bits != 8:
+        return False
+    rows = tuple(range(first.results[0].tensor.rank - 1))
+    return encoding.scale is not None or (encoding.axis == rows and first.op.name == "linear")
+
+
 def goes_along_rows(node: Node) -> bool:
     """Whether a node normalizes the last axes of what it reads."""
     if node.op.name in ("softmax", "log_softmax"):
@@ -91,8 +127,10 @@ class Planner:
         self.order[graph.returns] = len(self.order)
         self.owner: dict[Node, Region] = {}
 
-    def plan(self, epilogues: bool, reductions: bool, elementwise: bool) -> list[Region]:
+    def plan(self, epilogues: bool, reductions: bool, elementwise: bool, pairs: bool) -> list[Region]:
         """Regions of at least two nodes, in order of their last nodes."""
+        if pairs:
+            self._pairs(epilogues)
         if epilogues:
             self._anchored(MATRIX_ANCHORS, epilogues=True, reductions=False)
         if epilogues and reductions:
@@ -115,6 +153,13 @@ class Planner:
                 self._claim(Region("reduction", before))
             elif len(behind) > 1:
                 self._claim(Region("epilogue", behind))
+
+    def _pairs(self, epilogues: bool) -> None:
+        for node in self.graph.nodes:
+            behind = second_of_pair(node)
+            if behind and not any(n in self.owner for n in (node, *behind)) and behind[-1].results[0].uses:
+                last = self.epilogue(behind[-1]) if epilogues else behind[-1:]
+                self._claim(Region("pair", [node, *behind[:-1], *last]))
 
     def _rows(self) -> None:
         for node in self.graph.nodes:

@@ -138,6 +138,10 @@ def test_bodies_of_kernels_are_simple(graph: Graph) -> None:
         if kind == "elementwise":
             assert not anchors and len({n.type.shape for n in nodes}) == 1
             continue
+        if kind == "pair":
+            assert len(anchors) == 2 and nodes[0] is anchors[0] and anchors[0].op is anchors[1].op
+            assert len({n.type.shape for n in nodes[nodes.index(anchors[1]) :]}) == 1
+            continue
         assert len(anchors) == 1
         if kind == "rows":
             assert anchors[0].op.name in ROW_ANCHORS and len({n.results[0].type.shape for n in nodes}) == 1

@@ -103,10 +103,10 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
     given, coded = b.place(x), b.place(weight)
     if isinstance(given, EncodedAccess) and isinstance(coded, EncodedAccess) and _bytes_fit(given, weight) \
             and not transposed:
-        _conv_i8(_last(given, order, b), weight, coded, sizes, ep, depthwise, b)
+        _conv_i8(channels_last_bytes(given, order, b), weight, coded, sizes, ep, depthwise, b)
         return None
     if not transposed and isinstance(weight.tensor.encoding, BlockSparse):
-        bytes_ = _last(given, order, b) if isinstance(given, EncodedAccess) and _one_scale(given) else None
+        bytes_ = channels_last_bytes(given, order, b) if isinstance(given, EncodedAccess) and one_scale(given) else None
         if sparse_conv(node, weight, ep, b, bytes_):
             return None
     if winograd(node, sizes, ep, b):
@@ -148,16 +148,16 @@ def _packed_float(weight: Value, sizes: ConvSizes, b: Builder, name: str, stored
 
 
 def _bytes_fit(place: EncodedAccess, weight: Value) -> bool:
-    return byte_weight(weight) is None and _one_scale(place)
+    return byte_weight(weight) is None and one_scale(place)
 
 
-def _one_scale(place: EncodedAccess) -> bool:
+def one_scale(place: EncodedAccess) -> bool:
     """Whether activations are bytes with one scale for all."""
     encoding = place.type.encoding
     return isinstance(encoding, Affine) and encoding.dtype.bits == 8 and (encoding.scale is not None or not encoding.axis)
 
 
-def _last(place: EncodedAccess, order: Sequence[int], b: Builder) -> EncodedAccess:
+def channels_last_bytes(place: EncodedAccess, order: Sequence[int], b: Builder) -> EncodedAccess:
     """Quantized activations with their bytes channels-last, copied when they are not."""
     values = place.part("values")
     assert values is not None

@@ -1,9 +1,9 @@
-"""Fused nodes: a product with what follows it as one kernel, a norm with what surrounds it as one kernel, runs of
-element-wise nodes as one kernel, the rest alone."""
+"""Fused nodes: a product or a pair of them with what follows as one kernel, a norm with what surrounds it as one kernel,
+runs of element-wise nodes as one kernel, the rest alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.builder import TARGET, Builder
@@ -11,6 +11,7 @@ from mcomp.backends.cpu.epilogue import Tail
 from mcomp.backends.cpu.expressions import is_scalar
 from mcomp.backends.cpu.lower.elementwise import lower_region
 from mcomp.backends.cpu.lower.fused_rows import lower_rows, row_region
+from mcomp.backends.cpu.lower.pair import lower_pair, pair_at
 from mcomp.backends.cpu.lower.products import ANCHORS
 from mcomp.ir.dtypes import f64
 from mcomp.ir.encoding import Affine
@@ -41,22 +42,18 @@ def lower_fused(node: Node, b: Builder) -> Declined | None:
 def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     """Lower the nodes that the next kernel takes; returns how many."""
     first = nodes[at]
+    pair = pair_at(nodes[at:], b)
+    if pair is not None:
+        taken = _with_tail(nodes, at, pair.nodes, lambda tail: lower_pair(pair, tail, b), b, alone=True)
+        if taken:
+            return taken
     if first.op.name in ANCHORS:
-        tail = _run(nodes, at + 1, first.result, b)
-        while tail:
-            outputs = _seen_outside([first, *tail])
-            refused = b.attempt(
-                lambda tail=tail, outputs=outputs: ANCHORS[first.op.name](  # type: ignore[misc]
-                    first, Tail(first.result, tuple(tail), tuple((v, v) for v in outputs)), b
-                )
-            )
-            if refused is None:
-                return 1 + len(tail)
-            b.context.missed("lower", first, f"{first.op.name} with its epilogue: {refused.reason}", refused.remedy)
-            tail = tail[: len(tail) // 2]
+        taken = _with_tail(nodes, at, (first,), lambda tail: ANCHORS[first.op.name](first, tail, b), b)
+        if taken:
+            return taken
     region = row_region(nodes[at:])
     if region is not None:
-        refused = b.attempt(lambda: lower_rows(region, b))
+        refused = b.attempt(lambda: lower_rows(region, b), _part(nodes, region.nodes))
         if refused is None:
             return len(region.nodes)
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
@@ -64,10 +61,36 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     if is_scalar(first):
         run = _run(nodes, at, None, b)
         outputs = _seen_outside(run)
-        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b)) is None:
+        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b), _part(nodes, run)) is None:
             return len(run)
     b.lower(first)
     return 1
+
+
+def _with_tail(
+    nodes: Sequence[Node], at: int, head: Sequence[Node], rule: Callable[[Tail], Declined | None], b: Builder, *,
+    alone: bool = False,
+) -> int:
+    """Lower a head, at place `at`, with as much of the run behind it as the rule takes; returns how many nodes those are, 0
+    when there is no such run. `alone`: the head without any is worth trying too."""
+    anchor = head[-1].result
+    tail = _run(nodes, at + len(head), anchor, b)
+    while tail or alone:
+        taken = [*head, *tail]
+        end = Tail(anchor, tuple(tail), tuple((v, v) for v in _seen_outside(taken)))
+        refused = b.attempt(lambda end=end: rule(end), _part(nodes, taken))  # type: ignore[misc]
+        if refused is None:
+            return len(taken)
+        name = " and ".join(n.op.name for n in head)
+        b.context.missed("lower", head[0], f"{name} with its epilogue: {refused.reason}", refused.remedy)
+        alone = alone and bool(tail)
+        tail = tail[: len(tail) // 2]
+    return 0
+
+
+def _part(nodes: Sequence[Node], taken: Sequence[Node]) -> Sequence[Node]:
+    """Nodes of a body that one kernel takes, as far as those are not all."""
+    return taken if len(taken) < len(nodes) else ()
 
 
 def _run(nodes: Sequence[Node], start: int, anchor: Value | None, b: Builder) -> list[Node]:

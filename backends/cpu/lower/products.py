@@ -90,7 +90,21 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
         product_bf16(name, rows, weight, ep, b)
         return
     columns, length = weight.tensor.shape
-    wide = dtype is dtypes.f64
+    packed, chosen = packed_floats(weight, b, wide=dtype is dtypes.f64)
+    call = "gemm_f64" if dtype is dtypes.f64 else "gemm_f32"
+    body = f"{ep.text}\n{call}<{chosen}>(w, a, step, packed, rows, columns, length, ep, scratch);"
+    b.emit(Kernel(
+        name, body,
+        (*ep.pointers, pointer("a", rows.access), packed,
+         b.scratch(computed(f"{call}_scratch_bytes({{0}}, {{1}}, workers)", rows.count, length))),
+        (*ep.numbers, ("step", rows.step), ("rows", rows.count), ("columns", columns), ("length", length)),
+        (*HEADERS, "gemm_f32.hpp", "tiles.hpp"),
+    ))
+
+
+def packed_floats(weight: Value, b: Builder, *, wide: bool = False) -> tuple[Pointer, str]:
+    """The packed form of a weight [N, K], perhaps with further axes of size 1, and its tile. wide: as doubles."""
+    columns, length = weight.tensor.shape[:2]
     stored = "double" if wide else "float"
     size = 8 if wide else 4
     chosen = "DefaultTile" if wide else tile(columns, weight=weight)
@@ -108,15 +122,7 @@ def _gemm(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None
         weight, ("linear", stored, chosen),
         computed(f"packed_elements<{chosen}, {stored}>({{0}}, {{1}}) * {size}", columns, length), pack,
     )
-    call = "gemm_f64" if wide else "gemm_f32"
-    body = f"{ep.text}\n{call}<{chosen}>(w, a, step, packed, rows, columns, length, ep, scratch);"
-    b.emit(Kernel(
-        name, body,
-        (*ep.pointers, pointer("a", rows.access), Pointer("packed", stored, whole_buffer(packed)),
-         b.scratch(computed(f"{call}_scratch_bytes({{0}}, {{1}}, workers)", rows.count, length))),
-        (*ep.numbers, ("step", rows.step), ("rows", rows.count), ("columns", columns), ("length", length)),
-        (*HEADERS, "gemm_f32.hpp", "tiles.hpp"),
-    ))
+    return Pointer("packed", stored, whole_buffer(packed)), chosen
 
 
 def byte_weight(value: Value) -> str | None:
@@ -156,29 +162,7 @@ def scales_of(
     """How the bytes of a product stand for numbers; one weight scale per output column."""
     encoding = place.type.encoding
     assert isinstance(encoding, Affine)
-    weight_scales = coded.part("scales")
-    weight_encoding = weight.tensor.encoding
-    if isinstance(weight_encoding, BlockSparse):
-        weight_encoding = weight_encoding.inner
-    assert isinstance(weight_encoding, Affine)
-    if weight_scales is None:
-        assert weight_encoding.scale is not None
-        from mcomp.backends.cpu.lower.creation import fill_kernel
-
-        scale = weight_encoding.scale
-        buffer = b.prepare(weight, ("scales",), dims.mul(columns, 4),
-                           lambda buffer: fill_kernel(dense(buffer, dtypes.f32, (columns,)), scale))
-        column_scale = dense(buffer, dtypes.f32, (columns,))
-    elif weight_encoding.axis == (0,):
-        column_scale = weight_scales
-    else:
-        one = weight_scales.reshape((1,))
-        assert one is not None
-        spread = one.expand((columns,))
-        buffer = b.prepare(weight, ("scales",), dims.mul(columns, 4),
-                           lambda buffer: copy_kernel(spread, dense(buffer, dtypes.f32, (columns,))))
-        column_scale = dense(buffer, dtypes.f32, (columns,))
-    found = [pointer("column_scale", column_scale)]
+    found = [pointer("column_scale", column_scales(weight, coded, columns, b))]
     if encoding.scale is not None:
         text = (
             "const float row_scale = float(row_scale_);\nconst int32_t row_zero = int32_t(row_zero_);\n"
@@ -195,11 +179,63 @@ def scales_of(
     return Scales(text, tuple(found), ())
 
 
+def column_scales(weight: Value, coded: EncodedAccess, columns: Dim, b: Builder) -> Access:
+    """The scales of an int8 weight, one per output column."""
+    weight_scales = coded.part("scales")
+    weight_encoding = weight.tensor.encoding
+    if isinstance(weight_encoding, BlockSparse):
+        weight_encoding = weight_encoding.inner
+    assert isinstance(weight_encoding, Affine)
+    if weight_scales is None:
+        assert weight_encoding.scale is not None
+        from mcomp.backends.cpu.lower.creation import fill_kernel
+
+        scale = weight_encoding.scale
+        buffer = b.prepare(weight, ("scales",), dims.mul(columns, 4),
+                           lambda buffer: fill_kernel(dense(buffer, dtypes.f32, (columns,)), scale))
+        return dense(buffer, dtypes.f32, (columns,))
+    if weight_encoding.axis == (0,):
+        return weight_scales
+    one = weight_scales.reshape((1,))
+    assert one is not None
+    spread = one.expand((columns,))
+    buffer = b.prepare(weight, ("scales",), dims.mul(columns, 4),
+                       lambda buffer: copy_kernel(spread, dense(buffer, dtypes.f32, (columns,))))
+    return dense(buffer, dtypes.f32, (columns,))
+
+
 def _linear_i8(
     place: EncodedAccess, weight: Value, coded: EncodedAccess, ep: Functor, columns: Dim, length: Dim, b: Builder
 ) -> None:
-    values, source = place.part("values"), coded.part("values")
-    assert values is not None and source is not None
+    values = place.part("values")
+    assert values is not None
+    packed, chosen = packed_bytes(weight, coded, b)
+    scales = scales_of(place, weight, coded, columns, "sums", b)
+    rows = dims.product(values.shape[:-1])
+    body = (
+        f"{ep.text}\nconst int32_t* sums = {packed_sums('packed', chosen, 'columns', 'length')};\n{scales.text}\n"
+        f"gemm_i8<{chosen}>(w, a, length, packed, rows, columns, length, scales, ep, scratch);"
+    )
+    b.emit(Kernel(
+        "linear_i8", body,
+        (*ep.pointers, *scales.pointers, pointer("a", values), packed,
+         b.scratch(computed("gemm_i8_scratch_bytes({0}, {1}, workers)", rows, length))),
+        (*ep.numbers, *scales.numbers, ("rows", rows), ("columns", columns), ("length", length)),
+        (*HEADERS, "gemm_i8.hpp", "tiles.hpp"),
+    ))
+
+
+def packed_sums(packed: str, tile: str, columns: str, length: str) -> str:
+    """C++ text of the sums of columns that lie behind packed bytes."""
+    return f"reinterpret_cast<const int32_t*>({packed} + packed_bytes_i8<{tile}>({columns}, {length}))"
+
+
+def packed_bytes(weight: Value, coded: EncodedAccess, b: Builder) -> tuple[Pointer, str]:
+    """The packed form of an int8 weight [N, K], perhaps with further axes of size 1, with its columns' sums behind it, and
+    its tile."""
+    columns, length = weight.tensor.shape[:2]
+    source = coded.part("values")
+    assert source is not None
     chosen = tile(columns, int8=True, weight=weight)
     size = computed(f"packed_bytes_i8<{chosen}>({{0}}, {{1}}) + round_up({{0}}, {chosen}::NR) * 4", columns, length)
 
@@ -212,21 +248,7 @@ def _linear_i8(
             (("columns", columns), ("length", length)), ("pack.hpp", "gemm_i8.hpp", "tiles.hpp"),
         )
 
-    packed = b.prepare(weight, ("linear_i8", chosen), size, pack)
-    scales = scales_of(place, weight, coded, columns, "sums", b)
-    rows = dims.product(values.shape[:-1])
-    body = (
-        f"{ep.text}\nconst int32_t* sums = reinterpret_cast<const int32_t*>(packed + "
-        f"packed_bytes_i8<{chosen}>(columns, length));\n{scales.text}\n"
-        f"gemm_i8<{chosen}>(w, a, length, packed, rows, columns, length, scales, ep, scratch);"
-    )
-    b.emit(Kernel(
-        "linear_i8", body,
-        (*ep.pointers, *scales.pointers, pointer("a", values), Pointer("packed", "int8_t", whole_buffer(packed)),
-         b.scratch(computed("gemm_i8_scratch_bytes({0}, {1}, workers)", rows, length))),
-        (*ep.numbers, *scales.numbers, ("rows", rows), ("columns", columns), ("length", length)),
-        (*HEADERS, "gemm_i8.hpp", "tiles.hpp"),
-    ))
+    return Pointer("packed", "int8_t", whole_buffer(b.prepare(weight, ("linear_i8", chosen), size, pack))), chosen
 
 
 def matmul(node: Node, tail: Tail, b: Builder) -> Declined | None:
