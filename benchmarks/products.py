@@ -1,9 +1,12 @@
-"""Products with compressed weights beside the dense one: block-sparse, weight-only and bfloat16, on one thread.
+"""Products with compressed weights beside the dense one: block-sparse, weight-only and bfloat16, on one thread; pairs of
+products as one kernel beside two.
 
     python -m benchmarks.products                                  # 128 rows, 384 to 4096 inputs and outputs
     python -m benchmarks.products --rows 1 --sizes 1024x4096,4096x4096
+    python -m benchmarks.products --pairs 128x384x96x1536 --threads 2          # rows x inputs x rank x outputs
 
-Compiled graphs run in turns in one process; times are CPU time of the thread, the least of many, per product.
+Compiled graphs run in turns in one process; times are CPU time of the thread (elapsed time with more than one), the least
+of many, per product.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from mcomp.backend import CompileOptions, Executable
 from mcomp.backends.cpu import BACKEND
 from mcomp.ir import DENSE, Affine, BlockSparse, Encoding, TensorType, WeightStore, dtypes, parse_graph
 from mcomp.ir.encoding import Parts, quantize_array
+from mcomp.manager import PassManager
 
 _COPIES = 8
 """Products in one graph, so that the call itself weighs little."""
@@ -38,6 +42,8 @@ class Variant:
     dtype: dtypes.DType = dtypes.f32
 
 
+PAIRS = ("f32", "i8", "i8, a scale per row")
+"""Kinds of pairs of products, by what lies between the two."""
 _I8 = Affine(axis=(0,))
 VARIANTS = (
     Variant("f32", "f32"),
@@ -90,18 +96,69 @@ def compile_variant(variant: Variant, rows: int, inputs: int, outputs: int) -> E
     return BACKEND.compile(parse_graph(text, store), CompileOptions(threads=1))
 
 
-def measure(executables: dict[str, Executable], rows: int, inputs: int, seconds: float) -> dict[str, float]:
+def compile_pair(kind: str, shape: Sequence[int], *, fused: bool, threads: int) -> Executable:
+    """A graph of pairs of products, as one kernel each or as two. kind: one of PAIRS."""
+    rows, inputs, rank, outputs = shape
+    variant = next(v for v in VARIANTS if v.name == kind.split(",")[0])
+    store = WeightStore()
+    types, digests = [], []
+    for size in ((rank, inputs), (outputs, rank)):
+        type, parts = weight(variant, *size)
+        types.append(type)
+        digests.append(store.add(type, {k: np.ascontiguousarray(v) for k, v in parts.items()}).digest)
+    y = f"f32[{rows}, {outputs}]"
+    lines = [f"graph @pairs (%x: f32[{rows}, {inputs}]) -> ({', '.join([y] * _COPIES)}) {{",
+             f"  %v = const @v#{digests[0]} : {types[0]}", f"  %u = const @u#{digests[1]} : {types[1]}"]
+
+    def quantize(result: str, x: str, size: int, attrs: str, encoding: str) -> str:
+        return f"  %{result} = quantize %{x} {{dtype=!u8, {attrs}}} : f32[{rows}, {size}] affine<u8, {encoding}>"
+
+    source = "x"
+    if variant.quantized:
+        lines.append(quantize("q", "x", inputs, "scale=0.03, zero=128", "scale=0.03, zero=128"))
+        source = "q"
+    for i in range(_COPIES):
+        lines.append(f"  %h{i} = linear %{source}, %v : f32[{rows}, {rank}]")
+        middle = f"h{i}"
+        if variant.quantized:
+            middle = f"p{i}"
+            how = ("scale=0.5, zero=128", "scale=0.5, zero=128") if kind == "i8" else \
+                ("zero_point=true", "axis=[0], zero_point=true")
+            lines.append(quantize(middle, f"h{i}", rank, *how))
+        lines.append(f"  %y{i} = linear %{middle}, %u : {y}")
+    graph = parse_graph("\n".join([*lines, f"  return {', '.join(f'%y{i}' for i in range(_COPIES))}", "}"]), store)
+    PassManager("fuse" if fused else "fuse{pairs=false}").run(graph)
+    return BACKEND.compile(graph, CompileOptions(threads=threads))
+
+
+def measure(
+    executables: dict[str, Executable], rows: int, inputs: int, seconds: float, threads: int = 1
+) -> dict[str, float]:
     """Microseconds of one product of each, the least of what was seen in `seconds`."""
+    clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     values = np.random.default_rng(2).standard_normal((rows, inputs)).astype(np.float32)
     best = dict.fromkeys(executables, float("inf"))
+    for name, executable in executables.items():
+        executable.run([dtypes.f32_to_bf16(values) if name == "bf16" else values], {})
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for name, executable in executables.items():
             given = dtypes.f32_to_bf16(values) if name == "bf16" else values
-            start = time.thread_time_ns()
+            start = clock()
             executable.run([given], {})
-            best[name] = min(best[name], (time.thread_time_ns() - start) / 1e3 / _COPIES)
+            best[name] = min(best[name], (clock() - start) / 1e3 / _COPIES)
     return best
+
+
+def pair_table(shapes: Sequence[Sequence[int]], seconds: float, threads: int) -> Iterator[str]:
+    """Lines of a markdown table of pairs of products."""
+    yield f"| rows x inputs x rank x outputs, {threads} threads | variant | two kernels, us | one kernel, us | speed |"
+    yield "|---|---|---|---|---|"
+    for shape in shapes:
+        for kind in PAIRS:
+            made = {str(fused): compile_pair(kind, shape, fused=fused, threads=threads) for fused in (False, True)}
+            two, one = measure(made, shape[0], shape[1], seconds / len(PAIRS), threads).values()
+            yield f"| {'x'.join(map(str, shape))} | {kind} | {two:.1f} | {one:.1f} | {two / one:.2f} |"
 
 
 def table(rows: int, sizes: Sequence[tuple[int, int]], seconds: float) -> Iterator[str]:
@@ -120,8 +177,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.products", description=__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--sizes", default="384x384,384x1536,1536x384,4096x4096", help="inputs x outputs, comma-separated")
+    parser.add_argument("--pairs", default="", help="rows x inputs x rank x outputs, comma-separated: pairs instead")
+    parser.add_argument("--threads", type=int, default=1, help="for pairs")
     parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each size")
     options = parser.parse_args(arguments)
+    if options.pairs:
+        shapes = [tuple(map(int, s.split("x"))) for s in options.pairs.split(",")]
+        for line in pair_table(shapes, options.seconds, options.threads):
+            print(line, flush=True)
+        return 0
     sizes = [(int(a), int(b)) for a, b in (s.split("x") for s in options.sizes.split(","))]
     for line in table(options.rows, sizes, options.seconds):
         print(line, flush=True)
