@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ class Isa:
     features: frozenset[str]
     flags: tuple[str, ...]
 
+    @property
+    def matrices(self) -> bool:
+        """Whether it has matrix registers (AMX)."""
+        return "amx_tile" in self.features
+
 
 _AVX2_FEATURES = frozenset({"avx2", "fma", "f16c"})
 _AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
@@ -24,11 +30,19 @@ _AVX512_FLAGS = (
     *_AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512",
 )
 
+_MATRIX_FEATURES = frozenset({"amx_tile", "amx_int8", "amx_bf16"})
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: the system call, what is asked of it, and for which part of a thread's state."""
+
+_BF16_FEATURES = _AVX512_FEATURES | {"avx512_vnni", "avx512_bf16"}
+_BF16_FLAGS = ("-DMCOMP_ISA_AVX512", *_AVX512_FLAGS, "-mavx512vnni", "-DMCOMP_VNNI", "-mavx512bf16", "-DMCOMP_BF16")
+
 ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
-        Isa("avx512_vnni_bf16", _AVX512_FEATURES | {"avx512_vnni", "avx512_bf16"},
-            ("-DMCOMP_ISA_AVX512", *_AVX512_FLAGS, "-mavx512vnni", "-DMCOMP_VNNI", "-mavx512bf16", "-DMCOMP_BF16")),
+        Isa("avx512_amx", _BF16_FEATURES | {"bmi2"} | _MATRIX_FEATURES,
+            (*_BF16_FLAGS, "-mbmi2", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DMCOMP_AMX")),
+        Isa("avx512_vnni_bf16", _BF16_FEATURES, _BF16_FLAGS),
         Isa("avx512_vnni", _AVX512_FEATURES | {"avx512_vnni"},
             ("-DMCOMP_ISA_AVX512", *_AVX512_FLAGS, "-mavx512vnni", "-DMCOMP_VNNI")),
         Isa("avx512", _AVX512_FEATURES, ("-DMCOMP_ISA_AVX512", *_AVX512_FLAGS)),
@@ -46,10 +60,22 @@ def cpu_features() -> frozenset[str]:
         with open("/proc/cpuinfo") as info:
             for line in info:
                 if line.startswith("flags"):
-                    return frozenset(line.partition(":")[2].split())
+                    found = frozenset(line.partition(":")[2].split())
+                    return found if _matrices_allowed(found) else found - _MATRIX_FEATURES
     except FileNotFoundError:
         return frozenset()
     return frozenset()
+
+
+def _matrices_allowed(features: frozenset[str]) -> bool:
+    """Whether this process may use the matrix registers that the CPU has; Linux wants to be asked first, and refuses where
+    a thread's signal stack is too small for them."""
+    if not features >= _MATRIX_FEATURES:
+        return False
+    try:
+        return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 def supported() -> tuple[Isa, ...]:

@@ -21,17 +21,29 @@ _SPEED = {
 }
 """Speed of tiles by their width in vectors, where nothing is padded, relative to the default: by int8 and lanes. The
 first of each was measured (Zen 4), the others follow from the number of independent sums."""
+_MATRIX_SPEED = {2: 1.0, 1: 0.9}
+"""As _SPEED for tiles in matrix registers, by vectors of 16 columns (Granite Rapids: 0.85 to 1.0)."""
+_MATRIX_LENGTH = 32
+"""Below, most of what matrix registers multiply is padding (measured: 0.8 times as fast at 16, 2.2 at 32)."""
 _WORTH = 0.96
 """Another width than the default, which costs compile time, has to take at most this share of its time."""
 _SLACK = 1.1
 """Widths that the rule expects to take at most this much longer than its choice are worth measuring."""
 
 
-def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None) -> str:
+def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None, length: Dim = 0) -> str:
     """The C++ type of the tile for a number of columns (of one group); see kernels/tiles.hpp. The layout of the weight's
-    type may say how many columns make a panel: so many as measured best on this machine."""
+    type may say how many columns make a panel: so many as measured best on this machine. `length`: of the reduction of a
+    product of bytes that may use matrix registers (kernels/micro_matrix.hpp)."""
     layout = None if weight is None else weight.tensor.layout
     panel = None if layout is None or layout.block == 1 else layout.block
+    vectors = _vectors(columns, int8, panel)
+    if int8 and isinstance(columns, int) and isinstance(length, int) and suits_matrix(length):
+        return f"MatrixTileI8<{vectors}, {matrix_width(columns, panel)}>"
+    return vectors
+
+
+def _vectors(columns: Dim, int8: bool, panel: int | None) -> str:
     if not isinstance(columns, int):
         widths: tuple[int, ...] = DEFAULT
     else:
@@ -39,6 +51,29 @@ def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None) -> st
     if widths == DEFAULT:
         return "DefaultTileI8" if int8 else "DefaultTile"
     return f"TileFor{'I8' if int8 else ''}<{', '.join(map(str, widths))}>"
+
+
+def suits_matrix(length: int) -> bool:
+    """Whether a product of bytes with a reduction of this length gains from matrix registers, which take 64 bytes at once."""
+    return length >= _MATRIX_LENGTH
+
+
+def matrix_width(columns: int, panel: int | None = None) -> int:
+    """Vectors of 16 columns that a tile in matrix registers is wide: those of `panel`, else those that take the least time
+    by the rule."""
+    if panel is not None and panel in (16, 32):
+        return panel // 16
+    return min(_matrix_costs(columns), key=lambda v: _matrix_costs(columns)[v])
+
+
+def matrix_candidates(columns: int) -> tuple[int, ...]:
+    """As candidates, for tiles in matrix registers."""
+    first, cost = matrix_width(columns), _matrix_costs(columns)
+    return tuple(16 * v for v in (first, *(v for v in cost if v != first and cost[v] <= _SLACK * cost[first])))
+
+
+def _matrix_costs(columns: int) -> dict[int, float]:
+    return {v: -(-columns // (16 * v)) * v / speed for v, speed in _MATRIX_SPEED.items()}
 
 
 def width(columns: int, isa: int, *, int8: bool, panel: int | None = None) -> int:

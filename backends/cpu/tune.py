@@ -24,7 +24,7 @@ from pathlib import Path
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import KERNELS, build, find_compiler
 from mcomp.backends.cpu.isa import Isa
-from mcomp.backends.cpu.tiles import LANES, candidates
+from mcomp.backends.cpu.tiles import LANES, candidates, matrix_candidates, suits_matrix
 from mcomp.files import write_whole
 from mcomp.ir import dims, dtypes
 from mcomp.ir.encoding import DENSE, Affine
@@ -40,26 +40,28 @@ LEAST_WORK = 1e7
 """Operations of a product that is worth measuring."""
 _ROWS = (16, 512)
 _EACH_US = 15_000.0
-_HEADERS = ("isa.hpp", "types.hpp", "micro.hpp", "micro_i8.hpp", "pack.hpp", "product.hpp", "gemm_f32.hpp", "gemm_i8.hpp",
-            "tiles.hpp", "tune.hpp")
+_HEADERS = ("isa.hpp", "types.hpp", "micro.hpp", "micro_i8.hpp", "micro_matrix.hpp", "pack.hpp", "product.hpp",
+            "gemm_f32.hpp", "gemm_i8.hpp", "tiles.hpp", "tune.hpp")
 _SOURCE = """#include "tune.hpp"
 extern "C" __attribute__((visibility("default"))) void mcomp_time_tiles(
-    int64_t int8, int64_t m, int64_t n, int64_t k, const int64_t* widths, int64_t count, double us, double* ns) {
-  mcomp::time_tiles(int8 != 0, m, n, k, widths, count, us, ns);
+    int64_t kind, int64_t m, int64_t n, int64_t k, const int64_t* widths, int64_t count, double us, double* ns) {
+  mcomp::time_tiles(static_cast<mcomp::TuneKind>(kind), m, n, k, widths, count, us, ns);
 }
 """
 
 
 @dataclass(frozen=True, order=True)
 class Product:
-    """What a choice depends on: int8 or float, output columns (of one group), reduction length."""
+    """What a choice depends on: int8 or float, output columns (of one group), reduction length, groups."""
 
     int8: bool
     columns: int
     length: int
+    groups: int = 1
 
     def __str__(self) -> str:
-        return f"{'i8' if self.int8 else 'f32'} {self.columns}x{self.length}"
+        groups = "" if self.groups == 1 else f" in {self.groups}"
+        return f"{'i8' if self.int8 else 'f32'} {self.columns}x{self.length}{groups}"
 
 
 Timer = Callable[[Product, int, tuple[int, ...]], list[float]]
@@ -95,7 +97,13 @@ class Table:
 
     def choices(self, product: Product) -> tuple[int, ...]:
         """Columns of the panels to choose among, the rule's first."""
+        if self.in_matrices(product):
+            return matrix_candidates(product.columns)
         return candidates(product.columns, self.index, int8=product.int8)
+
+    def in_matrices(self, product: Product) -> bool:
+        """Whether a product uses matrix registers."""
+        return self.isa.matrices and product.int8 and product.groups == 1 and suits_matrix(product.length)
 
     def panel(self, product: Product) -> int | None:
         """The columns of a panel that measured clearly faster than the rule's; None where the rule stands."""
@@ -175,12 +183,14 @@ def compiled_timer(isa: Isa, cache: CodeCache | None = None) -> Timer:
     function = code.mcomp_time_tiles
     function.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p]
     function.restype = None
-    lanes = LANES[Table(isa, Path()).index]
+    table = Table(isa, Path())
+    lanes = LANES[table.index]
 
     def run(product: Product, rows: int, panels: tuple[int, ...]) -> list[float]:
         widths = (ctypes.c_int64 * len(panels))(*(p // lanes for p in panels))
         ns = (ctypes.c_double * len(panels))()
-        function(product.int8, rows, product.columns, product.length, widths, len(panels), _EACH_US, ns)
+        kind = 2 if table.in_matrices(product) else int(product.int8)
+        function(kind, rows, product.columns, product.length, widths, len(panels), _EACH_US, ns)
         return list(ns)
 
     return run
@@ -228,7 +238,7 @@ def _product(node: Node) -> Product | None:
     coded = isinstance(weight.encoding, Affine) and isinstance(x.encoding, Affine)
     if not coded and (weight.encoding != DENSE or x.encoding != DENSE):
         return None
-    return Product(coded, columns, length)
+    return Product(coded, columns, length, groups)
 
 
 def _directory() -> Path:

@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,16 @@ import numpy as np
 import pytest
 
 from mcomp.backends.cpu.compiler import GCC_STORES, find_compiler
+from mcomp.backends.cpu.isa import ISAS as ISAS_BY_NAME
+from mcomp.backends.cpu.isa import cpu_features
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "backends" / "cpu" / "kernels"
 DRIVERS = Path(__file__).resolve().parent / "drivers"
 
 ISAS = ("avx512", "avx2", "portable")
+BYTE_TILES = {"amx": "MatrixTile<2>", "amx_narrow": "MatrixTile<1>"}
+"""Sets beyond AVX-512 that only products of bytes differ on: their tile in the drivers that have such products."""
 COMMON_FLAGS = (
     "-std=gnu++17",
     "-O3",
@@ -62,6 +66,7 @@ CPU_FLAGS_NEEDED = {
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},
     "portable": set[str](),
+    **dict.fromkeys(BYTE_TILES, ISAS_BY_NAME["avx512_amx"].features),
 }
 
 
@@ -81,6 +86,9 @@ def isa_flags(isa: str) -> list[str]:
         return ["-DMCOMP_ISA_PORTABLE"]
     if isa == "avx2":
         return ["-DMCOMP_ISA_AVX2", *AVX2_FLAGS]
+    if isa in BYTE_TILES:
+        tile = [f"-DMCOMP_TEST_BYTES={BYTE_TILES[isa]}"]
+        return [*isa_flags("avx512"), "-mbmi2", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DMCOMP_AMX", *tile]
     flags = ["-DMCOMP_ISA_AVX512", *AVX512_FLAGS]
     if "avx512_vnni" in cpu_flags():
         flags += ["-mavx512vnni", "-DMCOMP_VNNI"]
@@ -92,11 +100,11 @@ def isa_flags(isa: str) -> list[str]:
 def own_flags(isa: str) -> tuple[str, ...]:
     """Flags that generated code is compiled with and that only this compiler knows."""
     found = find_compiler()
-    return () if found is None else tuple(f for f in found.flags if f not in GCC_STORES or isa == "avx512")
+    return () if found is None else tuple(f for f in found.flags if f not in GCC_STORES or isa not in ("avx2", "portable"))
 
 
 def supported(isa: str) -> bool:
-    return CPU_FLAGS_NEEDED[isa] <= cpu_flags()
+    return CPU_FLAGS_NEEDED[isa] <= (cpu_features() if isa in BYTE_TILES else cpu_flags())
 
 
 def compiler() -> str:
@@ -109,10 +117,19 @@ def compiler() -> str:
 
 def each_isa(test: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: runs the test with isa="avx512", "avx2" and "portable", skipping what the CPU lacks."""
+    return _on(ISAS)(test)
+
+
+def each_byte_isa(test: Callable[..., Any]) -> Callable[..., Any]:
+    """As each_isa, with the sets of BYTE_TILES too."""
+    return _on((*ISAS, *BYTE_TILES))(test)
+
+
+def _on(isas: Sequence[str]) -> pytest.MarkDecorator:
     marks = [
-        pytest.param(isa, marks=pytest.mark.skipif(not supported(isa), reason=f"this CPU lacks {isa}")) for isa in ISAS
+        pytest.param(isa, marks=pytest.mark.skipif(not supported(isa), reason=f"this CPU lacks {isa}")) for isa in isas
     ]
-    return pytest.mark.parametrize("isa", marks)(test)
+    return pytest.mark.parametrize("isa", marks)
 
 
 class _Builder:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_harness import each_isa, load, ptr, to_bf16
+from kernel_harness import each_byte_isa, each_isa, load, ptr, to_bf16
 
 
 class ConvShape(ctypes.Structure):
@@ -209,7 +209,7 @@ def check_bytes(run: ctypes._CFuncPtr, case: Case, signed: bool, transposed: boo
     np.testing.assert_array_equal(got, expected.astype(np.float32), err_msg=str(case))
 
 
-@each_isa
+@each_byte_isa
 @pytest.mark.parametrize("signed", [False, True])
 def test_int8_convolutions_are_exact(isa: str, signed: bool) -> None:
     lib = load("conv_driver", isa)

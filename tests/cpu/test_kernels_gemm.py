@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from kernel_harness import each_isa, from_bf16, i64, load, ptr, to_bf16
+from kernel_harness import each_byte_isa, each_isa, from_bf16, i64, load, ptr, to_bf16
 
 SHAPES = [
     (1, 1, 1), (1, 32, 64), (1, 100, 37), (2, 33, 5), (3, 64, 0), (5, 17, 129), (6, 16, 8), (13, 31, 40), (14, 32, 64),
@@ -97,7 +97,7 @@ def test_nan_and_infinity_propagate(isa: str) -> None:
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
 
 
-@each_isa
+@each_byte_isa
 @pytest.mark.parametrize("signed", [False, True])
 def test_int8_sums_are_exact(isa: str, signed: bool) -> None:
     """With scales of one and sums below 2**24 the float results are the integer results, exactly."""
@@ -127,7 +127,7 @@ def test_int8_sums_are_exact(isa: str, signed: bool) -> None:
             np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
-@each_isa
+@each_byte_isa
 def test_int8_tile_heights_and_scales(isa: str) -> None:
     lib = load("gemm_driver", isa)
     lib.tile_rows_i8.restype = ctypes.c_int64

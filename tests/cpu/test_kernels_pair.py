@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from kernel_harness import each_isa, i64, load, ptr
+from kernel_harness import each_byte_isa, each_isa, i64, load, ptr
 
 SHAPES = [
     (1, 40, 8, 70), (3, 37, 5, 33), (16, 64, 16, 32), (57, 100, 24, 45), (61, 33, 1, 1), (130, 70, 33, 65),
@@ -44,7 +44,7 @@ def test_float_pairs_propagate_nan_and_infinity(isa: str) -> None:
     assert np.isfinite(np.delete(got, (3, 60), axis=0)).all()
 
 
-@each_isa
+@each_byte_isa
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("each_row", [False, True])
 def test_int8_pairs_with_one_middle_scale(isa: str, signed: bool, each_row: bool) -> None:
@@ -73,7 +73,7 @@ def test_int8_pairs_with_one_middle_scale(isa: str, signed: bool, each_row: bool
             np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
-@each_isa
+@each_byte_isa
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_int8_pairs_with_middle_scales_per_row(isa: str, signed: bool, symmetric: bool) -> None:

@@ -119,7 +119,8 @@ int main() {
   const int64_t widths[] = {2, 3, 1};
   double ns[3];
   for (int64_t n : {1, 16, 17, 33, 100})
-    for (int int8 = 0; int8 < 2; ++int8) mcomp::time_tiles(int8 != 0, 17, n, 37, widths, 3, 1.0, ns);
+    for (auto kind : {mcomp::TuneKind::kFloat, mcomp::TuneKind::kBytes, mcomp::TuneKind::kMatrix})
+      mcomp::time_tiles(kind, 17, n, 37, widths, 3, 1.0, ns);
 }
 """)
     compiler = find_compiler()

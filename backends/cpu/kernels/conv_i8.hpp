@@ -12,15 +12,27 @@
 #include <cstdint>
 
 #include "conv.hpp"
+#include "conv_gather.hpp"
 #include "conv_plan.hpp"
 #include "gemm_i8.hpp"
 
 namespace mcomp {
 namespace detail {
 
+// Bytes from a column's first element of a segment to that of the next; gathered rows have no gaps between segments.
+template <class Tile>
+int64_t segment_step(const TapWalk& t) {
+  return Tile::kMatrix ? t.segment_length() : round_up(t.segment_length(), Tile::kByteStep);
+}
+// Bytes of a packed column.
+template <class Tile>
+int64_t walk_depth(const TapWalk& t) {
+  return round_up(t.segments() * segment_step<Tile>(t), Tile::kByteStep);
+}
+
 template <class Tile>
 int64_t packed_walk_bytes(const ConvShape& s, const TapWalk& t) {
-  return s.groups * round_up(s.out_channels / s.groups, Tile::NR) * t.segments() * round_up(t.segment_length(), 4);
+  return s.groups * round_up(s.out_channels / s.groups, Tile::NR) * walk_depth<Tile>(t);
 }
 
 template <class Tile>
@@ -28,7 +40,7 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
                   const TapWalk& t, const WeightStrides& ws) {
   constexpr int64_t NR = Tile::NR;
   const Panels panels{s.out_channels / s.groups, s.groups, NR};
-  const int64_t padded = round_up(t.segment_length(), 4), bytes = t.segments() * padded * NR;
+  const int64_t step = segment_step<Tile>(t), bytes = walk_depth<Tile>(t) * NR;
   const Range mine = w.range(panels.count());
   for (int64_t p = mine.begin; p < mine.end; ++p) {
     int8_t* panel = dst + p * bytes;
@@ -37,7 +49,7 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
     for (int64_t c = 0; c < panels.size(p); ++c) {
       int32_t sum = 0;
       each_weight(t, ws, panels.group(p), o + c, [&](int64_t at, int64_t segment, int64_t index) {
-        const int64_t k = segment * padded + index;
+        const int64_t k = segment * step + index;
         panel[(k / 4 * NR + c) * 4 + k % 4] = src[at];
         sum += src[at];
       });
@@ -49,10 +61,23 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
 template <class Tile, class A>
 void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const TapWalk& t,
                   const Scales8& q, const Int8Emitter<Scales8>& emit, char* scratch) {
-  const int64_t stride = t.segments() * round_up(t.segment_length(), 4) * Tile::NR;
+  const int64_t stride = walk_depth<Tile>(t) * Tile::NR;
   const Int8Product<Tile, A, Scales8> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
-  tap_convolution(w, product, t, x, scratch);
+  if constexpr (Tile::kMatrix) {
+    gathered_convolution(w, product, t, x, scratch);
+  } else {
+    tap_convolution(w, product, t, x, scratch);
+  }
   product.finish();
+}
+
+// Scratch of a worker, whichever tile it uses.
+inline int64_t walk_i8_scratch_bytes(const TapWalk& t) {
+#if defined(MCOMP_AMX)
+  return max_i64(t.scratch_bytes(1), gathered_bytes(t));
+#else
+  return t.scratch_bytes(1);
+#endif
 }
 
 }  // namespace detail
@@ -72,7 +97,7 @@ inline int64_t conv_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
   const detail::TapWalk t = detail::conv_walk(s);
   const int64_t pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const int64_t rows = detail::is_pointwise(t) ? gemm_i8_scratch_bytes(pixels, s.in_channels, workers) : 0;
-  return max_i64(rows, workers * t.scratch_bytes(1));
+  return max_i64(rows, workers * detail::walk_i8_scratch_bytes(t));
 }
 
 namespace detail {
@@ -83,12 +108,12 @@ void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const C
   const TapWalk t = conv_walk(s);
   if (is_pointwise(t)) {
     const int64_t c = s.in_channels;
-    const Int8Product<Tile, A, Scales8> product{packed, round_up(c, 4) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
+    const Int8Product<Tile, A, Scales8> product{packed, round_up(c, Tile::kByteStep) * Tile::NR, {s.out_channels, 1, Tile::NR}, q, emit};
     gemm_rows(w, product, x, c, s.batch * s.out[0] * s.out[1] * s.out[2], c, scratch);
     product.finish();
     return;
   }
-  conv_walk_i8<Tile>(w, x, packed, s, t, q, emit, static_cast<char*>(scratch) + w.id * t.scratch_bytes(1));
+  conv_walk_i8<Tile>(w, x, packed, s, t, q, emit, static_cast<char*>(scratch) + w.id * walk_i8_scratch_bytes(t));
 }
 
 }  // namespace detail
@@ -128,6 +153,7 @@ namespace detail {
 template <class Tile, class A>
 void conv_transposed_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s,
                                  const Scales8& q, const Int8Emitter<Scales8>& emit, void* scratch) {
+  static_assert(!Tile::kMatrix, "the pixels of a phase are not rows in a row");
   char* own = static_cast<char*>(scratch) + w.id * conv_transposed_i8_scratch_bytes(s, 1);
   Scales8 phase = q;
   each_phase(s, [&](const TapWalk& t) {

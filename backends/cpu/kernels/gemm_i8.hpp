@@ -18,6 +18,7 @@
 
 #include "epilogue.hpp"
 #include "micro_i8.hpp"
+#include "micro_matrix.hpp"
 #include "pack.hpp"
 #include "product.hpp"
 
@@ -159,7 +160,9 @@ Int8Emitter<Scales> int8_emitter(const Ep& ep) {
               int64_t row_step, int64_t col, int64_t count) {
         Int8Tiles<Ep>::template emit<Tile::NR>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
       }};
-  if constexpr (Int8Tiles<Ep>::kDirect && std::is_same<Scales, Scales8>::value) {
+  if constexpr (Tile::kMatrix) {
+    // One kernel for all epilogues.
+  } else if constexpr (Int8Tiles<Ep>::kDirect && std::is_same<Scales, Scales8>::value) {
     static constexpr DirectTiles tiles{Int8Tiles<Ep>::prepare, direct_table<Ep, A, Tile::MR, Tile::NV>.run};
     made.direct = &tiles;
   } else {
@@ -173,7 +176,8 @@ struct Int8Product {
   using Element = A;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
-  static constexpr int64_t kStep = 4;  // elements of a reduction step, to which panels pad segments with zeros
+  static constexpr int64_t kStep = Tile::kByteStep;  // elements of a reduction step, to which panels pad with zeros
+  static constexpr bool kMatrix = Tile::kMatrix;
   static constexpr bool kPerRow = std::is_same<Scales, RowScales8>::value;
 
   const int8_t* packed;
@@ -212,6 +216,7 @@ struct Int8Product {
     int64_t mr = 0, row0, row_step;
   };
   mutable Waiting waiting{};
+  mutable MatrixRegisters registers{};
 
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {
@@ -219,14 +224,18 @@ struct Int8Product {
     if (h.terms[h.terms_at].panel != panel) compute_terms(panel, h.terms[h.terms_at ^= 1]);
     const PanelTerms& terms = h.terms[h.terms_at];
     const int8_t* b = packed + panel * panel_stride;
-    if (emit.direct != nullptr) {
-      emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,
-                            terms.shift, terms.fits, emit.epilogue, row0, row_step, terms.first, terms.count});
-      return;
+    if constexpr (kMatrix) {
+      matrix_tile<A, Tile::NV>(registers, a, row_stride, length, mr, b, terms.start, h.sums[h.at]);
+    } else {
+      if (emit.direct != nullptr) {
+        emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,
+                              terms.shift, terms.fits, emit.epilogue, row0, row_step, terms.first, terms.count});
+        return;
+      }
+      using Micro = typename MicroTable<ByteDot<A>, MR, Tile::NV>::Function;
+      static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, 4 * NR, h.sums[h.at],
+                                                terms.start);
     }
-    using Micro = typename MicroTable<ByteDot<A>, MR, Tile::NV>::Function;
-    static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, 4 * NR, h.sums[h.at],
-                                              terms.start);
     finish();
     h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step;
   }
@@ -241,7 +250,7 @@ struct Int8Product {
 
   MCOMP_NOINLINE void compute_terms(int64_t panel, PanelTerms& terms) const {
     const int64_t first = panels.first(panel), count = panels.size(panel);
-    const int32_t shift = zero() + row_offset<A>();
+    const int32_t shift = zero() + (kMatrix ? 0 : row_offset<A>());
     vf32 most = vset(0.0f);
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes)), at = first + v * kLanes;
@@ -272,7 +281,7 @@ template <class Tile, class A, class Scales, class Ep>
 void gemm_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
              const Scales& scales, const Ep& ep, void* scratch) {
   const detail::Int8Product<Tile, A, Scales> product{
-      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile, A, Scales>(ep)};
+      packed, round_up(k, Tile::kByteStep) * Tile::NR, {n, 1, Tile::NR}, scales, detail::int8_emitter<Tile, A, Scales>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
   product.finish();
 }

@@ -68,7 +68,8 @@ inline int64_t pair_middle_bytes(int64_t m, int64_t row_bytes, int64_t workers) 
   return round_up(max_i64(pair_block(m, row_bytes), min_i64(ceil_div(m, workers), kOwnRows)) * row_bytes, 64);
 }
 
-// Scratch of the first product for each worker, whatever part of the rows it gets; the second needs none.
+// Scratch of the first product for each worker, whatever part of the rows it gets, at least 64 bytes. The second needs
+// none: what it may read behind its rows is this scratch, which follows them.
 inline int64_t pair_work_bytes(int64_t m, int64_t k, int64_t element_bytes) {
   const int64_t row = copied_stride(k, element_bytes) * element_bytes;
   return min_i64(m, max_i64(56, kRowBlockBytes / row)) * row;
@@ -106,10 +107,10 @@ MCOMP_INLINE void run_pair(const Worker& w, int64_t m, int64_t block, char* midd
 
 template <class Tile, class A, class Scales, class Ep>
 void pair_product_i8(const Worker& w, const A* a, int64_t lda, const int8_t* packed, int64_t m, int64_t n, int64_t k,
-                     const Scales& scales, const Ep& ep, void* work, int64_t first_row) {
+                     const Scales& scales, const Ep& ep, void* work, int64_t first_row, int64_t behind) {
   const Int8Product<Tile, A, Scales> product{
-      packed, round_up(k, 4) * Tile::NR, {n, 1, Tile::NR}, scales, int8_emitter<Tile, A, Scales>(ep)};
-  gemm_rows(w, product, a, lda, m, k, work, first_row);
+      packed, round_up(k, Tile::kByteStep) * Tile::NR, {n, 1, Tile::NR}, scales, int8_emitter<Tile, A, Scales>(ep)};
+  gemm_rows(w, product, a, lda, m, k, work, first_row, behind);
   product.finish();
 }
 
@@ -158,11 +159,11 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
         const Requantize<Q> keep{reinterpret_cast<Q*>(rows), stride, middle.bias, middle.inverse,
                                  middle.zero, middle.low, middle.high};
         detail::pair_product_i8<T0>(all, a + row * lda, lda, v, count, s.r, s.k, detail::scales_from(scales, row), keep,
-                                    work, 0);
+                                    work, 0, 0);
       },
       [&](const Worker& all, int64_t row, int64_t count, char* rows, char* work) {
         const Q* const bytes = reinterpret_cast<const Q*>(rows);
-        detail::pair_product_i8<T1>(all, bytes, stride, u, count, s.n, s.r, between, ep, work, row);
+        detail::pair_product_i8<T1>(all, bytes, stride, u, count, s.n, s.r, between, ep, work, row, 64);
       });
 }
 
@@ -189,7 +190,7 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
       [&](const Worker& all, int64_t row, int64_t count, char* rows, char* work) {
         const Clamped keep = detail::middle_floats(rows, wide, middle.bias);
         detail::pair_product_i8<T0>(all, a + row * lda, lda, v, count, s.r, s.k, detail::scales_from(scales, row), keep,
-                                    work, 0);
+                                    work, 0, 0);
       },
       [&](const Worker& all, int64_t row, int64_t count, char* rows, char* work) {
         const float* const floats = reinterpret_cast<const float*>(rows);
@@ -199,7 +200,7 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
           quantize_row_dynamic(floats + i * wide, s.r, bytes + i * stride, row_scale + row + i, row_zero + row + i,
                                middle.symmetric);
         all.barrier();
-        detail::pair_product_i8<T1>(all, bytes, stride, u, count, s.n, s.r, between, ep, work, row);
+        detail::pair_product_i8<T1>(all, bytes, stride, u, count, s.n, s.r, between, ep, work, row, 64);
       });
 }
 

@@ -96,6 +96,8 @@ struct WeightOnlyProduct {
   using Element = float;
   using Dot = typename weight_dot<Bits>::type;
   static constexpr int MR = Tile::MR;
+  static constexpr bool kMatrix = false;
+  static constexpr int64_t kStep = 1;
   static constexpr int NR = Tile::NR;
 
   const int8_t* packed;

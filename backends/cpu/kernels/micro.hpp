@@ -24,6 +24,8 @@ struct Tile {
   static constexpr int MR = MR_;
   static constexpr int NV = NV_;
   static constexpr int NR = NV_ * kLanes;
+  static constexpr bool kMatrix = false;   // see MatrixTile in micro_matrix.hpp
+  static constexpr int64_t kByteStep = 4;  // bytes of a reduction that panels of bytes hold together
 };
 
 #if defined(MCOMP_ISA_AVX512)

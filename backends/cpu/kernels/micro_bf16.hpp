@@ -47,6 +47,7 @@ struct Bf16Product {
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
   static constexpr int64_t kStep = 1;  // what lies past a segment could be NaN, which zero weights do not remove
+  static constexpr bool kMatrix = false;
 
   const bf16* packed;
   int64_t panel_stride;  // elements from a panel to the next

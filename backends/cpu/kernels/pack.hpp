@@ -47,10 +47,10 @@ void pack_linear(const Worker& w, W* dst, const S* src, int64_t n, int64_t k, in
 }
 
 // Bytes of the packed form of an int8 matrix: four reduction steps of a column lie together, k is padded with zeros to
-// 4.
+// whole steps of the tile.
 template <class Tile>
 constexpr int64_t packed_bytes_i8(int64_t n, int64_t k) {
-  return round_up(n, Tile::NR) * round_up(k, 4);
+  return round_up(n, Tile::NR) * round_up(k, Tile::kByteStep);
 }
 
 // Panel p holds, for each group of four k, four bytes per column. column_sums[n] (padded to packed columns, may be
@@ -59,7 +59,7 @@ template <class Tile>
 void pack_linear_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, int64_t n, int64_t k,
                     int64_t stride_n, int64_t stride_k) {
   constexpr int64_t NR = Tile::NR;
-  const int64_t steps = ceil_div(k, 4);
+  const int64_t steps = round_up(k, Tile::kByteStep) / 4;
   const Range mine = w.range(ceil_div(n, NR));
   for (int64_t p = mine.begin; p < mine.end; ++p) {
     int8_t* panel = dst + p * steps * 4 * NR;

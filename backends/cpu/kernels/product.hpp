@@ -133,6 +133,7 @@ struct FloatProduct {
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
   static constexpr int64_t kStep = 1;
+  static constexpr bool kMatrix = false;
 
   const W* packed;
   int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
@@ -184,9 +185,10 @@ inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_byt
 
 // All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose
 // stride would make them evict each other, are copied to scratch block by block. The epilogue's rows begin at `first_row`.
+// `behind`: bytes that may be read behind the last row.
 template <class Product, class A>
 void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch,
-               int64_t first_row = 0) {
+               int64_t first_row = 0, int64_t behind = 0) {
   using Element = typename Product::Element;
   constexpr int64_t MR = Product::MR;
   constexpr bool same = std::is_same<A, Element>::value;
@@ -202,10 +204,13 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
   const int64_t no_tap = 0;
   for (int64_t b = split.rows.begin; b < split.rows.end; b += block) {
     const int64_t end = min_i64(b + block, split.rows.end), height = end - b;
-    if (copy)
+    // Products in whole steps read behind rows: those at the end of A are copied, too.
+    const bool copied = copy || (Product::kMatrix && k % Product::kStep != 0 && behind < Product::kStep &&
+                                 end > m - ceil_div(Product::kStep, lda));
+    if (copied)
       for (int64_t r = 0; r < height; ++r) convert_row(rows + r * stride, a + (b + r) * lda, k);
-    const Element* base = copy ? rows : reinterpret_cast<const Element*>(a + b * lda);
-    const int64_t base_stride = copy ? stride : lda;
+    const Element* base = copied ? rows : reinterpret_cast<const Element*>(a + b * lda);
+    const int64_t base_stride = copied ? stride : lda;
     const int64_t tiles = ceil_div(height, MR);
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
       for (int64_t t = 0; t < tiles; ++t) {

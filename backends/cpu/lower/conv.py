@@ -179,7 +179,9 @@ def _conv_i8(
         call, packed, scratch = bytes_call(sizes, weight, source, b)
         scales, header = scales_of(place, weight, coded, outputs, "nullptr", b), "depthwise_i8.hpp"
     else:
-        weights, chosen = sizes.weights, tile(sizes.columns, int8=True, weight=weight)
+        weights = sizes.weights
+        length = dims.product(weight.tensor.shape[1:]) if sizes.values[3] == 1 else 0  # groups are too narrow for more
+        chosen = tile(sizes.columns, int8=True, weight=weight, length=length)
         size = weights.computed(
             f"round_up(packed_conv_i8_bytes<{chosen}>(SHAPE), 64) + round_up({{2}}, {chosen}::NR) * 4"
         )

@@ -236,7 +236,7 @@ def packed_bytes(weight: Value, coded: EncodedAccess, b: Builder) -> tuple[Point
     columns, length = weight.tensor.shape[:2]
     source = coded.part("values")
     assert source is not None
-    chosen = tile(columns, int8=True, weight=weight)
+    chosen = tile(columns, int8=True, weight=weight, length=length)
     size = computed(f"packed_bytes_i8<{chosen}>({{0}}, {{1}}) + round_up({{0}}, {chosen}::NR) * 4", columns, length)
 
     def pack(buffer: Buffer) -> Kernel:

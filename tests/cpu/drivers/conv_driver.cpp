@@ -38,33 +38,40 @@ EXPORT void conv_transposed_float(int threads, const float* x, const float* weig
 
 template <class A>
 static void run_conv_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
-                        const float* column_scale, float* out, bool transposed) {
-  using T = DefaultTileI8;
-  const int64_t phases = transposed ? s->stride[0] * s->stride[1] * s->stride[2] : 1;
-  Guarded packed(transposed ? packed_conv_transposed_i8_bytes<T>(*s) : packed_conv_i8_bytes<T>(*s));
-  Guarded sums(phases * s->out_channels * 4);
-  Guarded scratch(transposed ? conv_transposed_i8_scratch_bytes(*s, threads) : conv_i8_scratch_bytes(*s, threads));
+                        const float* column_scale, float* out) {
+  using T = MCOMP_TEST_BYTES;
+  Guarded packed(packed_conv_i8_bytes<T>(*s)), sums(s->out_channels * 4), scratch(conv_i8_scratch_bytes(*s, threads));
   const Scales8 q{&scale, &zero, column_scale, sums.as<int32_t>()};
-  const StoreF32 ep{out, s->out_channels};
   Pool::run(threads, [&](const Worker& w) {
-    if (transposed) {
-      pack_conv_transposed_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, *s);
-      w.barrier();
-      conv_transposed_i8<T>(w, x, packed.as<int8_t>(), *s, q, ep, scratch.as<void>());
-    } else {
-      pack_conv_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, *s);
-      w.barrier();
-      conv_i8<T>(w, x, packed.as<int8_t>(), *s, q, ep, scratch.as<void>());
-    }
+    pack_conv_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, *s);
+    w.barrier();
+    conv_i8<T>(w, x, packed.as<int8_t>(), *s, q, StoreF32{out, s->out_channels}, scratch.as<void>());
+  });
+}
+
+template <class A>
+static void run_conv_transposed_i8(int threads, const A* x, const int8_t* weight, const ConvShape* s, float scale,
+                                   int32_t zero, const float* column_scale, float* out) {
+  using T = DefaultTileI8;
+  Guarded packed(packed_conv_transposed_i8_bytes<T>(*s));
+  Guarded sums(s->stride[0] * s->stride[1] * s->stride[2] * s->out_channels * 4);
+  Guarded scratch(conv_transposed_i8_scratch_bytes(*s, threads));
+  const Scales8 q{&scale, &zero, column_scale, sums.as<int32_t>()};
+  Pool::run(threads, [&](const Worker& w) {
+    pack_conv_transposed_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, *s);
+    w.barrier();
+    conv_transposed_i8<T>(w, x, packed.as<int8_t>(), *s, q, StoreF32{out, s->out_channels}, scratch.as<void>());
   });
 }
 EXPORT void conv_u8(int threads, const uint8_t* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
                     const float* column_scale, float* out, int transposed) {
-  run_conv_i8(threads, x, weight, s, scale, zero, column_scale, out, transposed != 0);
+  if (transposed != 0) return run_conv_transposed_i8(threads, x, weight, s, scale, zero, column_scale, out);
+  run_conv_i8(threads, x, weight, s, scale, zero, column_scale, out);
 }
 EXPORT void conv_s8(int threads, const int8_t* x, const int8_t* weight, const ConvShape* s, float scale, int32_t zero,
                     const float* column_scale, float* out, int transposed) {
-  run_conv_i8(threads, x, weight, s, scale, zero, column_scale, out, transposed != 0);
+  if (transposed != 0) return run_conv_transposed_i8(threads, x, weight, s, scale, zero, column_scale, out);
+  run_conv_i8(threads, x, weight, s, scale, zero, column_scale, out);
 }
 
 EXPORT void depthwise_float(int threads, const float* x, const float* weight, const ConvShape* s, const float* bias,

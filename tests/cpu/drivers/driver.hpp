@@ -8,6 +8,11 @@
 
 #include "threads.hpp"
 
+// The tile of products of bytes.
+#ifndef MCOMP_TEST_BYTES
+#define MCOMP_TEST_BYTES DefaultTileI8
+#endif
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // 64-byte aligned bytes, filled with NaN patterns; aborts when anything was written past the end.

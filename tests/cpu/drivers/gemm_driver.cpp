@@ -44,7 +44,7 @@ template <class A>
 static void run_gemm_i8(int threads, const A* a, int64_t lda, const int8_t* weight, int64_t stride_n, int64_t stride_k,
                         int64_t m, int64_t n, int64_t k, const float* row_scale, const int32_t* row_zero,
                         int64_t row_step, const float* column_scale, float* c) {
-  using T = DefaultTileI8;
+  using T = MCOMP_TEST_BYTES;
   Guarded packed(packed_bytes_i8<T>(n, k)), sums(round_up(n, T::NR) * 4), scratch(gemm_i8_scratch_bytes(m, k, threads));
   Pool::run(threads, [&](const Worker& w) {
     pack_linear_i8<T>(w, packed.as<int8_t>(), sums.as<int32_t>(), weight, n, k, stride_n, stride_k);
@@ -104,4 +104,4 @@ QUANTIZE(quantize_bf16_u8, bf16, uint8_t)
 
 EXPORT int64_t tile_rows() { return DefaultTile::MR; }
 EXPORT int64_t tile_columns() { return DefaultTile::NR; }
-EXPORT int64_t tile_rows_i8() { return DefaultTileI8::MR; }
+EXPORT int64_t tile_rows_i8() { return MCOMP_TEST_BYTES::MR; }

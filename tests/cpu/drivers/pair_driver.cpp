@@ -23,7 +23,7 @@ static void run_pair_i8(int threads, const A* a, const int8_t* v, const int8_t* 
                         const float* row_scale, const int32_t* row_zero, int each_row, const float* v_scale,
                         const float* u_scale, const Middle& middle, int64_t scratch_bytes, const float* bias,
                         float* c) {
-  using T = DefaultTileI8;
+  using T = MCOMP_TEST_BYTES;
   Guarded v_packed(packed_bytes_i8<T>(s.r, s.k)), u_packed(packed_bytes_i8<T>(s.n, s.r));
   Guarded v_sums(round_up(s.r, T::NR) * 4), u_sums(round_up(s.n, T::NR) * 4), scratch(scratch_bytes);
   Pool::run(threads, [&](const Worker& w) {

@@ -1,0 +1,124 @@
+// Convolution by gathering: what the kernel reads for a block of output pixels is copied to rows of its own, which lie
+// in the worker's cache while all panels pass by. For products in the matrix registers (micro_matrix.hpp), which take
+// many rows at once and want them whole.
+//
+// Row p of a block holds, in the order of the packed weights, the group's channels at all kernel positions of output
+// pixel p; where the convolution pads, the product's fill.
+#pragma once
+
+#include <cstdint>
+
+#include "conv_plan.hpp"
+#include "isa.hpp"
+#include "product.hpp"
+
+namespace mcomp {
+namespace detail {
+
+constexpr int64_t kGatheredBytes = 192 * 1024;  // rows that a worker gathers at once
+
+inline int64_t gathered_length(const TapWalk& t) { return t.segments() * t.segment_length(); }
+// Elements from a gathered row to the next, with room for whole vectors.
+inline int64_t gathered_stride(const TapWalk& t) { return copied_stride(round_up(gathered_length(t), 64) + 64, 1); }
+// Rows that are gathered at once: whole tiles of 64.
+inline int64_t gathered_rows(const TapWalk& t) {
+  return max_i64(1, kGatheredBytes / (64 * gathered_stride(t))) * 64;
+}
+inline int64_t gathered_bytes(const TapWalk& t) { return gathered_rows(t) * gathered_stride(t); }
+
+#if defined(MCOMP_ISA_AVX512)
+
+// Copies n bytes; up to 63 more are overwritten with zeros.
+MCOMP_INLINE void copy_over(uint8_t* to, const uint8_t* from, int64_t n) {
+  for (; n > 64; n -= 64, to += 64, from += 64) _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+  const __mmask64 mask = _bzhi_u64(~uint64_t{0}, static_cast<uint32_t>(n));
+  _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(mask, from));
+}
+// Sets n bytes, and up to 63 more.
+MCOMP_INLINE void fill_over(uint8_t* to, __m512i value, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64) _mm512_storeu_si512(to + i, value);
+}
+
+// One axis of what a pixel reads: the taps inside the input are [begin, end), the first of all lies at `start`.
+struct Inside {
+  int64_t start, begin, end;
+  MCOMP_INLINE Inside(const Axis& a, int64_t j) : start(j * a.step + a.first) {
+    begin = start >= 0 ? 0 : min_i64(a.taps, ceil_div(-start, a.tap_step));
+    end = start >= a.in ? begin : max_i64(begin, min_i64(a.taps, (a.in - start - 1) / a.tap_step + 1));
+  }
+};
+
+// Gathers the pixels [first, first + count) of a group into rows. x: the group's first channel.
+inline void gather_rows(const TapWalk& t, const uint8_t* x, int64_t first, int64_t count, uint8_t fill, uint8_t* rows,
+                        int64_t stride) {
+  const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
+  const int64_t c = t.channels, length = t.group_channels;
+  const __m512i filling = _mm512_set1_epi8(static_cast<char>(fill));
+  for (int64_t p = first; p < first + count; ++p, rows += stride) {
+    const int64_t ow = p % aw.count, line = p / aw.count, oh = line % ah.count, plane = line / ah.count;
+    const int64_t od = plane % ad.count, n = plane / ad.count;
+    const Inside d(ad, od), h(ah, oh), w(aw, ow);
+    uint8_t* to = rows;
+    for (int64_t kd = 0; kd < ad.taps; ++kd) {
+      for (int64_t kh = 0; kh < ah.taps; ++kh) {
+        if (kd < d.begin || kd >= d.end || kh < h.begin || kh >= h.end || w.begin == w.end) {
+          fill_over(to, filling, aw.taps * length);
+          to += aw.taps * length;
+          continue;
+        }
+        const int64_t z = d.start + kd * ad.tap_step, y = h.start + kh * ah.tap_step;
+        const uint8_t* from = x + (((n * ad.in + z) * ah.in + y) * aw.in + w.start) * c;
+        if (w.begin > 0) fill_over(to, filling, w.begin * length);
+        if (t.merged) {
+          copy_over(to + w.begin * length, from + w.begin * length, (w.end - w.begin) * length);
+        } else {
+          for (int64_t k = w.begin; k < w.end; ++k) copy_over(to + k * length, from + k * aw.tap_step * c, length);
+        }
+        if (w.end < aw.taps) fill_over(to + w.end * length, filling, (aw.taps - w.end) * length);
+        to += aw.taps * length;
+      }
+    }
+  }
+}
+
+// All tiles of the worker's share of a convolution of bytes; scratch is the worker's own, gathered_bytes(t) of it.
+template <class Product>
+void gathered_convolution(const Worker& w, const Product& product, const TapWalk& t, const typename Product::Element* x,
+                          void* scratch) {
+  static_assert(sizeof(typename Product::Element) == 1, "bytes are gathered");
+  constexpr int64_t MR = Product::MR, unit = 16;
+  const int64_t pixels = t.batch * t.axis[0].count * t.axis[1].count * t.axis[2].count;
+  const int64_t length = gathered_length(t), stride = gathered_stride(t), block = gathered_rows(t);
+  const bool many = length * product.panels.count() * product.panels.width > kSharedWeightBytes;
+  const Split split = split_product(w, ceil_div(pixels, unit), unit, product.panels.count(), many, many ? 2.0 : 0.0);
+  uint8_t* rows = static_cast<uint8_t*>(scratch);
+  const int64_t no_tap = 0, per_group = product.panels.per_group(), last = min_i64(pixels, split.rows.end * unit);
+  for (int64_t first = split.rows.begin * unit; first < last;) {
+    const int64_t left = last - first, height = left <= block ? left : min_i64(block, ceil_div(ceil_div(left, ceil_div(left, block)), 64) * 64);
+    const int64_t tiles = ceil_div(height, MR);
+    for (int64_t p = split.panels.begin; p < split.panels.end;) {
+      const int64_t group = product.panels.group(p), end = min_i64(split.panels.end, (group + 1) * per_group);
+      gather_rows(t, reinterpret_cast<const uint8_t*>(x) + group * t.group_channels, first, height,
+                  static_cast<uint8_t>(product.fill()), rows, stride);
+      for (; p < end; ++p) {
+        for (int64_t i = 0; i < tiles; ++i) {
+          const int64_t r0 = i * MR, count = min_i64(MR, height - r0);
+          product.tile(reinterpret_cast<const typename Product::Element*>(rows + r0 * stride), stride, &no_tap, 1, length,
+                       count, p, first + r0, 1);
+        }
+      }
+    }
+    first += height;
+  }
+}
+
+#else
+
+template <class Product>
+void gathered_convolution(const Worker& w, const Product& product, const TapWalk& t, const typename Product::Element* x,
+                          void* scratch);
+
+#endif
+
+}  // namespace detail
+}  // namespace mcomp
