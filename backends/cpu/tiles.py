@@ -23,8 +23,8 @@ _SPEED = {
 first of each was measured (Zen 4), the others follow from the number of independent sums."""
 _MATRIX_SPEED = {2: 1.0, 1: 0.9}
 """As _SPEED for tiles in matrix registers, by vectors of 16 columns (Granite Rapids: 0.85 to 1.0)."""
-_MATRIX_LENGTH = 32
-"""Below, most of what matrix registers multiply is padding (measured: 0.8 times as fast at 16, 2.2 at 32)."""
+_MATRIX_LENGTH = 24
+"""Below, most of what matrix registers multiply is padding (measured: 0.85 times as fast at 16, 1.1 at 24, 2 at 32)."""
 _WORTH = 0.96
 """Another width than the default, which costs compile time, has to take at most this share of its time."""
 _SLACK = 1.1

@@ -21,13 +21,6 @@
 namespace mcomp {
 namespace detail {
 
-template <class X>
-MCOMP_INLINE vf32 load_as_f32_n(const X* p, int64_t n) {
-  alignas(64) X all[kLanes] = {};
-  for (int64_t i = 0; i < n; ++i) all[i] = p[i];
-  return load_as_f32(all);
-}
-
 // A kernel position that lies inside for a run of pixels: where its input and its weights start.
 struct DepthwiseTap {
   int64_t input, weight;

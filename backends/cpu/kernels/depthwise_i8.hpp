@@ -251,7 +251,7 @@ template <int K, int S, int P, class X, class Finish>
 void walk_depthwise(const Worker& w, const X* x, const int8_t* packed, const ConvShape& s, int32_t zero,
                     const Finish& finish, void* scratch) {
   const int64_t channels = s.in_channels;
-  const Split split = split_product(w, s.batch * s.out[1], s.out[2], ceil_div(channels, kWidestBytes), false);
+  const Split split = split_product(w, s.batch * s.out[1], s.out[2], ceil_div(channels, kWidestBytes), false, 0.0);
   if (split.rows.empty() || split.panels.empty()) return;
   const int64_t c0 = split.panels.begin * kWidestBytes, c1 = min_i64(channels, split.panels.end * kWidestBytes);
   const PixelTable<K, S, P, X> pixels(s, scratch, static_cast<X>(zero));

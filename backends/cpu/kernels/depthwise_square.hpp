@@ -98,7 +98,7 @@ template <int K, int S, int P, class X, class Make>
 MCOMP_INLINE void walk_square(const Worker& w, const X* x, const float* packed, const ConvShape& s, char* scratch,
                               Make&& finish) {
   const Split split =
-      split_product(w, s.batch * s.out[1], s.out[2], ceil_div(s.in_channels, kDepthwiseChannels), false);
+      split_product(w, s.batch * s.out[1], s.out[2], ceil_div(s.in_channels, kDepthwiseChannels), false, 0.0);
   if (split.rows.empty() || split.panels.empty()) return;
   const PixelTable<K, S, P, X> pixels(s, scratch, X{});
   pixels.walk(x, split.rows.begin, split.rows.end, [&](int64_t row, int64_t rows) {

@@ -216,7 +216,7 @@ struct Int8Product {
     int64_t mr = 0, row0, row_step;
   };
   mutable Waiting waiting{};
-  mutable MatrixRegisters registers{};
+  mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
 
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {

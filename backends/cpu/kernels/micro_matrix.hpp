@@ -88,8 +88,6 @@ class MatrixRegisters {
       _tile_dpbusd(sums, rows, columns);          \
   } while (false)
 
-constexpr int64_t kMatrixAhead = 8;  // steps by which a panel is prefetched
-
 // Sums of up to Height registers of rows by two of columns. The register of rows t starts at rows[t]; out gets it at
 // out[t], rows of 32 columns.
 template <class A, int Height>
@@ -112,7 +110,6 @@ MCOMP_INLINE void matrix_wide(const A* const (&rows)[4], int64_t row_stride, int
       MCOMP_MATRIX_ADD(2, 5, 6);
       MCOMP_MATRIX_ADD(3, 5, 7);
     }
-    unroll<32>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(b + kMatrixAhead * 2048 + i * 64); });
   }
   _tile_stored(0, out[0], 128);
   _tile_stored(1, out[0] + 16, 128);
@@ -197,5 +194,9 @@ void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, int
 }  // namespace detail
 
 #endif
+
+namespace detail {
+struct NoRegisters {};
+}  // namespace detail
 
 }  // namespace mcomp

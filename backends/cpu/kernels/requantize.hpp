@@ -46,9 +46,13 @@ struct Requantize {
     if (lanes == kLanes) {
       detail::store_bytes(o, value);
     } else {
+#if defined(MCOMP_ISA_AVX512)
+      _mm_mask_storeu_epi8(o, lane_mask(lanes), _mm512_cvtepi32_epi8((__m512i)value));
+#else
       alignas(64) uint8_t all[kLanes];
       detail::store_bytes(all, value);
       std::memcpy(o, all, static_cast<size_t>(lanes));
+#endif
     }
   }
 };
@@ -170,6 +174,40 @@ void requantize_tile(const Requantize<Q> ep, const int32_t* tile, const float* s
 
 #if defined(MCOMP_ISA_AVX512)
 
+// As requantize_tile of tame results, for whole tiles of 32 columns and at least two rows: two rows at once.
+template <class Q>
+void requantize_wide_tile(const Requantize<Q> ep, const int32_t* tile, const float* scale, int64_t mr, int64_t row0,
+                          int64_t row_step, int64_t col) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  vf32 factor[2], start[2];
+  unroll<2>([&](auto v) MCOMP_LAMBDA {
+    factor[v] = vload(scale + v * kLanes) * ep.inverse;
+    vf32 shift = vset(0.0f);
+    if (ep.bias != nullptr) shift = vload(ep.bias + col + v * kLanes) * ep.inverse;
+    start[v] = tame_shift(shift + static_cast<float>(ep.zero));
+  });
+  const int64_t step = row_step * ep.ld;
+  Q* const out = ep.out + row0 * ep.ld + col;
+  const auto two = [&](int64_t r) MCOMP_LAMBDA {
+    __m512i words[2];
+    unroll<2>([&](auto i) MCOMP_LAMBDA {
+      vi32 v[2];
+      unroll<2>([&](auto c) MCOMP_LAMBDA {
+        v[c] = vround_i32(vfma(vto_f32(vload(tile + (r + i) * 32 + c * kLanes)), factor[c], start[c]));
+      });
+      words[i] = _mm512_packs_epi32((__m512i)v[0], (__m512i)v[1]);
+    });
+    const __m512i mixed = std::is_same<Q, int8_t>::value ? _mm512_packs_epi16(words[0], words[1])
+                                                         : _mm512_packus_epi16(words[0], words[1]);
+    const __m512i bytes = _mm512_permutexvar_epi32(order, mixed);
+    Q* const o = out + r * step;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(o), _mm512_castsi512_si256(bytes));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(o + step), _mm512_extracti64x4_epi64(bytes, 1));
+  };
+  for (int64_t r = 0; r + 2 <= mr; r += 2) two(r);
+  if (mr % 2 != 0) two(mr - 2);
+}
+
 // Clamped bytes of four vectors of rounded elements, zero points added: those of v[0], v[1] ... one after the other.
 template <class Q>
 MCOMP_INLINE __m512i four_to_bytes(const vi32 (&v)[4], __m512i zero, __m512i low, __m512i high) {
@@ -215,7 +253,13 @@ struct Int8Tiles<Requantize<Q>> {
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
     const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(epilogue);
-    if (scale[NR] * ep.inverse <= kTameFactor && FourRows<Q, true>::is_whole(ep.zero, ep.low, ep.high))
+    const bool tame = scale[NR] * ep.inverse <= kTameFactor && FourRows<Q, true>::is_whole(ep.zero, ep.low, ep.high);
+#if defined(MCOMP_ISA_AVX512)
+    if constexpr (NR == 32) {
+      if (tame && count == NR && mr > 1) return requantize_wide_tile(ep, tile, scale, mr, row0, row_step, col);
+    }
+#endif
+    if (tame)
       return requantize_tile<NR, true>(ep, tile, scale, mr, row0, row_step, col, count);
     requantize_tile<NR, false>(ep, tile, scale, mr, row0, row_step, col, count);
   }

@@ -70,10 +70,13 @@ void requantize_sum_tile(const RequantizeSum<Q, R> ep, const int32_t* tile, cons
   const vf32 worth = vset(ep.other_scale * unit);
   const FourRows<Q, Tame> store(ep.zero, ep.least, ep.most);
   const int64_t step = row_step * ep.ld, other_step = row_step * ep.other_ld, whole_step = row_step * ep.whole_ld;
-  for (int64_t c = 0; c + kLanes <= count; c += kLanes) {
+  for (int64_t c = 0; c < count; c += kLanes) {
+    const int64_t lanes = min_i64(kLanes, count - c);
+    const bool full = lanes == kLanes;
     const vf32 factor = vload(scale + c) * unit;
     vf32 shift = vset(-static_cast<float>(ep.other_zero)) * worth;
-    if (ep.bias != nullptr) shift = shift + vload(ep.bias + col + c) * unit;
+    if (ep.bias != nullptr)
+      shift = shift + (full ? vload(ep.bias + col + c) : vload_n(ep.bias + col + c, lanes)) * unit;
     Q* o = ep.out + row0 * ep.ld + col + c;
     const R* other = ep.other + row0 * ep.other_ld + col + c;
     float* whole = Whole ? ep.whole + row0 * ep.whole_ld + col + c : nullptr;
@@ -86,6 +89,21 @@ void requantize_sum_tile(const RequantizeSum<Q, R> ep, const int32_t* tile, cons
       vstore(whole + r * whole_step, clamped);
       return clamped * ep.inverse;
     };
+    if (!full) {
+      for (int64_t r = 0; r < mr; ++r) {
+        const vf32 added = vfma(load_as_f32_n(other + r * other_step, lanes), worth, shift);
+        vf32 sum = vfma(vto_f32(vload(sums + r * NR)), factor, added);
+        if constexpr (Whole) {
+          sum = ep.clamp(sum);
+          vstore_n(whole + r * whole_step, sum, lanes);
+          sum = sum * ep.inverse;
+        } else if constexpr (Tame) {
+          sum = sum - static_cast<float>(ep.zero);
+        }
+        Requantize<Q>::store(o + r * step, ep.bytes(sum), lanes);
+      }
+      continue;
+    }
     rows_by_four(mr, [&](int64_t r) MCOMP_LAMBDA {
       const vf32 four[4] = {steps(r), steps(r + 1), steps(r + 2), steps(r + 3)};
       store(o + r * step, step, four);
@@ -101,11 +119,9 @@ struct Int8Tiles<RequantizeSum<Q, R>> {
   static constexpr bool kDirect = false;
 
   template <int NR>
-  static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8& s, int64_t mr,
+  static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
                    int64_t row0, int64_t row_step, int64_t col, int64_t count) {
     const RequantizeSum<Q, R>& ep = *static_cast<const RequantizeSum<Q, R>*>(epilogue);
-    if (count % kLanes != 0)
-      return emit_int8_rows<NR, RequantizeSum<Q, R>>(epilogue, tile, scale, s, mr, row0, row_step, col, count);
     if (ep.whole != nullptr)
       return requantize_sum_tile<NR, true, false>(ep, tile, scale, mr, row0, row_step, col, count);
     if constexpr (sizeof(R) == 1) {

@@ -249,6 +249,28 @@ MCOMP_INLINE vf32 load_as_f32(const int8_t* p) {
   return v;
 #endif
 }
+
+// The first n elements, 0 <= n < kLanes; the other lanes are zero.
+template <class T>
+MCOMP_INLINE vf32 load_as_f32_n(const T* p, int64_t n) {
+  alignas(64) T held[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) held[i] = p[i];
+  return load_as_f32(held);
+}
+#if defined(MCOMP_ISA_AVX512)
+template <>
+MCOMP_INLINE vf32 load_as_f32_n(const float* p, int64_t n) {
+  return vload_n(p, n);
+}
+template <>
+MCOMP_INLINE vf32 load_as_f32_n(const uint8_t* p, int64_t n) {
+  return vto_f32((vi32)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lane_mask(n), p)));
+}
+template <>
+MCOMP_INLINE vf32 load_as_f32_n(const int8_t* p, int64_t n) {
+  return vto_f32((vi32)_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lane_mask(n), p)));
+}
+#endif
 }  // namespace detail
 
 // First n elements only, 0 <= n <= kLanes; the other lanes read as zero.
