@@ -7,6 +7,9 @@ type; without it a rule decides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Value
 
@@ -25,20 +28,22 @@ _MATRIX_SPEED = {2: 1.0, 1: 0.9}
 """As _SPEED for tiles in matrix registers, by vectors of 16 columns (Granite Rapids: 0.85 to 1.0)."""
 _MATRIX_LENGTH = 24
 """Below, most of what matrix registers multiply is padding (measured: 0.85 times as fast at 16, 1.1 at 24, 2 at 32)."""
+_GATHERED_LENGTH = 128
+"""Below, gathering costs what matrix registers save (measured: 0.6 times as fast at 27, 1.07 at 144, 1.16 at 147)."""
 _WORTH = 0.96
 """Another width than the default, which costs compile time, has to take at most this share of its time."""
 _SLACK = 1.1
 """Widths that the rule expects to take at most this much longer than its choice are worth measuring."""
 
 
-def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None, length: Dim = 0) -> str:
+def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None, matrix: bool = False) -> str:
     """The C++ type of the tile for a number of columns (of one group); see kernels/tiles.hpp. The layout of the weight's
-    type may say how many columns make a panel: so many as measured best on this machine. `length`: of the reduction of a
-    product of bytes that may use matrix registers (kernels/micro_matrix.hpp)."""
+    type may say how many columns make a panel: so many as measured best on this machine. `matrix`: whether a product of
+    bytes uses matrix registers (kernels/micro_matrix.hpp) where there are some."""
     layout = None if weight is None else weight.tensor.layout
     panel = None if layout is None or layout.block == 1 else layout.block
     vectors = _vectors(columns, int8, panel)
-    if int8 and isinstance(columns, int) and isinstance(length, int) and suits_matrix(length):
+    if int8 and matrix and isinstance(columns, int):
         return f"MatrixTileI8<{vectors}, {matrix_width(columns, panel)}>"
     return vectors
 
@@ -53,9 +58,13 @@ def _vectors(columns: Dim, int8: bool, panel: int | None) -> str:
     return f"TileFor{'I8' if int8 else ''}<{', '.join(map(str, widths))}>"
 
 
-def suits_matrix(length: int) -> bool:
-    """Whether a product of bytes with a reduction of this length gains from matrix registers, which take 64 bytes at once."""
-    return length >= _MATRIX_LENGTH
+def suits_matrix(shape: Sequence[Dim], groups: Dim = 1) -> bool:
+    """Whether a product of bytes with a weight [N, K] or [O, C / groups, *kernel] gains from matrix registers, which take
+    64 bytes of a reduction at once. What a kernel larger than one reads has to be gathered first."""
+    length = dims.product(shape[1:])
+    if groups != 1 or not isinstance(length, int):
+        return False
+    return length >= (_MATRIX_LENGTH if all(size == 1 for size in shape[2:]) else _GATHERED_LENGTH)
 
 
 def matrix_width(columns: int, panel: int | None = None) -> int:

@@ -52,16 +52,16 @@ extern "C" __attribute__((visibility("default"))) void mcomp_time_tiles(
 
 @dataclass(frozen=True, order=True)
 class Product:
-    """What a choice depends on: int8 or float, output columns (of one group), reduction length, groups."""
+    """What a choice depends on: int8 or float, output columns (of one group), reduction length, and whether matrix registers
+    are used where there are some."""
 
     int8: bool
     columns: int
     length: int
-    groups: int = 1
+    matrix: bool = False
 
     def __str__(self) -> str:
-        groups = "" if self.groups == 1 else f" in {self.groups}"
-        return f"{'i8' if self.int8 else 'f32'} {self.columns}x{self.length}{groups}"
+        return f"{'i8' if self.int8 else 'f32'} {self.columns}x{self.length}{' in matrices' if self.matrix else ''}"
 
 
 Timer = Callable[[Product, int, tuple[int, ...]], list[float]]
@@ -97,13 +97,9 @@ class Table:
 
     def choices(self, product: Product) -> tuple[int, ...]:
         """Columns of the panels to choose among, the rule's first."""
-        if self.in_matrices(product):
+        if self.isa.matrices and product.matrix:
             return matrix_candidates(product.columns)
         return candidates(product.columns, self.index, int8=product.int8)
-
-    def in_matrices(self, product: Product) -> bool:
-        """Whether a product uses matrix registers."""
-        return self.isa.matrices and product.int8 and product.groups == 1 and suits_matrix(product.length)
 
     def panel(self, product: Product) -> int | None:
         """The columns of a panel that measured clearly faster than the rule's; None where the rule stands."""
@@ -183,13 +179,12 @@ def compiled_timer(isa: Isa, cache: CodeCache | None = None) -> Timer:
     function = code.mcomp_time_tiles
     function.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p]
     function.restype = None
-    table = Table(isa, Path())
-    lanes = LANES[table.index]
+    lanes = LANES[Table(isa, Path()).index]
 
     def run(product: Product, rows: int, panels: tuple[int, ...]) -> list[float]:
         widths = (ctypes.c_int64 * len(panels))(*(p // lanes for p in panels))
         ns = (ctypes.c_double * len(panels))()
-        kind = 2 if table.in_matrices(product) else int(product.int8)
+        kind = 2 if isa.matrices and product.matrix else int(product.int8)
         function(kind, rows, product.columns, product.length, widths, len(panels), _EACH_US, ns)
         return list(ns)
 
@@ -238,7 +233,7 @@ def _product(node: Node) -> Product | None:
     coded = isinstance(weight.encoding, Affine) and isinstance(x.encoding, Affine)
     if not coded and (weight.encoding != DENSE or x.encoding != DENSE):
         return None
-    return Product(coded, columns, length, groups)
+    return Product(coded, columns, length, coded and suits_matrix(shape, groups))
 
 
 def _directory() -> Path:

@@ -28,8 +28,18 @@ inline int64_t gathered_bytes(const TapWalk& t) { return gathered_rows(t) * gath
 
 #if defined(MCOMP_ISA_AVX512)
 
-// Copies n bytes; up to 63 more are overwritten with zeros.
+// Copies n bytes; up to 63 more are overwritten with zeros. Short ones in short stores, fewer of which cross lines.
 MCOMP_INLINE void copy_over(uint8_t* to, const uint8_t* from, int64_t n) {
+  if (n <= 16) {
+    const auto mask = static_cast<__mmask16>(_bzhi_u32(~uint32_t{0}, static_cast<uint32_t>(n)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_maskz_loadu_epi8(mask, from));
+    return;
+  }
+  if (n <= 32) {
+    const __mmask32 mask = _bzhi_u32(~uint32_t{0}, static_cast<uint32_t>(n));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_maskz_loadu_epi8(mask, from));
+    return;
+  }
   for (; n > 64; n -= 64, to += 64, from += 64) _mm512_storeu_si512(to, _mm512_loadu_si512(from));
   const __mmask64 mask = _bzhi_u64(~uint64_t{0}, static_cast<uint32_t>(n));
   _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(mask, from));
@@ -39,45 +49,57 @@ MCOMP_INLINE void fill_over(uint8_t* to, __m512i value, int64_t n) {
   for (int64_t i = 0; i < n; i += 64) _mm512_storeu_si512(to + i, value);
 }
 
-// One axis of what a pixel reads: the taps inside the input are [begin, end), the first of all lies at `start`.
-struct Inside {
-  int64_t start, begin, end;
-  MCOMP_INLINE Inside(const Axis& a, int64_t j) : start(j * a.step + a.first) {
-    begin = start >= 0 ? 0 : min_i64(a.taps, ceil_div(-start, a.tap_step));
-    end = start >= a.in ? begin : max_i64(begin, min_i64(a.taps, (a.in - start - 1) / a.tap_step + 1));
+// Copies what the pixels [begin, end) of one output line read of one input line, at all kernel columns, into rows.
+// from: the group's first channel of the input line.
+inline void gather_line(const TapWalk& t, const uint8_t* from, int64_t begin, int64_t end, __m512i filling,
+                        uint8_t* rows, int64_t stride) {
+  const Axis& a = t.axis[2];
+  const int64_t c = t.channels, length = t.group_channels, span = (a.taps - 1) * a.tap_step;
+  for (int64_t j = begin; j < end; ++j, rows += stride) {
+    const int64_t at = j * a.step + a.first;
+    if (at >= 0 && at + span < a.in) {
+      if (t.merged) {
+        copy_over(rows, from + at * c, a.taps * length);
+      } else {
+        for (int64_t k = 0; k < a.taps; ++k) copy_over(rows + k * length, from + (at + k * a.tap_step) * c, length);
+      }
+      continue;
+    }
+    for (int64_t k = 0; k < a.taps; ++k) {
+      const int64_t x = at + k * a.tap_step;
+      if (x >= 0 && x < a.in) {
+        copy_over(rows + k * length, from + x * c, length);
+      } else {
+        fill_over(rows + k * length, filling, length);
+      }
+    }
   }
-};
+}
 
 // Gathers the pixels [first, first + count) of a group into rows. x: the group's first channel.
 inline void gather_rows(const TapWalk& t, const uint8_t* x, int64_t first, int64_t count, uint8_t fill, uint8_t* rows,
                         int64_t stride) {
   const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
-  const int64_t c = t.channels, length = t.group_channels;
+  const int64_t part = aw.taps * t.group_channels, line_bytes = aw.in * t.channels;
   const __m512i filling = _mm512_set1_epi8(static_cast<char>(fill));
-  for (int64_t p = first; p < first + count; ++p, rows += stride) {
-    const int64_t ow = p % aw.count, line = p / aw.count, oh = line % ah.count, plane = line / ah.count;
-    const int64_t od = plane % ad.count, n = plane / ad.count;
-    const Inside d(ad, od), h(ah, oh), w(aw, ow);
-    uint8_t* to = rows;
+  for (int64_t done = 0; done < count;) {
+    const int64_t line = (first + done) / aw.count, begin = first + done - line * aw.count;
+    const int64_t end = min_i64(aw.count, begin + count - done);
+    const int64_t oh = line % ah.count, plane = line / ah.count, od = plane % ad.count, n = plane / ad.count;
+    // Kernel lines in order: what a line writes behind its part, the next one overwrites.
+    uint8_t* to = rows + done * stride;
     for (int64_t kd = 0; kd < ad.taps; ++kd) {
-      for (int64_t kh = 0; kh < ah.taps; ++kh) {
-        if (kd < d.begin || kd >= d.end || kh < h.begin || kh >= h.end || w.begin == w.end) {
-          fill_over(to, filling, aw.taps * length);
-          to += aw.taps * length;
-          continue;
-        }
-        const int64_t z = d.start + kd * ad.tap_step, y = h.start + kh * ah.tap_step;
-        const uint8_t* from = x + (((n * ad.in + z) * ah.in + y) * aw.in + w.start) * c;
-        if (w.begin > 0) fill_over(to, filling, w.begin * length);
-        if (t.merged) {
-          copy_over(to + w.begin * length, from + w.begin * length, (w.end - w.begin) * length);
+      const int64_t z = od * ad.step + ad.first + kd * ad.tap_step;
+      for (int64_t kh = 0; kh < ah.taps; ++kh, to += part) {
+        const int64_t y = oh * ah.step + ah.first + kh * ah.tap_step;
+        if (z < 0 || z >= ad.in || y < 0 || y >= ah.in) {
+          for (int64_t j = begin; j < end; ++j) fill_over(to + (j - begin) * stride, filling, part);
         } else {
-          for (int64_t k = w.begin; k < w.end; ++k) copy_over(to + k * length, from + k * aw.tap_step * c, length);
+          gather_line(t, x + ((n * ad.in + z) * ah.in + y) * line_bytes, begin, end, filling, to, stride);
         }
-        if (w.end < aw.taps) fill_over(to + w.end * length, filling, (aw.taps - w.end) * length);
-        to += aw.taps * length;
       }
     }
+    done += end - begin;
   }
 }
 
@@ -94,7 +116,8 @@ void gathered_convolution(const Worker& w, const Product& product, const TapWalk
   uint8_t* rows = static_cast<uint8_t*>(scratch);
   const int64_t no_tap = 0, per_group = product.panels.per_group(), last = min_i64(pixels, split.rows.end * unit);
   for (int64_t first = split.rows.begin * unit; first < last;) {
-    const int64_t left = last - first, height = left <= block ? left : min_i64(block, ceil_div(ceil_div(left, ceil_div(left, block)), 64) * 64);
+    const int64_t left = last - first;
+    const int64_t height = left <= block ? left : min_i64(block, round_up(ceil_div(left, ceil_div(left, block)), 64));
     const int64_t tiles = ceil_div(height, MR);
     for (int64_t p = split.panels.begin; p < split.panels.end;) {
       const int64_t group = product.panels.group(p), end = min_i64(split.panels.end, (group + 1) * per_group);

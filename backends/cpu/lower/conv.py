@@ -17,7 +17,7 @@ from mcomp.backends.cpu.lower.depthwise import bytes_call, floats_call
 from mcomp.backends.cpu.lower.products import ANCHORS, byte_weight, scales_of
 from mcomp.backends.cpu.lower.sparse import sparse_conv
 from mcomp.backends.cpu.lower.winograd import winograd
-from mcomp.backends.cpu.tiles import tile
+from mcomp.backends.cpu.tiles import suits_matrix, tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine, BlockSparse
@@ -179,9 +179,8 @@ def _conv_i8(
         call, packed, scratch = bytes_call(sizes, weight, source, b)
         scales, header = scales_of(place, weight, coded, outputs, "nullptr", b), "depthwise_i8.hpp"
     else:
-        weights = sizes.weights
-        length = dims.product(weight.tensor.shape[1:]) if sizes.values[3] == 1 else 0  # groups are too narrow for more
-        chosen = tile(sizes.columns, int8=True, weight=weight, length=length)
+        weights, matrix = sizes.weights, suits_matrix(weight.tensor.shape, sizes.values[3])
+        chosen = tile(sizes.columns, int8=True, weight=weight, matrix=matrix)
         size = weights.computed(
             f"round_up(packed_conv_i8_bytes<{chosen}>(SHAPE), 64) + round_up({{2}}, {chosen}::NR) * 4"
         )

@@ -16,7 +16,7 @@ from mcomp.backends.cpu.lower.bf16 import product_bf16
 from mcomp.backends.cpu.lower.shape import copy_kernel
 from mcomp.backends.cpu.lower.weight_only import fits, weight_only
 from mcomp.backends.cpu.rows import Rows, rows_of
-from mcomp.backends.cpu.tiles import tile
+from mcomp.backends.cpu.tiles import suits_matrix, tile
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine, BlockSparse
@@ -236,7 +236,7 @@ def packed_bytes(weight: Value, coded: EncodedAccess, b: Builder) -> tuple[Point
     columns, length = weight.tensor.shape[:2]
     source = coded.part("values")
     assert source is not None
-    chosen = tile(columns, int8=True, weight=weight, length=length)
+    chosen = tile(columns, int8=True, weight=weight, matrix=suits_matrix(weight.tensor.shape))
     size = computed(f"packed_bytes_i8<{chosen}>({{0}}, {{1}}) + round_up({{0}}, {chosen}::NR) * 4", columns, length)
 
     def pack(buffer: Buffer) -> Kernel:
