@@ -51,7 +51,7 @@ VARIANTS = (
       for b in ((32, 8), (32, 1), (16, 4)) for z in (0.5, 0.75)),
     Variant("i8", "i8", _I8, quantized=True),
     *(Variant(f"i8 {b[0]}x{b[1]}, {z:.0%} zero", "i8", _I8, b, z, quantized=True)
-      for b in ((32, 16), (32, 4), (16, 4)) for z in (0.5, 0.75)),
+      for b in ((32, 64), (32, 16), (32, 4), (16, 4)) for z in (0.5, 0.75)),
     Variant("i8 weights", "f32", _I8),
     Variant("i4 weights, groups of 32", "f32", Affine(dtypes.i4, axis=(0,), group=32)),
     Variant("bf16", "f32", dtype=dtypes.bf16),

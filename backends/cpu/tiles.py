@@ -43,9 +43,12 @@ def tile(columns: Dim, *, int8: bool = False, weight: Value | None = None, matri
     layout = None if weight is None else weight.tensor.layout
     panel = None if layout is None or layout.block == 1 else layout.block
     vectors = _vectors(columns, int8, panel)
-    if int8 and matrix and isinstance(columns, int):
-        return f"MatrixTileI8<{vectors}, {matrix_width(columns, panel)}>"
-    return vectors
+    return matrix_tile(vectors, columns, panel) if int8 and matrix else vectors
+
+
+def matrix_tile(other: str, columns: Dim, panel: int | None = None) -> str:
+    """The C++ type of a tile in matrix registers, and `other` where there are none or columns are symbolic."""
+    return f"MatrixTileOr<{other}, {matrix_width(columns, panel)}>" if isinstance(columns, int) else other
 
 
 def _vectors(columns: Dim, int8: bool, panel: int | None) -> str:

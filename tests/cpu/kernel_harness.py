@@ -33,7 +33,7 @@ DRIVERS = Path(__file__).resolve().parent / "drivers"
 
 ISAS = ("avx512", "avx2", "portable")
 BYTE_TILES = {"amx": "MatrixTile<2>", "amx_narrow": "MatrixTile<1>"}
-"""Sets beyond AVX-512 that only products of bytes differ on: their tile in the drivers that have such products."""
+"""Sets beyond AVX-512 on which only products of bytes and of bfloat16 differ: their tile in the drivers that have some."""
 COMMON_FLAGS = (
     "-std=gnu++17",
     "-O3",
@@ -87,7 +87,7 @@ def isa_flags(isa: str) -> list[str]:
     if isa == "avx2":
         return ["-DMCOMP_ISA_AVX2", *AVX2_FLAGS]
     if isa in BYTE_TILES:
-        tile = [f"-DMCOMP_TEST_BYTES={BYTE_TILES[isa]}"]
+        tile = [f"-DMCOMP_TEST_{kind}={BYTE_TILES[isa]}" for kind in ("BYTES", "PAIRS")]
         return [*isa_flags("avx512"), "-mbmi2", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DMCOMP_AMX", *tile]
     flags = ["-DMCOMP_ISA_AVX512", *AVX512_FLAGS]
     if "avx512_vnni" in cpu_flags():

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 import torch
-from kernel_harness import each_isa, from_bf16, i64, load, ptr, to_bf16
+from kernel_harness import each_byte_isa, each_isa, from_bf16, i64, load, ptr, to_bf16
 from test_kernels_conv import CASES
 
 SHAPES = [
@@ -15,7 +15,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@each_isa
+@each_byte_isa
 def test_products_of_pairs_over_ragged_shapes(isa: str) -> None:
     lib = load("bf16_driver", isa)
     rng = np.random.default_rng(1)
@@ -33,7 +33,7 @@ def test_products_of_pairs_over_ragged_shapes(isa: str) -> None:
                 np.testing.assert_allclose(got, want, rtol=1e-6, atol=1.2e-7 * (8 + 4 * k))
 
 
-@each_isa
+@each_byte_isa
 def test_nan_and_infinity_propagate(isa: str) -> None:
     lib = load("bf16_driver", isa)
     rng = np.random.default_rng(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from kernel_harness import each_isa, from_bf16, i64, load, ptr, to_bf16
+from kernel_harness import each_byte_isa, each_isa, from_bf16, i64, load, ptr, to_bf16
 
 # rows, columns, inputs, block rows, block columns, share of the blocks that is stored
 SHAPES = [
@@ -15,6 +15,7 @@ SHAPES = [
     (6, 32, 64, 16, 8, 0.0), (6, 32, 64, 16, 8, 1.0), (0, 32, 8, 32, 8, 0.5), (3, 16, 3, 16, 1, 0.7),
     (130, 64, 512, 32, 16, 0.25),
 ]  # fmt: skip
+STEPS = [(1, 32, 64, 32, 64, 1.0), (17, 96, 256, 32, 64, 0.4), (50, 64, 384, 16, 128, 0.5), (70, 128, 192, 32, 64, 0.25)]
 THREADS = (1, 2, 3)
 
 
@@ -103,6 +104,25 @@ def test_int8_sums_are_exact_with_zero_points(isa: str) -> None:
                 *i64(len(w.at), rows, columns, m, n, k), ptr(ones), ptr(zero), ptr(ones), ptr(got))
             want = (a.astype(np.int64) - zeros) @ w.dense.T.astype(np.int64)
             assert np.abs(want).max(initial=0) < 2**24
+            np.testing.assert_array_equal(got, want.astype(np.float32))
+
+
+@each_byte_isa
+def test_blocks_of_whole_steps(isa: str) -> None:
+    lib = load("sparse_driver", isa)
+    for index, (m, n, k, rows, columns, share) in enumerate(STEPS):
+        rng = np.random.default_rng(index)
+        w = sparse(n, k, rows, columns, share, np.int8)
+        ones = np.ones(max(m, n), np.float32)
+        for run, dtype, low in ((lib.sparse_u8_steps, np.uint8, 0), (lib.sparse_s8_steps, np.int8, -128)):
+            a = rng.integers(low, low + 256, (m, k)).astype(dtype)
+            zero = rng.integers(low, low + 256, m).astype(np.int32)
+            zeros = zero[:, None] if dtype is np.uint8 else zero[0]
+            got = np.full((m, n), np.nan, np.float32)
+            run(THREADS[index % 3], ptr(a), ptr(w.values), ptr(w.at), ptr(w.starts),
+                *i64(len(w.at), rows, columns, m, n, k), ptr(ones), ptr(zero), ptr(ones), ptr(got))
+            want = (a.astype(np.int64) - zeros) @ w.dense.T.astype(np.int64)
+            assert np.abs(want).max() < 2**24
             np.testing.assert_array_equal(got, want.astype(np.float32))
 
 

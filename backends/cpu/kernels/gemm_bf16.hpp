@@ -20,7 +20,7 @@ namespace mcomp {
 
 template <class Tile>
 constexpr int64_t packed_bf16_elements(int64_t n, int64_t k) {
-  return round_up(n, Tile::NR) * round_up(k, 2);
+  return round_up(n, Tile::NR) * round_up(k, Tile::kPairStep);
 }
 
 // Panel p holds, for each pair of k, two elements per column; what is past n and k is zero. Element (n, k) of the
@@ -29,7 +29,7 @@ template <class Tile>
 void pack_linear_bf16(const Worker& w, bf16* dst, const bf16* src, int64_t n, int64_t k, int64_t stride_n,
                       int64_t stride_k) {
   constexpr int64_t NR = Tile::NR;
-  const int64_t padded = round_up(k, 2);
+  const int64_t padded = round_up(k, Tile::kPairStep);
   const Range mine = w.range(ceil_div(n, NR));
   for (int64_t p = mine.begin; p < mine.end; ++p) {
     bf16* panel = dst + p * padded * NR;
@@ -49,7 +49,7 @@ template <class Tile, class Ep>
 void gemm_bf16(const Worker& w, const bf16* a, int64_t lda, const bf16* packed, int64_t m, int64_t n, int64_t k,
                const Ep& ep, void* scratch) {
   const detail::Bf16Product<Tile> product{
-      packed, round_up(k, 2) * Tile::NR, {n, 1, Tile::NR}, detail::emitter<Tile::NR, float>(ep)};
+      packed, round_up(k, Tile::kPairStep) * Tile::NR, {n, 1, Tile::NR}, detail::emitter<Tile::NR, float>(ep)};
   detail::gemm_rows(w, product, a, lda, m, k, scratch);
 }
 

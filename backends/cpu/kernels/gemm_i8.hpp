@@ -178,6 +178,7 @@ struct Int8Product {
   static constexpr int NR = Tile::NR;
   static constexpr int64_t kStep = Tile::kByteStep;  // elements of a reduction step, to which panels pad with zeros
   static constexpr bool kMatrix = Tile::kMatrix;
+  static constexpr bool kFinite = false;  // whatever lies behind a row, zeros make it nothing
   static constexpr bool kPerRow = std::is_same<Scales, RowScales8>::value;
 
   const int8_t* packed;
@@ -225,7 +226,7 @@ struct Int8Product {
     const PanelTerms& terms = h.terms[h.terms_at];
     const int8_t* b = packed + panel * panel_stride;
     if constexpr (kMatrix) {
-      matrix_tile<A, Tile::NV>(registers, a, row_stride, length, mr, b, terms.start, h.sums[h.at]);
+      matrix_tile<A, Tile::NV>(registers, a, row_stride, taps, tap_count, length, mr, b, terms.start, h.sums[h.at]);
     } else {
       if (emit.direct != nullptr) {
         emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,

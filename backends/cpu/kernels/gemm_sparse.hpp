@@ -11,7 +11,7 @@
 //
 // Blocks may have any shape. Packed panels of NR columns keep the pieces of the reduction in which any of their columns
 // has a block, and the micro-kernels walk these pieces as they walk the positions of a convolution: fast are blocks of
-// whole panels, of any length for floats and of multiples of four for bytes. 2 M NR operations per element of a piece;
+// whole panels, of any length for floats and of multiples of four for bytes (of 64 in matrix registers). 2 M NR operations per element of a piece;
 // panels are divided over the workers by the pieces they keep. Results of a panel without blocks are zeros: infinities
 // and NaN of A meet the elements of pieces only.
 #pragma once
@@ -190,11 +190,11 @@ inline Split split_sparse(const Worker& w, int64_t m, int64_t panels, const int6
 
 // As gemm_rows, over the pieces that each panel keeps.
 template <class Sparse, class A>
-void sparse_rows(const Worker& w, const Sparse& sparse, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch) {
+void sparse_rows(const Worker& w, Sparse& sparse, const A* a, int64_t lda, int64_t m, int64_t k, void* scratch) {
   using Element = typename Sparse::Element;
   constexpr int64_t MR = Sparse::MR;
   constexpr bool same = std::is_same<A, Element>::value;
-  auto product = sparse.product;
+  auto& product = sparse.product;
   const auto* pieces = product.packed;
   const Split split = split_sparse(w, m, product.panels.count(), sparse.first);
   if (split.rows.empty() || split.panels.empty()) return;
@@ -261,7 +261,7 @@ void gemm_sparse(const Worker& w, const A* a, int64_t lda, const void* packed, i
   const int64_t length = detail::piece_length(block_columns, k, 1);
   const detail::SparsePanels<W> from = detail::sparse_panels<W>(const_cast<void*>(packed), ceil_div(n, NR), NR);
   using Product = detail::FloatProduct<Tile, float, W>;
-  const detail::SparseProduct<Product> sparse{
+  detail::SparseProduct<Product> sparse{
       Product{from.pieces, 0, {n, 1, NR}, detail::float_emitter<Tile, float, W>(ep)}, from.first, from.taps, length, length * NR};
   detail::sparse_rows(w, sparse, a, lda, m, k, scratch);
 }
@@ -310,7 +310,7 @@ void gemm_sparse_i8(const Worker& w, const A* a, int64_t lda, const void* packed
   Scales own = scales;
   own.column_sums = from.sums;
   using Product = detail::Int8Product<Tile, A, Scales>;
-  const detail::SparseProduct<Product> sparse{
+  detail::SparseProduct<Product> sparse{
       Product{from.pieces, 0, {n, 1, NR}, own, detail::int8_emitter<Tile, A, Scales>(ep)}, from.first, from.taps, length,
       round_up(length, 4) * NR};
   detail::sparse_rows(w, sparse, a, lda, m, k, scratch);

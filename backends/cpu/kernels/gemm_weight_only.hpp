@@ -97,6 +97,7 @@ struct WeightOnlyProduct {
   using Dot = typename weight_dot<Bits>::type;
   static constexpr int MR = Tile::MR;
   static constexpr bool kMatrix = false;
+  static constexpr bool kFinite = false;
   static constexpr int64_t kStep = 1;
   static constexpr int NR = Tile::NR;
 

@@ -26,6 +26,7 @@ struct Tile {
   static constexpr int NR = NV_ * kLanes;
   static constexpr bool kMatrix = false;   // see MatrixTile in micro_matrix.hpp
   static constexpr int64_t kByteStep = 4;  // bytes of a reduction that panels of bytes hold together
+  static constexpr int64_t kPairStep = 2;  // elements of a reduction that panels of bfloat16 hold together
 };
 
 #if defined(MCOMP_ISA_AVX512)

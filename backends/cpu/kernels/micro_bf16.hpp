@@ -12,6 +12,7 @@
 
 #include "isa.hpp"
 #include "micro.hpp"
+#include "micro_matrix.hpp"
 #include "product.hpp"
 #include "types.hpp"
 
@@ -46,21 +47,29 @@ struct Bf16Product {
   using Element = bf16;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
-  static constexpr int64_t kStep = 1;  // what lies past a segment could be NaN, which zero weights do not remove
-  static constexpr bool kMatrix = false;
+  static constexpr bool kMatrix = Tile::kMatrix;
+  // What lies past a row or a segment could be NaN, which zero weights do not remove.
+  static constexpr bool kFinite = true;
+  static constexpr int64_t kStep = kMatrix ? Tile::kPairStep : 1;
 
   const bf16* packed;
   int64_t panel_stride;  // elements from a panel to the next
   Panels panels;
   Emitter<float> emit;
+  mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
 
   bf16 fill() const { return bf16{0}; }
 
   void tile(const bf16* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step) const {
     alignas(64) float out[MR * NR];
-    micro_tiles<Bf16Dot, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length,
-                                                 packed + panel * panel_stride, 2 * NR, out, nullptr);
+    const bf16* b = packed + panel * panel_stride;
+    if constexpr (kMatrix) {
+      alignas(64) static constexpr float zeros[NR] = {};
+      matrix_tile<bf16, Tile::NV>(registers, a, row_stride, taps, tap_count, length, mr, b, zeros, out);
+    } else {
+      micro_tiles<Bf16Dot, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, b, 2 * NR, out, nullptr);
+    }
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 };

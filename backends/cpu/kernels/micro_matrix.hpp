@@ -1,10 +1,12 @@
-// Products of bytes in the matrix registers of AMX: unsigned or signed bytes times signed bytes, exact int32 sums.
+// Products in the matrix registers of AMX: unsigned or signed bytes times signed bytes with exact int32 sums, and
+// bfloat16 with float32 sums (rounded to nearest even; subnormal numbers count as zero).
 //
-//   using T0 = MatrixTileI8<DefaultTileI8, 2>;    // MatrixTile<2> where there are matrix registers, else DefaultTileI8
+//   using T0 = MatrixTileOr<DefaultTileI8, 2>;    // MatrixTile<2> where there are matrix registers, else DefaultTileI8
 //
 // A register holds 16 rows of 64 bytes; one instruction adds the products of 16 rows by 64 bytes with 64 bytes by 16
-// columns. Panels are those of micro_i8.hpp (four bytes of a column together) padded to whole steps of 64 bytes: with
-// the padding's zeros, whatever lies behind a row adds nothing, so that rows must be readable to a multiple of 64 bytes.
+// columns. Panels are those of micro_i8.hpp and micro_bf16.hpp (four bytes of a column together) padded with zeros to
+// whole steps of 64 bytes, to which rows must be readable. What lies behind a row of bytes adds nothing then; behind a
+// row of bfloat16 it must be finite.
 //
 // The registers belong to a thread and are given back after each product: a thread that keeps them makes its switches
 // slower. Code is compiled for them only where the system allows their use (isa.py).
@@ -13,7 +15,7 @@
 #include <cstdint>
 
 #include "isa.hpp"
-#include "micro_i8.hpp"
+#include "types.hpp"
 
 #if defined(MCOMP_AMX)
 #include <sys/syscall.h>
@@ -31,12 +33,13 @@ struct MatrixTile {
   static constexpr int NR = NV_ * 16;
   static constexpr bool kMatrix = true;
   static constexpr int64_t kByteStep = 64;
+  static constexpr int64_t kPairStep = 32;
 };
 
 #if defined(MCOMP_AMX)
 
 template <class Other, int NV>
-using MatrixTileI8 = MatrixTile<NV>;
+using MatrixTileOr = MatrixTile<NV>;
 
 namespace detail {
 
@@ -80,99 +83,122 @@ class MatrixRegisters {
 };
 
 // The registers' names are text to the assembler: literals.
-#define MCOMP_MATRIX_ADD(sums, rows, columns)     \
-  do {                                            \
-    if constexpr (std::is_same<A, int8_t>::value) \
-      _tile_dpbssd(sums, rows, columns);          \
-    else                                          \
-      _tile_dpbusd(sums, rows, columns);          \
+#define MCOMP_MATRIX_ADD(sums, rows, columns)            \
+  do {                                                   \
+    if constexpr (std::is_same<A, bf16>::value)          \
+      _tile_dpbf16ps(sums, rows, columns);               \
+    else if constexpr (std::is_same<A, int8_t>::value)   \
+      _tile_dpbssd(sums, rows, columns);                 \
+    else                                                 \
+      _tile_dpbusd(sums, rows, columns);                 \
   } while (false)
 
-// Sums of up to Height registers of rows by two of columns. The register of rows t starts at rows[t]; out gets it at
-// out[t], rows of 32 columns.
+// A tile's operands in bytes: where its registers of rows start, the segments of its rows (see micro.hpp) in steps of 64,
+// the panel, what sums start with, and where they go.
+struct MatrixOperands {
+  const char* rows[4];
+  int64_t row_stride;
+  const int64_t* taps;  // elements
+  int64_t tap_count, steps;
+  const char* b;
+  const void* start;
+  char* out[4];
+};
+
+// Sums of up to Height registers of rows by two of columns; rows of the result have 32 columns.
 template <class A, int Height>
-MCOMP_INLINE void matrix_wide(const A* const (&rows)[4], int64_t row_stride, int64_t steps, const int8_t* b,
-                              const int32_t* start, int32_t* const (&out)[4]) {
+MCOMP_INLINE void matrix_wide(const MatrixOperands& t) {
+  const char* const start = static_cast<const char*>(t.start);
+  const char* b = t.b;
   _tile_loadd(0, start, 0);
-  _tile_loadd(1, start + 16, 0);
+  _tile_loadd(1, start + 64, 0);
   if constexpr (Height > 1) {
     _tile_loadd(2, start, 0);
-    _tile_loadd(3, start + 16, 0);
+    _tile_loadd(3, start + 64, 0);
   }
-  for (int64_t s = 0; s < steps; ++s, b += 2048) {
-    _tile_loadd(6, b, 128);
-    _tile_loadd(4, rows[0] + s * 64, row_stride);
-    MCOMP_MATRIX_ADD(0, 4, 6);
-    _tile_loadd(7, b + 64, 128);
-    MCOMP_MATRIX_ADD(1, 4, 7);
-    if constexpr (Height > 1) {
-      _tile_loadd(5, rows[1] + s * 64, row_stride);
-      MCOMP_MATRIX_ADD(2, 5, 6);
-      MCOMP_MATRIX_ADD(3, 5, 7);
+  for (int64_t i = 0; i < t.tap_count; ++i) {
+    const int64_t tap = t.taps[i] * static_cast<int64_t>(sizeof(A));
+    for (int64_t at = tap; at < tap + t.steps * 64; at += 64, b += 2048) {
+      _tile_loadd(6, b, 128);
+      _tile_loadd(4, t.rows[0] + at, t.row_stride);
+      MCOMP_MATRIX_ADD(0, 4, 6);
+      _tile_loadd(7, b + 64, 128);
+      MCOMP_MATRIX_ADD(1, 4, 7);
+      if constexpr (Height > 1) {
+        _tile_loadd(5, t.rows[1] + at, t.row_stride);
+        MCOMP_MATRIX_ADD(2, 5, 6);
+        MCOMP_MATRIX_ADD(3, 5, 7);
+      }
     }
   }
-  _tile_stored(0, out[0], 128);
-  _tile_stored(1, out[0] + 16, 128);
+  _tile_stored(0, t.out[0], 128);
+  _tile_stored(1, t.out[0] + 64, 128);
   if constexpr (Height > 1) {
-    _tile_stored(2, out[1], 128);
-    _tile_stored(3, out[1] + 16, 128);
+    _tile_stored(2, t.out[1], 128);
+    _tile_stored(3, t.out[1] + 64, 128);
   }
 }
 
 // Sums of up to Height registers of rows by one of columns.
 template <class A, int Height>
-MCOMP_INLINE void matrix_narrow(const A* const (&rows)[4], int64_t row_stride, int64_t steps, const int8_t* b,
-                                const int32_t* start, int32_t* const (&out)[4]) {
-  _tile_loadd(0, start, 0);
-  if constexpr (Height > 1) _tile_loadd(1, start, 0);
-  if constexpr (Height > 2) _tile_loadd(2, start, 0);
-  if constexpr (Height > 3) _tile_loadd(3, start, 0);
-  for (int64_t s = 0; s < steps; ++s, b += 1024) {
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, rows[0] + s * 64, row_stride);
-    MCOMP_MATRIX_ADD(0, 4, 6);
-    if constexpr (Height > 1) {
-      _tile_loadd(5, rows[1] + s * 64, row_stride);
-      MCOMP_MATRIX_ADD(1, 5, 6);
-    }
-    if constexpr (Height > 2) {
-      _tile_loadd(4, rows[2] + s * 64, row_stride);
-      MCOMP_MATRIX_ADD(2, 4, 6);
-    }
-    if constexpr (Height > 3) {
-      _tile_loadd(5, rows[3] + s * 64, row_stride);
-      MCOMP_MATRIX_ADD(3, 5, 6);
+MCOMP_INLINE void matrix_narrow(const MatrixOperands& t) {
+  const char* b = t.b;
+  _tile_loadd(0, t.start, 0);
+  if constexpr (Height > 1) _tile_loadd(1, t.start, 0);
+  if constexpr (Height > 2) _tile_loadd(2, t.start, 0);
+  if constexpr (Height > 3) _tile_loadd(3, t.start, 0);
+  for (int64_t i = 0; i < t.tap_count; ++i) {
+    const int64_t tap = t.taps[i] * static_cast<int64_t>(sizeof(A));
+    for (int64_t at = tap; at < tap + t.steps * 64; at += 64, b += 1024) {
+      _tile_loadd(6, b, 64);
+      _tile_loadd(4, t.rows[0] + at, t.row_stride);
+      MCOMP_MATRIX_ADD(0, 4, 6);
+      if constexpr (Height > 1) {
+        _tile_loadd(5, t.rows[1] + at, t.row_stride);
+        MCOMP_MATRIX_ADD(1, 5, 6);
+      }
+      if constexpr (Height > 2) {
+        _tile_loadd(4, t.rows[2] + at, t.row_stride);
+        MCOMP_MATRIX_ADD(2, 4, 6);
+      }
+      if constexpr (Height > 3) {
+        _tile_loadd(5, t.rows[3] + at, t.row_stride);
+        MCOMP_MATRIX_ADD(3, 5, 6);
+      }
     }
   }
-  _tile_stored(0, out[0], 64);
-  if constexpr (Height > 1) _tile_stored(1, out[1], 64);
-  if constexpr (Height > 2) _tile_stored(2, out[2], 64);
-  if constexpr (Height > 3) _tile_stored(3, out[3], 64);
+  _tile_stored(0, t.out[0], 64);
+  if constexpr (Height > 1) _tile_stored(1, t.out[1], 64);
+  if constexpr (Height > 2) _tile_stored(2, t.out[2], 64);
+  if constexpr (Height > 3) _tile_stored(3, t.out[3], 64);
 }
 
-// out[r][c] = start[c] + the sum over i < length of a[r * row_stride + i] * b's element (i, c), for r < mr <= MR rows.
-// Where mr is no multiple of 16, the last register of rows begins inside the one before.
-template <class A, int NV>
-MCOMP_NOINLINE void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, int64_t length, int64_t mr,
-                                const int8_t* b, const int32_t* start, int32_t* out) {
-  const int64_t height = min_i64(mr, 16), count = ceil_div(mr, 16), steps = ceil_div(length, 64);
+// out[r][c] = start[c] + the sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b's element (t, i, c), for
+// r < mr <= MR rows. Where mr is no multiple of 16, the last register of rows begins inside the one before. Sums: int32_t
+// for bytes, float for bf16.
+template <class A, int NV, class Sums>
+MCOMP_NOINLINE void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, const int64_t* taps,
+                                int64_t tap_count, int64_t length, int64_t mr, const void* b, const Sums* start,
+                                Sums* out) {
+  constexpr int64_t size = sizeof(A);
+  const int64_t height = min_i64(mr, 16), count = ceil_div(mr, 16);
   registers.set_rows(height);
   asm volatile("" ::: "memory");  // what the intrinsics read must have been written
-  const A* rows[4];
-  int32_t* to[4];
-  for (int64_t t = 0; t < count; ++t) {
-    const int64_t first = min_i64(16 * t, mr - height);
-    rows[t] = a + first * row_stride, to[t] = out + first * 16 * NV;
+  MatrixOperands t{{}, row_stride * size, taps, tap_count, ceil_div(length * size, 64), static_cast<const char*>(b), start, {}};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = min_i64(16 * i, mr - height);
+    t.rows[i] = reinterpret_cast<const char*>(a) + first * t.row_stride;
+    t.out[i] = reinterpret_cast<char*>(out + first * 16 * NV);
   }
   if constexpr (NV == 2) {
-    if (count == 1) return matrix_wide<A, 1>(rows, row_stride, steps, b, start, to);
-    return matrix_wide<A, 2>(rows, row_stride, steps, b, start, to);
+    if (count == 1) return matrix_wide<A, 1>(t);
+    return matrix_wide<A, 2>(t);
   } else {
     switch (count) {
-      case 1: return matrix_narrow<A, 1>(rows, row_stride, steps, b, start, to);
-      case 2: return matrix_narrow<A, 2>(rows, row_stride, steps, b, start, to);
-      case 3: return matrix_narrow<A, 3>(rows, row_stride, steps, b, start, to);
-      default: return matrix_narrow<A, 4>(rows, row_stride, steps, b, start, to);
+      case 1: return matrix_narrow<A, 1>(t);
+      case 2: return matrix_narrow<A, 2>(t);
+      case 3: return matrix_narrow<A, 3>(t);
+      default: return matrix_narrow<A, 4>(t);
     }
   }
 }
@@ -184,13 +210,13 @@ MCOMP_NOINLINE void matrix_tile(MatrixRegisters& registers, const A* a, int64_t 
 #else
 
 template <class Other, int NV>
-using MatrixTileI8 = Other;
+using MatrixTileOr = Other;
 
 namespace detail {
 struct MatrixRegisters {};
-template <class A, int NV>
-void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, int64_t length, int64_t mr, const int8_t* b,
-                 const int32_t* start, int32_t* out);
+template <class A, int NV, class Sums>
+void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count,
+                 int64_t length, int64_t mr, const void* b, const Sums* start, Sums* out);
 }  // namespace detail
 
 #endif

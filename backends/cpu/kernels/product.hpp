@@ -134,6 +134,7 @@ struct FloatProduct {
   static constexpr int NR = Tile::NV * kVectorBytes / static_cast<int>(sizeof(T));
   static constexpr int64_t kStep = 1;
   static constexpr bool kMatrix = false;
+  static constexpr bool kFinite = false;
 
   const W* packed;
   int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
@@ -201,14 +202,18 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
   const int64_t stride = copied_stride(k, sizeof(Element));
   const int64_t block = row_block(m, stride * static_cast<int64_t>(sizeof(Element)));
   Element* rows = static_cast<Element*>(scratch) + w.id * block * stride;
+  const bool ragged = Product::kMatrix && k % Product::kStep != 0;
   const int64_t no_tap = 0;
   for (int64_t b = split.rows.begin; b < split.rows.end; b += block) {
     const int64_t end = min_i64(b + block, split.rows.end), height = end - b;
-    // Products in whole steps read behind rows: those at the end of A are copied, too.
-    const bool copied = copy || (Product::kMatrix && k % Product::kStep != 0 && behind < Product::kStep &&
-                                 end > m - ceil_div(Product::kStep, lda));
-    if (copied)
-      for (int64_t r = 0; r < height; ++r) convert_row(rows + r * stride, a + (b + r) * lda, k);
+    // Products in whole steps read behind rows: those at the end of A are copied, too, or all, where what lies there counts.
+    const bool copied = copy || (ragged && (Product::kFinite ||
+                                            (behind < Product::kStep && end > m - ceil_div(Product::kStep, lda))));
+    for (int64_t r = 0; copied && r < height; ++r) {
+      convert_row(rows + r * stride, a + (b + r) * lda, k);
+      if (Product::kFinite && ragged)
+        for (int64_t i = k; i < round_up(k, Product::kStep); ++i) rows[r * stride + i] = product.fill();
+    }
     const Element* base = copied ? rows : reinterpret_cast<const Element*>(a + b * lda);
     const int64_t base_stride = copied ? stride : lda;
     const int64_t tiles = ceil_div(height, MR);

@@ -79,7 +79,7 @@ void tune_i8(const TuneProduct& p) {
 }
 template <int V>
 void tune_matrix(const TuneProduct& p) {
-  tune_bytes<MatrixTileI8<DefaultTileI8, V < 3 ? V : 2>>(p);
+  tune_bytes<MatrixTileOr<DefaultTileI8, V < 3 ? V : 2>>(p);
 }
 
 }  // namespace detail

@@ -9,17 +9,20 @@ from mcomp.backends.cpu.builder import Builder, computed, pointer
 from mcomp.backends.cpu.epilogue import HEADERS, Functor
 from mcomp.backends.cpu.kernel import Kernel, Pointer
 from mcomp.backends.cpu.rows import Rows
-from mcomp.backends.cpu.tiles import tile
+from mcomp.backends.cpu.tiles import matrix_tile, tile
 from mcomp.ir.graph import Value
 
 if TYPE_CHECKING:
     from mcomp.backends.cpu.lower.conv import ConvSizes
 
+_MATRIX_LENGTH = 32
+"""Elements of a reduction that matrix registers take at once."""
+
 
 def product_bf16(name: str, rows: Rows, weight: Value, ep: Functor, b: Builder) -> None:
     """Rows times the transposed weight, then the epilogue."""
     columns, length = weight.tensor.shape
-    chosen = tile(columns)
+    chosen = matrix_tile(tile(columns), columns) if isinstance(length, int) and length >= _MATRIX_LENGTH else tile(columns)
 
     def pack(buffer: Buffer) -> Kernel:
         source = b.read(weight)

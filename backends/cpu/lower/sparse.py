@@ -152,6 +152,15 @@ def _sizes(weight: Value, encoding: BlockSparse) -> tuple[tuple[str, Dim], ...]:
             ("block_columns", encoding.block[1]))
 
 
+def _byte_tile(width: int, encoding: BlockSparse, weight: Value) -> str:
+    """The tile of a product of bytes: in matrix registers where blocks and rows are whole steps of them."""
+    step, length = 64, weight.tensor.shape[1]
+    other = f"SparseTileI8<{width}>"
+    if encoding.block[1] % step or not isinstance(length, int) or length % step or width < 16:
+        return other
+    return f"MatrixTileOr<{other}, {2 if width >= 32 else 1}>"
+
+
 def _pieces(coded: EncodedAccess) -> tuple[Pointer, ...]:
     values, at, starts = coded.part("values"), coded.part("columns"), coded.part("rows")
     assert values is not None and at is not None and starts is not None
@@ -208,7 +217,7 @@ def _bytes(
 
     values = place.part("values")
     assert values is not None
-    chosen, sizes = f"SparseTileI8<{width}>", _sizes(weight, encoding)
+    chosen, sizes = _byte_tile(width, encoding, weight), _sizes(weight, encoding)
 
     def pack(buffer: Buffer) -> Kernel:
         return Kernel(

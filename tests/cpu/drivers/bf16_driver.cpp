@@ -17,7 +17,7 @@ static void run_gemm(int threads, const bf16* a, int64_t lda, const bf16* weight
 }
 EXPORT void gemm_pairs(int threads, const bf16* a, int64_t lda, const bf16* weight, int64_t stride_n, int64_t stride_k,
                        int64_t m, int64_t n, int64_t k, const float* bias, float* c) {
-  run_gemm<DefaultTile>(threads, a, lda, weight, stride_n, stride_k, m, n, k, bias, c);
+  run_gemm<MCOMP_TEST_PAIRS>(threads, a, lda, weight, stride_n, stride_k, m, n, k, bias, c);
 }
 EXPORT void gemm_pairs_narrow(int threads, const bf16* a, int64_t lda, const bf16* weight, int64_t stride_n,
                               int64_t stride_k, int64_t m, int64_t n, int64_t k, const float* bias, float* c) {

@@ -13,6 +13,11 @@
 #define MCOMP_TEST_BYTES DefaultTileI8
 #endif
 
+// That of products of bfloat16.
+#ifndef MCOMP_TEST_PAIRS
+#define MCOMP_TEST_PAIRS DefaultTile
+#endif
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // 64-byte aligned bytes, filled with NaN patterns; aborts when anything was written past the end.

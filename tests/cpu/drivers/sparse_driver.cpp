@@ -52,6 +52,9 @@ static void run_i8(int threads, const A* a, const int8_t* values, const int32_t*
 SPARSE_I8(sparse_u8_wide, SparseTileI8<32>, uint8_t, RowScales8)
 SPARSE_I8(sparse_u8_narrow, SparseTileI8<16>, uint8_t, Scales8)
 SPARSE_I8(sparse_s8_wide, SparseTileI8<32>, int8_t, Scales8)
+// Blocks and rows of whole steps of 64 bytes.
+SPARSE_I8(sparse_u8_steps, MCOMP_TEST_BYTES, uint8_t, RowScales8)
+SPARSE_I8(sparse_s8_steps, MCOMP_TEST_BYTES, int8_t, Scales8)
 
 // How the panels of a product are divided: writes begin and end of every worker's rows and panels.
 EXPORT void sparse_split(int64_t workers, int64_t m, int64_t panels, const int64_t* first, int64_t* out) {
