@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
-from mcomp.manager.context import Context
+from mcomp.manager.context import DEADLINE, INTERRUPTED, PROGRESS, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
@@ -27,9 +27,6 @@ TEACHER = "distill.teacher"
 """Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
 FLOATS = "distill.floats"
 """Key of `Context.shared`: constants as the last `distill` left them in float, name to digest: what later passes round."""
-PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
-"""Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set here when the
-user interrupted."""
 _EXACT = 1e-6
 
 

@@ -1,0 +1,182 @@
+"""What choices cost, and which choices are best by the additive model.
+
+A choice's cost is a number: microseconds by the cost table, and bytes, each as a share of what the untouched graph takes.
+The objective says which of the two counts; the other one decides between choices that are nearly equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mcomp.ir.graph import Graph
+from mcomp.plan.allocate import Level, pareto
+from mcomp.plan.costs import CostTable
+from mcomp.plan.offers import Catalog, Choice
+
+SECOND = 0.1
+"""What a share of the other objective counts beside a share of the one that is asked for."""
+_ROUNDS = 5
+_POINTS = 3000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds (0 where only size matters) and bytes of the parts that choices change."""
+
+    microseconds: float
+    nbytes: int
+
+
+@dataclass
+class Correction:
+    """What measuring taught of errors: a factor for each kind of group, and for single groups by their index."""
+
+    kinds: dict[str, float] = field(default_factory=dict)
+    groups: dict[int, float] = field(default_factory=dict)
+
+    def factor(self, catalog: Catalog, group: int) -> float:
+        return self.kinds.get(catalog.groups[group].kind, 1.0) * self.groups.get(group, 1.0)
+
+
+class Pricing:
+    """Costs and errors of a catalog's choices."""
+
+    def __init__(
+        self, catalog: Catalog, objective: str, table: CostTable | None, sizes: Mapping[str, int], say: object = None
+    ) -> None:
+        self.catalog, self.table, self.sizes = catalog, table, sizes
+        self.say = say if callable(say) else lambda text: None
+        self.correction = Correction()
+        self._costs: dict[tuple[int, Choice], Cost] = {}
+        self._times: dict[str, float] = {}
+        self.untouched: Choice = (0,) * len(catalog.groups)
+        whole = self.cost(self.untouched)
+        fast = objective == "latency" and table is not None
+        self._per_us = (1.0 if fast else SECOND if table is not None else 0.0) / max(whole.microseconds, 1e-9)
+        self._per_byte = (SECOND if fast else 1.0) / max(whole.nbytes, 1)
+
+    # costs
+
+    def number(self, cost: Cost) -> float:
+        """The cost as what is minimized."""
+        return cost.microseconds * self._per_us + cost.nbytes * self._per_byte
+
+    def cost(self, choice: Choice) -> Cost:
+        """What all parts take together."""
+        self._measure([(i, choice) for i in range(len(self.catalog.touching))])
+        found = [self._part(i, choice) for i in range(len(self.catalog.touching))]
+        return Cost(sum(c.microseconds for c in found), sum(c.nbytes for c in found))
+
+    def _key(self, part: int, choice: Choice) -> tuple[int, Choice]:
+        return part, tuple(choice[g] for g in self.catalog.touching[part])
+
+    def _part(self, part: int, choice: Choice) -> Cost:
+        return self._costs[self._key(part, choice)]
+
+    def _measure(self, wanted: list[tuple[int, Choice]]) -> None:
+        missing = {self._key(part, choice): (part, choice) for part, choice in wanted}
+        missing = {key: value for key, value in missing.items() if key not in self._costs}
+        pieces: dict[tuple[int, Choice], tuple[Graph, ...]] = {}
+        if self.table is not None and missing:
+            pieces = {key: self.catalog.pieces(*value) for key, value in missing.items()}
+            self.table.measure([p for some in pieces.values() for p in some], self.sizes, progress=self.say)
+        for key, value in missing.items():
+            us = sum(self.table.microseconds(p, self.sizes) for p in pieces.get(key, ())) if self.table is not None else 0.0
+            self._costs[key] = Cost(us, self.catalog.nbytes(*value))
+
+    # errors
+
+    def error(self, choice: Choice, *, corrected: bool = True) -> float:
+        """The squared relative error of the outputs that is expected."""
+        return sum(self.errors_by_group(choice, corrected=corrected))
+
+    def errors_by_group(self, choice: Choice, *, corrected: bool = True) -> list[float]:
+        """The part of each group."""
+        return [self._error(g, level, choice, corrected) for g, level in enumerate(choice)]
+
+    def _error(self, group: int, level: int, choice: Choice, corrected: bool = True) -> float:
+        around = self.catalog.groups[group].inside
+        if any(choice[g] == len(self.catalog.groups[g].options) - 1 for g in around):
+            return 0.0
+        factor = self.correction.factor(self.catalog, group) if corrected else 1.0
+        return factor * self.catalog.groups[group].options[level].error
+
+    # choosing
+
+    def best(self, budget: float, start: Choice) -> Choice:
+        """The cheapest choice found whose expected error is at most `budget`; the untouched one where nothing else fits.
+
+        Costs of groups are added up around a choice, which holds near it only: the allocation is repeated around what it
+        came to, and the best of these, added up exactly, is taken. The same catalog and times give the same choice.
+        """
+        found, least = self.untouched, self.number(self.cost(self.untouched))
+        choice = start
+        seen: set[Choice] = set()
+        for _ in range(_ROUNDS):
+            if self.error(choice) <= budget * (1 + 1e-9):
+                number = self.number(self.cost(choice))
+                if number < least:
+                    found, least = choice, number
+            if choice in seen:
+                break
+            seen.add(choice)
+            point = pareto(self._levels(choice), limit=_POINTS).within(budget)
+            if point is None:
+                break
+            choice = point.choice
+        return found
+
+    def _levels(self, choice: Choice) -> list[list[Level]]:
+        """For every group its levels, with what the whole would cost if this group alone changed."""
+        touched: list[list[int]] = [[] for _ in self.catalog.groups]
+        for part, groups in enumerate(self.catalog.touching):
+            for g in groups:
+                touched[g].append(part)
+        moves = {
+            (g, level): (*choice[:g], level, *choice[g + 1 :])
+            for g, group in enumerate(self.catalog.groups) for level in range(len(group.options))
+        }
+        self._measure([(part, moved) for (g, _), moved in moves.items() for part in touched[g]])
+        found = []
+        for g, group in enumerate(self.catalog.groups):
+            levels = []
+            for level, option in enumerate(group.options):
+                moved = moves[g, level]
+                number = sum(self.number(self._part(part, moved)) for part in touched[g])
+                levels.append(Level(option.name, self._moved_error(g, level, choice), number))
+            found.append(levels)
+        return found
+
+    def _moved_error(self, group: int, level: int, choice: Choice) -> float:
+        """The error of a level; of one that takes other groups away, less what these add now."""
+        own = self._error(group, level, choice)
+        options = self.catalog.groups[group].options
+        inner = [g for g, other in enumerate(self.catalog.groups) if group in other.inside]
+        if not inner or level != len(options) - 1:
+            return own
+        kept = (*choice[:group], 0, *choice[group + 1 :])
+        return max(0.0, own - sum(self._error(g, choice[g], kept) for g in inner))
+
+    # learning
+
+    def learn(self, choice: Choice, measured: float) -> None:
+        """Take a measured squared error of a choice into account: the kind that is expected to add most is corrected, so
+        that the sum agrees."""
+        if not measured > 0.0:
+            return
+        shares: dict[str, float] = {}
+        for group, error in enumerate(self.errors_by_group(choice)):
+            kind = self.catalog.groups[group].kind
+            shares[kind] = shares.get(kind, 0.0) + error
+        if not shares or max(shares.values()) <= 0.0:
+            return
+        kind = max(shares, key=lambda k: shares[k])
+        rest = sum(v for k, v in shares.items() if k != kind)
+        wanted = measured - rest
+        if wanted <= 0.05 * shares[kind]:
+            ratio = measured / (shares[kind] + rest)
+            for k in shares:
+                self.correction.kinds[k] = self.correction.kinds.get(k, 1.0) * ratio
+            return
+        self.correction.kinds[kind] = self.correction.kinds.get(kind, 1.0) * wanted / shares[kind]
