@@ -26,19 +26,20 @@ Choice = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One level of a group: its name, and the squared relative error of the model's outputs that it is expected to add."""
+    """One level of a group: its name, and the squared relative error of the model's outputs that it is expected to add.
+    kind: levels of a kind are wrong in the same way, so that what is measured of some corrects all."""
 
     name: str
     error: float
+    kind: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """Levels of which one is chosen, the untouched one first. kind: groups of a kind are wrong in the same way, so that what
-    is measured of some corrects all. `inside`: groups (by index) whose last level takes away what this one is about."""
+    """Levels of which one is chosen, the untouched one first. `inside`: groups (by index) whose last level takes away what
+    this one is about."""
 
     key: str
-    kind: str
     options: tuple[Option, ...]
     inside: tuple[int, ...] = ()
 

@@ -18,6 +18,7 @@ SECOND = 0.1
 """What a share of the other objective counts beside a share of the one that is asked for."""
 _ROUNDS = 5
 _POINTS = 3000
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Cost:
 
 @dataclass
 class Correction:
-    """What measuring taught of errors: a factor for each kind of group, and for single groups by their index."""
+    """What measuring taught of errors: a factor for each kind of level, and for single groups by their index."""
 
     kinds: dict[str, float] = field(default_factory=dict)
     groups: dict[int, float] = field(default_factory=dict)
 
-    def factor(self, catalog: Catalog, group: int) -> float:
-        return self.kinds.get(catalog.groups[group].kind, 1.0) * self.groups.get(group, 1.0)
+    def factor(self, catalog: Catalog, group: int, level: int) -> float:
+        """What a level's error is multiplied by."""
+        return self.kinds.get(catalog.groups[group].options[level].kind, 1.0) * self.groups.get(group, 1.0)
 
 
 class Pricing:
@@ -99,7 +101,7 @@ class Pricing:
         around = self.catalog.groups[group].inside
         if any(choice[g] == len(self.catalog.groups[g].options) - 1 for g in around):
             return 0.0
-        factor = self.correction.factor(self.catalog, group) if corrected else 1.0
+        factor = self.correction.factor(self.catalog, group, level) if corrected else 1.0
         return factor * self.catalog.groups[group].options[level].error
 
     # choosing
@@ -161,22 +163,23 @@ class Pricing:
     # learning
 
     def learn(self, choice: Choice, measured: float) -> None:
-        """Take a measured squared error of a choice into account: the kind that is expected to add most is corrected, so
-        that the sum agrees."""
-        if not measured > 0.0:
-            return
+        """Take a measured squared error of a choice into account. Kinds of levels that were never measured are corrected, so
+        that the sum agrees; where all were, the one that is expected to add most."""
         shares: dict[str, float] = {}
         for group, error in enumerate(self.errors_by_group(choice)):
-            kind = self.catalog.groups[group].kind
-            shares[kind] = shares.get(kind, 0.0) + error
-        if not shares or max(shares.values()) <= 0.0:
+            kind = self.catalog.groups[group].options[choice[group]].kind
+            if error > 0.0:
+                shares[kind] = shares.get(kind, 0.0) + error
+        if not shares or not measured > 0.0:
             return
-        kind = max(shares, key=lambda k: shares[k])
-        rest = sum(v for k, v in shares.items() if k != kind)
-        wanted = measured - rest
-        if wanted <= 0.05 * shares[kind]:
-            ratio = measured / (shares[kind] + rest)
-            for k in shares:
-                self.correction.kinds[k] = self.correction.kinds.get(k, 1.0) * ratio
-            return
-        self.correction.kinds[kind] = self.correction.kinds.get(kind, 1.0) * wanted / shares[kind]
+        fresh = {k for k in shares if k not in self.correction.kinds} or {max(shares, key=lambda k: shares[k])}
+        open_share = sum(shares[k] for k in fresh)
+        wanted = measured - sum(v for k, v in shares.items() if k not in fresh)
+        if wanted > _LEAST_SHARE * measured:
+            self._scale(fresh, wanted / open_share)
+        else:
+            self._scale(set(shares), measured / sum(shares.values()))
+
+    def _scale(self, kinds: set[str], ratio: float) -> None:
+        for kind in kinds:
+            self.correction.kinds[kind] = self.correction.kinds.get(kind, 1.0) * ratio

@@ -38,8 +38,8 @@ from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_offers
 from mcomp.plan.spread import Spread
 
-WIDTH, BRANCH, LAYER, TABLE = "width", "branch", "layer", "table"
-"""Kinds of groups."""
+WIDTH, BRANCH, THIN, BITS, TABLE = "width", "branch", "thin", "bits", "table"
+"""Kinds of levels."""
 _KINDS = ("channels", "ffn", "heads")
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
@@ -128,7 +128,9 @@ class LayersAndWidths(Catalog):
         self.branch_groups: dict[str, int] = {}
         for key in self.branches:
             self.branch_groups[key] = len(groups)
-            groups.append(Group(key, BRANCH, (Option("kept", 0.0), Option("gone", float(known["branches"][key])))))
+            gone = Option("gone", float(known["branches"][key]), BRANCH)
+            groups.append(Group(key, (Option("kept", 0.0, BRANCH), gone)))
+        self.gone_groups = frozenset(self.branch_groups.values())
         inside = {
             node: self.branch_groups[key] for key, branch in self.branches.items() for node in branch.nodes
         }
@@ -139,10 +141,10 @@ class LayersAndWidths(Catalog):
             if len(counts) < 2:
                 continue
             errors = np.maximum.accumulate(known["curves"][name][1])
-            options = tuple(Option(str(c), float(errors[dimension.size - c])) for c in counts)
+            options = tuple(Option(str(c), float(errors[dimension.size - c]), WIDTH) for c in counts)
             at = tuple(dict.fromkeys(inside[n] for n in dimension.nodes if n in inside))
             self.width_groups[name], self.counts[len(groups)] = len(groups), counts
-            groups.append(Group(name, WIDTH, options, at if all(n in inside for n in dimension.nodes) else ()))
+            groups.append(Group(name, options, at if all(n in inside for n in dimension.nodes) else ()))
         self.treatments: dict[int, tuple[Treatment, ...]] = {}
         self.sizes: dict[int, tuple[int, ...]] = {}
         self.layers: list[_Layer] = []
@@ -155,8 +157,8 @@ class LayersAndWidths(Catalog):
             wanted = Treatment(bits=8) if table else Treatment(bits=8, activations="static")
             plain[len(groups)] = treatments.index(wanted) if wanted in treatments else 0
             self.layers.append(_Layer(node, len(groups), table))
-            options = tuple(Option(str(t), float(r[1])) for t, r in zip(treatments, rows))
-            groups.append(Group(name, TABLE if table else LAYER, options, at))
+            options = tuple(Option(str(t), float(r[1]), _kind(t, table)) for t, r in zip(treatments, rows))
+            groups.append(Group(name, options, at))
         known_layers = {layer.node for layer in self.layers}
         self.layers += [_Layer(n, None, False) for n in own.nodes if n.op.name == "attention" and n not in known_layers]
         self.groups = tuple(groups)
@@ -195,7 +197,7 @@ class LayersAndWidths(Catalog):
         return (self.shapes.piece(layer.node, self._units(index, choice), treatment),)
 
     def _gone(self, index: int, choice: Choice) -> bool:
-        return any(self.groups[g].kind == BRANCH and choice[g] == 1 for g in self.touching[index])
+        return any(g in self.gone_groups and choice[g] == 1 for g in self.touching[index])
 
     def _treatment(self, layer: _Layer, choice: Choice) -> Treatment:
         assert layer.group is not None
@@ -205,7 +207,7 @@ class LayersAndWidths(Catalog):
         """The units of dimensions that go, of those that touch a part."""
         found = {}
         for g in self.touching[index]:
-            if self.groups[g].kind == WIDTH and choice[g] > 0:
+            if g in self.counts and choice[g] > 0:
                 dimension = self.dimensions[self.groups[g].key]
                 found[dimension] = self.orders[dimension.name][: dimension.size - self.counts[g][choice[g]]]
         return found
@@ -251,11 +253,11 @@ class LayersAndWidths(Catalog):
             treatment = self._treatment(layer, choice)
             name = layer.node.name
             if treatment == KEEP:
-                floats.append(name)
+                floats += [name] if len(self.treatments[layer.group]) > 1 else []
                 continue
             plain = replace(treatment, bits=None, activations="none")
             usual = treatment.bits == 8 and (layer.table or treatment.activations == "static")
-            integers += usual
+            integers += treatment.bits is not None
             if usual and plain == KEEP:
                 continue
             kept = plain if usual else treatment
@@ -268,6 +270,12 @@ class LayersAndWidths(Catalog):
         if integers:
             found.append(Quantize(leave=tuple(floats)))
         return tuple(found)
+
+
+def _kind(treatment: Treatment, table: bool) -> str:
+    if table:
+        return TABLE
+    return BITS if treatment.scheme is None and treatment.block is None else THIN
 
 
 def _counts(dimension: Dimension, known: int, thin: bool) -> tuple[int, ...]:

@@ -80,8 +80,11 @@ class Shapes:
 
 
 def scaled(treatment: Treatment, node: Node, shape: Sequence[int]) -> Treatment:
-    """A treatment of a layer for a weight of another shape: factors that leave the same share of it."""
+    """A treatment of a layer for a weight of another shape: factors that leave the same share of it, and blocks where they
+    fit."""
     old = node.operand(1).tensor.static_shape
+    if treatment.block is not None and any(size % each for size, each in zip(shape, treatment.block)):
+        return replace(treatment, block=None, gone=0.0)
     if treatment.scheme in (None, "table") or tuple(shape) == old:
         return treatment
     outputs, inputs = shape[0] / old[0], shape[1] / old[1]
