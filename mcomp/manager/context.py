@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
+CHECKPOINTS = "checkpoints"
 """Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set by a pass whose
-work the user interrupted."""
+work the user interrupted; a folder for states to go on from."""
 
 
 @dataclass(frozen=True, slots=True)

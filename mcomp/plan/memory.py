@@ -86,7 +86,7 @@ class Memory:
         from mcomp.ir.printer import graph_text
         from mcomp.manager.instruments.reproducer import write_weights
 
-        stem = self.folder / _stem(pipeline)
+        stem = self.folder / stem_of(pipeline)
         data = {
             "graphs": {path: graph_text(graph, digests=32) for path, graph in graphs.items()},
             "ledgers": {path: [asdict(e) for e in graph.ledger] for path, graph in graphs.items()},
@@ -108,7 +108,7 @@ class Memory:
         from mcomp.ir.verifier import verify
         from mcomp.manager.instruments.reproducer import read_weights
 
-        stem = self.folder / _stem(pipeline)
+        stem = self.folder / stem_of(pipeline)
         try:
             data = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
             store = WeightStore()
@@ -143,5 +143,6 @@ class Memory:
         return Score(found["value"], None if found["samples"] is None else np.array(found["samples"]))
 
 
-def _stem(pipeline: str) -> str:
+def stem_of(pipeline: str) -> str:
+    """What the files of a pipeline's version are called."""
     return "version-" + hashlib.sha256(pipeline.encode()).hexdigest()[:16]

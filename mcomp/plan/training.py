@@ -20,6 +20,7 @@ _PROBE = (8, 24)
 """Steps of the two short trainings that tell how long a step takes."""
 _RESERVE = 0.06
 _FEW = 40
+_CAUTION = 0.85
 
 
 class Trainer:
@@ -33,6 +34,7 @@ class Trainer:
         self.start = start
         self.aim = Aim()
         self.pace: tuple[float, float] | None = None
+        """Seconds that a training takes besides its steps, and for each step."""
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
@@ -69,29 +71,33 @@ class Trainer:
         return share if left - share > 2 * LEAST_SECONDS else left
 
     def _train(self, choice: Choice, seconds: float, number: int) -> Version | None:
-        kept = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
-        if kept is not None:
-            return self.workshop.make(f"trained {number}", kept)
-        if self.catalog.trained(choice, 1) is None:
-            return None
-        steps = self._steps(choice, seconds)
-        if steps < _FEW:
-            return None
-        pipeline = self.catalog.trained(choice, steps)
-        assert pipeline is not None
+        pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
+        if pipeline is None:
+            steps = self._steps(choice, seconds)
+            pipeline = self.catalog.trained(choice, steps) if steps >= _FEW else None
+            if pipeline is None:
+                return None
+            self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
         version = self.workshop.make(f"trained {number}", pipeline)
-        self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
+        if self.workshop.out_of_time():
+            self.workshop.warnings.append(
+                f"the time limit cut the training of {version.name} short: its pipeline gives another model when run again"
+            )
         return version
 
     def _steps(self, choice: Choice, seconds: float) -> int:
-        """How many steps fit into so many seconds, by two short trainings."""
-        times = []
-        for steps in _PROBE:
-            pipeline = self.catalog.trained(choice, steps)
-            assert pipeline is not None
-            begin = time.monotonic()
-            self.workshop.trial(self.workshop.works[0], pipeline)
-            times.append(time.monotonic() - begin)
-        each = max(1e-4, (times[1] - times[0]) / (_PROBE[1] - _PROBE[0]))
-        fixed = max(0.0, times[0] - _PROBE[0] * each)
-        return int((seconds - fixed) / each)
+        """How many steps fit into so many seconds, by two short trainings of the first choice."""
+        if self.pace is None:
+            times = []
+            for steps in _PROBE:
+                pipeline = self.catalog.trained(choice, steps)
+                if pipeline is None:
+                    return 0
+                begin = time.monotonic()
+                self.workshop.trial(self.workshop.works[0], pipeline)
+                times.append(time.monotonic() - begin)
+            each = max(1e-4, (times[1] - times[0]) / (_PROBE[1] - _PROBE[0]))
+            self.pace = max(0.0, times[0] - _PROBE[0] * each), each
+            seconds -= sum(times)
+        fixed, each = self.pace
+        return int(_CAUTION * (seconds - fixed) / each)

@@ -11,13 +11,13 @@ from typing import Any
 from mcomp.backend import CompileOptions, backend_named
 from mcomp.errors import BudgetError
 from mcomp.ir.graph import Graph
-from mcomp.manager.context import DEADLINE, INTERRUPTED, PROGRESS, Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, Context
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
 from mcomp.plan.contest import race
 from mcomp.plan.identity import identity_of
-from mcomp.plan.memory import Memory
+from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
 from mcomp.plan.quality import Evaluator, Score, relative_error
 from mcomp.plan.settings import Settings
@@ -175,6 +175,8 @@ class Workshop:
             for work in self.works:
                 context = contexts[work.path]
                 context.skip = {rule: set(names) for rule, names in (skip or {}).items()}
+                if self.memory.folder is not None:
+                    context.shared[CHECKPOINTS] = self.memory.folder / f"{stem_of(text)}-states"
                 graphs[work.path] = self._run(work, steps, context)
             if not skip and not self.interrupted:
                 self.memory.keep_version(text, graphs, contexts)

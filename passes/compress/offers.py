@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ from mcomp.passes.compress.probe import layer_weights
 from mcomp.passes.compress.prune import Prune
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.relevance import mark_relevant
+from mcomp.passes.compress.scores import magnitudes
 from mcomp.passes.compress.shares import step_of
+from mcomp.passes.compress.surgeon import additive_order
 from mcomp.passes.compress.treat import Treat
 from mcomp.passes.compress.treatment import FLOAT, KEEP, Treatment
 from mcomp.plan.memory import Memory
@@ -43,10 +46,12 @@ WIDTH, BRANCH, THIN, BITS, TABLE = "width", "branch", "thin", "bits", "table"
 _KINDS = ("channels", "ffn", "heads")
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
-_WIDE_DIMENSION = 3000
-"""Units of a dimension from which on their order comes from activations alone: inverse second moments take too long."""
+WIDE = 3000
+"""Dimensions of more units are ordered by magnitude, and layers with more inputs only rounded: inverse second moments would
+take too long."""
 _LIMIT = 128
 _FAST = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static")))
+_PLAIN = LayerMenu(shares=(), gone=(), precisions=(FLOAT, (8, "static")))
 _SMALL = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static"), (4, "none")))
 
 
@@ -72,28 +77,36 @@ def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: M
 
 def _widths(own: Graph, context: Context, coupling: Coupling, spread: Spread) -> dict[str, Any]:
     spread.say("errors of widths")
-    wide = any(d.size > _WIDE_DIMENSION for d in coupling.dimensions if d.kind in _KINDS)
-    score = "activation" if wide else "obs"
-    found = candidates(own, context, coupling, _KINDS, score)  # type: ignore[arg-type]
-    curves = curves_of(own, context, found, score=score, weighing="output", limit=_LIMIT)  # type: ignore[arg-type]
-    return {
-        "score": score,
-        "curves": {d.name: [c.order.tolist(), [float(e) for e in c.errors]] for d, c in curves},
-    }
+    found = candidates(own, context, coupling, _KINDS, "obs")
+    wide = [d for d in found if d.size > WIDE]
+    rest = [d for d in found if d.size <= WIDE]
+    curves = curves_of(own, context, rest, score="obs", weighing="output", limit=_LIMIT)
+    known = {d.name: [c.order.tolist(), [float(e) for e in c.errors]] for d, c in curves}
+    for dimension in wide:
+        order = additive_order(magnitudes(dimension), dimension.size - 1)
+        known[dimension.name] = [order.units.tolist(), (order.errors / max(order.errors[-1], 1e-30)).tolist()]
+    return {"curves": known}
 
 
 def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[str, Any]:
-    found = layer_candidates(own, context, menu=_SMALL if menu.wide else _FAST, spread=spread)
-    nodes = {n.name: n for n in own.nodes}
-    products = [nodes[name] for name in found if nodes[name].op.name != "embedding"]
+    wide = [n for n in own.nodes if n.op.name in ("linear", "conv") and _width(n) > WIDE]
+    rest = [n for n in own.nodes if n not in set(wide)]
+    found = layer_candidates(own, context, rest, _SMALL if menu.wide else _FAST, spread=spread)
+    found |= layer_candidates(own, context, wide, _PLAIN, spread=spread) if wide else {}
+    products = [n for n in rest if n.name in found and n.op.name != "embedding"]
     spread.say("what errors of layers do to the outputs")
     weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
     usual = float(np.median(list(weights.values()) or [1.0]))
-    layers = {}
-    for name, some in found.items():
-        weight = weights.get(name, usual)
-        layers[name] = [[str(c.treatment), weight * c.error**2, c.nbytes] for c in some]
-    return {"layers": layers}
+    return {"layers": {
+        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes] for c in some]
+        for name, some in found.items()
+    }}
+
+
+def _width(node: Node) -> int:
+    """The inputs that each output of a linear or conv is summed over."""
+    shape = node.operand(1).tensor.shape[1:]
+    return prod(d for d in shape if isinstance(d, int))
 
 
 def _branches(own: Graph, context: Context, spread: Spread) -> dict[str, float]:
@@ -118,7 +131,6 @@ class LayersAndWidths(Catalog):
         self, own: Graph, context: Context, coupling: Coupling, menu: Menu, known: Mapping[str, Any]
     ) -> None:
         self.graph, self.context, self.coupling = own, context, coupling
-        self.score = known["score"]
         self.wide = menu.wide
         nodes = {n.name: n for n in own.nodes}
         self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}
@@ -234,15 +246,19 @@ class LayersAndWidths(Catalog):
     def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
         gone = [key for key, g in self.branch_groups.items() if choice[g] == 1]
         widths = [
-            (self.dimensions[name].kind, f"{name}={self.counts[g][choice[g]]}") for name, g in self.width_groups.items()
+            (self.dimensions[name], f"{name}={self.counts[g][choice[g]]}") for name, g in self.width_groups.items()
             if choice[g] > 0 and not any(choice[b] == 1 for b in self.groups[g].inside)
         ]
         found: list[Pass] = []
         if gone:
             found.append(Prune(what=("branches",), widths=tuple(f"{key}=0" for key in gone)))
-        if widths:
-            kinds = tuple(k for k in _KINDS if k in {kind for kind, _ in widths})
-            found.append(Prune(what=kinds, widths=tuple(text for _, text in widths), score=self.score, weighing="layer"))
+        for wide in (True, False):
+            some = [(d, text) for d, text in widths if (d.size > WIDE) == wide]
+            if some:
+                kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in some))
+                texts = tuple(text for _, text in some)
+                found.append(Prune(what=kinds, widths=texts, weighing="layer", score="magnitude" if wide else "obs",
+                                   refit=not wide))
         return tuple(found)
 
     def _rounding(self, choice: Choice) -> tuple[Pass, ...]:
