@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 WANTED = 0.93
 """The load aimed at: a little under the budget."""
+ENOUGH = 0.9
+"""A load from which on nothing more is tried."""
 CLOSE = 1.12
 """Errors that differ by less than this factor are not told apart."""
 _LEAST, _MOST = 0.1, 4.0
-_SLOPE = 1.0
+_FLAT, _STEEP = 0.4, 2.5
 _EDGE = 0.15
 
 
@@ -43,15 +45,18 @@ class Aim:
         return min((e for e, load in self.attempts if load > 1.0), default=None)
 
     def next(self) -> float | None:
-        """The squared error to try; None where nothing is left between what holds and what breaks the budget."""
+        """The squared error to try; None where the budget is nearly used up, or nothing is left between what holds and what
+        breaks it."""
         low, high = self.within, self.broken
         if low is None and high is None:
+            return None
+        if low is not None and self._load(low) >= ENOUGH:
             return None
         if high is None:
             assert low is not None
             return low * self._step(self._load(low))
         if low is None:
-            return high * min(0.8, max(_LEAST, (WANTED / self._load(high)) ** (1 / _SLOPE)))
+            return high * min(0.8, max(_LEAST, (WANTED / self._load(high)) ** (1 / self._slope())))
         if high / low < CLOSE:
             return None
         span = math.log(high / low)
@@ -60,11 +65,18 @@ class Aim:
         share = min(1 - _EDGE, max(_EDGE, share)) if math.isfinite(share) else 0.5
         return low * math.exp(span * share)
 
+    def _slope(self) -> float:
+        """The power with which the load rises, from the last two attempts that tell."""
+        telling = [(e, load) for e, load in self.attempts if 0.0 < load < math.inf]
+        if len(telling) < 2 or telling[-1][0] == telling[-2][0]:
+            return 1.0
+        (e, load), (f, other) = telling[-2:]
+        return min(_STEEP, max(_FLAT, math.log(other / load) / math.log(f / e)))
+
     def _load(self, error: float) -> float:
         return next(load for e, load in reversed(self.attempts) if e == error)
 
-    @staticmethod
-    def _step(load: float) -> float:
+    def _step(self, load: float) -> float:
         if load <= 0.0:
             return _MOST
-        return min(_MOST, max(CLOSE, (WANTED / load) ** (1 / _SLOPE)))
+        return min(_MOST, max(CLOSE, (WANTED / load) ** (1 / self._slope())))

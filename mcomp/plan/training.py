@@ -10,9 +10,9 @@ from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
-BEYOND = 6.0
-"""How many times the squared error, before training, of the first choice that is trained."""
-LEAST_SECONDS = 15.0
+BEYOND, NEARER = 6.0, 3.0
+"""How many times the squared error, before training, of the first choice that is trained; where there is time for one only."""
+LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
@@ -20,6 +20,7 @@ _PROBE = (8, 24)
 """Steps of the two short trainings that tell how long a step takes."""
 _RESERVE = 0.06
 _FEW = 40
+_SEVERAL = 8
 _CAUTION = 0.85
 
 
@@ -38,7 +39,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
-        choice: Choice | None = self._beyond(BEYOND * max(self.pricing.error(self.start), 1e-4), self.start)
+        left = self.workshop.seconds_left() or 0.0
+        far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
+        choice: Choice | None = self._beyond(far * max(self.pricing.error(self.start), 1e-4), self.start)
         number = 1
         tried: set[Choice] = set()
         while choice is not None and choice not in tried and number <= 8:
