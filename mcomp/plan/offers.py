@@ -58,6 +58,11 @@ class Catalog(ABC):
         """Bytes of a part's weights; depends on the levels of the groups that touch it and on nothing else."""
 
     @abstractmethod
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        """How a part is computed, and how many operations that takes: between parts computed in the same way, times are
+        interpolated."""
+
+    @abstractmethod
     def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
         """Graphs that take the time that a part takes."""
 

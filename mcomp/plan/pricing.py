@@ -6,17 +6,23 @@ The objective says which of the two counts; the other one decides between choice
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mcomp.ir.graph import Graph
+import numpy as np
+
 from mcomp.plan.allocate import Level, pareto
 from mcomp.plan.costs import CostTable
 from mcomp.plan.offers import Catalog, Choice
 
 SECOND = 0.1
 """What a share of the other objective counts beside a share of the one that is asked for."""
+Key = tuple[int, Choice]
+"""A part, and the levels of the groups that touch it."""
 _ROUNDS = 5
+_KNOWN = 3
 _POINTS = 3000
 _LEAST_SHARE = 0.05
 
@@ -50,8 +56,10 @@ class Pricing:
         self.catalog, self.table, self.sizes = catalog, table, sizes
         self.say = say if callable(say) else lambda text: None
         self.correction = Correction()
-        self._costs: dict[tuple[int, Choice], Cost] = {}
-        self._times: dict[str, float] = {}
+        self._times: dict[Key, float] = {}
+        self._bytes: dict[Key, int] = {}
+        self._work: dict[Key, tuple[str, float]] = {}
+        self._points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.untouched: Choice = (0,) * len(catalog.groups)
         whole = self.cost(self.untouched)
         fast = objective == "latency" and table is not None
@@ -65,27 +73,71 @@ class Pricing:
         return cost.microseconds * self._per_us + cost.nbytes * self._per_byte
 
     def cost(self, choice: Choice) -> Cost:
-        """What all parts take together."""
-        self._measure([(i, choice) for i in range(len(self.catalog.touching))])
-        found = [self._part(i, choice) for i in range(len(self.catalog.touching))]
-        return Cost(sum(c.microseconds for c in found), sum(c.nbytes for c in found))
+        """What all parts take together, every one measured."""
+        parts = range(len(self.catalog.touching))
+        self._measure([(part, choice) for part in parts])
+        return Cost(sum(self._time(part, choice) for part in parts), sum(self._nbytes(part, choice) for part in parts))
 
-    def _key(self, part: int, choice: Choice) -> tuple[int, Choice]:
+    def _key(self, part: int, choice: Choice) -> Key:
         return part, tuple(choice[g] for g in self.catalog.touching[part])
 
-    def _part(self, part: int, choice: Choice) -> Cost:
-        return self._costs[self._key(part, choice)]
+    def _nbytes(self, part: int, choice: Choice) -> int:
+        key = self._key(part, choice)
+        if key not in self._bytes:
+            self._bytes[key] = self.catalog.nbytes(part, choice)
+        return self._bytes[key]
 
-    def _measure(self, wanted: list[tuple[int, Choice]]) -> None:
-        missing = {self._key(part, choice): (part, choice) for part, choice in wanted}
-        missing = {key: value for key, value in missing.items() if key not in self._costs}
-        pieces: dict[tuple[int, Choice], tuple[Graph, ...]] = {}
-        if self.table is not None and missing:
-            pieces = {key: self.catalog.pieces(*value) for key, value in missing.items()}
-            self.table.measure([p for some in pieces.values() for p in some], self.sizes, progress=self.say)
-        for key, value in missing.items():
-            us = sum(self.table.microseconds(p, self.sizes) for p in pieces.get(key, ())) if self.table is not None else 0.0
-            self._costs[key] = Cost(us, self.catalog.nbytes(*value))
+    def _time(self, part: int, choice: Choice) -> float:
+        """Microseconds of a part: measured, or between what was measured of it."""
+        key = self._key(part, choice)
+        if self.table is None:
+            return 0.0
+        if key in self._times:
+            return self._times[key]
+        how, operations = self._operations(part, choice)
+        points = self._points[part, how]
+        return float(np.interp(operations, [p[0] for p in points], [p[1] for p in points]))
+
+    def _operations(self, part: int, choice: Choice) -> tuple[str, float]:
+        key = self._key(part, choice)
+        if key not in self._work:
+            self._work[key] = self.catalog.operations(part, choice)
+        return self._work[key]
+
+    def _measure(self, wanted: Sequence[tuple[int, Choice]]) -> None:
+        """Measure parts that were not."""
+        if self.table is None:
+            return
+        missing = {self._key(*item): item for item in wanted if self._key(*item) not in self._times}
+        pieces = {key: self.catalog.pieces(*item) for key, item in missing.items()}
+        self.table.measure([p for some in pieces.values() for p in some], self.sizes, progress=self.say)
+        for key, item in missing.items():
+            self._times[key] = sum(self.table.microseconds(p, self.sizes) for p in pieces[key])
+            how, operations = self._operations(*item)
+            points = self._points.setdefault((item[0], how), [])
+            bisect.insort(points, (operations, self._times[key]))
+
+    def _cover(self, wanted: Sequence[tuple[int, Choice]]) -> None:
+        """Measure so many parts that the times of all lie between measured ones: of those computed in the same way the ones
+        with the least and the most operations, and one in the middle."""
+        if self.table is None:
+            return
+        alike: dict[tuple[int, str], list[tuple[float, tuple[int, Choice]]]] = {}
+        for item in wanted:
+            how, operations = self._operations(*item)
+            alike.setdefault((item[0], how), []).append((operations, item))
+        chosen = []
+        for key, some in alike.items():
+            some.sort(key=lambda pair: pair[0])
+            known = self._points.get(key, [])
+            low, high = (known[0][0], known[-1][0]) if known else (math.inf, -math.inf)
+            if some[0][0] < low:
+                chosen.append(some[0][1])
+            if some[-1][0] > high:
+                chosen.append(some[-1][1])
+            if len(known) < _KNOWN and len(some) > 2:
+                chosen.append(some[len(some) // 2][1])
+        self._measure(chosen)
 
     # errors
 
@@ -139,13 +191,14 @@ class Pricing:
             (g, level): (*choice[:g], level, *choice[g + 1 :])
             for g, group in enumerate(self.catalog.groups) for level in range(len(group.options))
         }
-        self._measure([(part, moved) for (g, _), moved in moves.items() for part in touched[g]])
+        self._cover([(part, moved) for (g, _), moved in moves.items() for part in touched[g]])
         found = []
         for g, group in enumerate(self.catalog.groups):
             levels = []
             for level, option in enumerate(group.options):
                 moved = moves[g, level]
-                number = sum(self.number(self._part(part, moved)) for part in touched[g])
+                parts = [Cost(self._time(part, moved), self._nbytes(part, moved)) for part in touched[g]]
+                number = sum(map(self.number, parts))
                 levels.append(Level(option.name, self._moved_error(g, level, choice), number))
             found.append(levels)
         return found

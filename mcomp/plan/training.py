@@ -11,7 +11,8 @@ from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
 BEYOND, NEARER = 6.0, 3.0
-"""How many times the squared error, before training, of the first choice that is trained; where there is time for one only."""
+"""How many times the squared error, before training, the first choice that is trained may have; where there is time for one
+only."""
 LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45

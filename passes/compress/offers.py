@@ -201,6 +201,13 @@ class LayersAndWidths(Catalog):
             return 0
         return self.shapes.nbytes(layer.node, self._units(index, choice), self._treatment(layer, choice))
 
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        layer = self.layers[index]
+        if self._gone(index, choice) or layer.table:
+            return "nothing", 0.0
+        treatment = KEEP if layer.group is None else self._treatment(layer, choice)
+        return str(treatment), self.shapes.operations(layer.node, self._units(index, choice))
+
     def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
         layer = self.layers[index]
         if self._gone(index, choice) or layer.table:

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.store import WeightStore
@@ -25,6 +26,7 @@ class Shapes:
 
     def __init__(self, graph: Graph, coupling: Coupling) -> None:
         self.graph, self.coupling = graph, coupling
+        self.symbols = assume_symbols(graph, {})
         self._removals: dict[tuple[tuple[str, int], ...], Removal] = {}
 
     def removal(self, units: Units) -> Removal:
@@ -47,6 +49,13 @@ class Shapes:
         parts = untouched_parts(shape, self._attrs(node, units), scaled(treatment, node, shape), node.op.name == "conv")
         precision = (treatment.bits, treatment.activations)
         return sum(dims.evaluate(part_type(node, part, precision).nbytes, {}) for part in parts)
+
+    def operations(self, node: Node, units: Units) -> float:
+        """Operations of a node afterwards, sizes that are symbols at their bounds, or 1."""
+        removal = self.removal(units)
+        types = [None if v is None else v.tensor.with_shape(removal.shape(v)) for v in node.operands]
+        results = [v.tensor.with_shape(removal.shape(v)) for v in node.results]
+        return float(dims.evaluate(node.op.cost(types, results, self._attrs(node, units)).flops, self.symbols))
 
     def piece(self, node: Node, units: Units, treatment: Treatment) -> Graph:
         """A graph that takes the time that the node takes afterwards."""

@@ -35,6 +35,9 @@ class Chain(Catalog):
             return 0
         return round((a, a * b, b)[index] * (1000, 4000, 800)[index] * BITS[choice[2 + index]] / 32)
 
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        return "", 0.0
+
     def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
         return ()
 
