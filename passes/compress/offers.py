@@ -22,8 +22,8 @@ from mcomp.manager.passes import Pass
 from mcomp.manager.pipeline import pipeline_text
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.compress.branches import branches, output_errors
+from mcomp.passes.compress.candidates import Candidate, layer_candidates
 from mcomp.passes.compress.candidates import Menu as LayerMenu
-from mcomp.passes.compress.candidates import layer_candidates
 from mcomp.passes.compress.curves import candidates, curves_of
 from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.narrow import own_constants
@@ -98,9 +98,15 @@ def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[st
     weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
     usual = float(np.median(list(weights.values()) or [1.0]))
     return {"layers": {
-        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes] for c in some]
+        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes] for c in _useful(some)]
         for name, some in found.items()
     }}
+
+
+def _useful(some: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates without those that leave factors and blocks in float, where they can be integers."""
+    thin = {replace(c.treatment, bits=None, activations="none") for c in some if c.treatment.bits is not None}
+    return [c for c in some if c.treatment.bits is not None or c.treatment == KEEP or c.treatment not in thin]
 
 
 def _width(node: Node) -> int:
@@ -273,20 +279,17 @@ class LayersAndWidths(Catalog):
         for index, layer in enumerate(self.layers):
             if layer.group is None or self._gone(index, choice):
                 continue
-            treatment = self._treatment(layer, choice)
-            name = layer.node.name
+            treatment, name = self._treatment(layer, choice), layer.node.name
+            if not layer.table:
+                shape = self.shapes.weight_shape(layer.node, self._units(index, choice))
+                treatment = scaled(treatment, layer.node, shape)
             if treatment == KEEP:
                 floats += [name] if len(self.treatments[layer.group]) > 1 else []
                 continue
-            plain = replace(treatment, bits=None, activations="none")
             usual = treatment.bits == 8 and (layer.table or treatment.activations == "static")
+            kept = replace(treatment, bits=None, activations="none") if usual else treatment
             integers += treatment.bits is not None
-            if usual and plain == KEEP:
-                continue
-            kept = plain if usual else treatment
-            if not layer.table:
-                kept = scaled(kept, layer.node, self.shapes.weight_shape(layer.node, self._units(index, choice)))
-            treated.append(f"{name}={kept}")
+            treated += [] if kept == KEEP else [f"{name}={kept}"]
         found: list[Pass] = []
         if treated:
             found.append(Treat(choices=tuple(treated)))

@@ -193,8 +193,8 @@ def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.Monke
 
 def test_a_time_limit_is_kept_and_training_pays() -> None:
     begin = time.monotonic()
-    report = optimize(max_error=0.1, time_limit=30.0).report()
-    assert time.monotonic() - begin < 50.0
+    report = optimize(max_error=0.1, time_limit=20.0).report()
+    assert time.monotonic() - begin < 40.0
     assert report.within_budget is True
     trained = [s for s in report.stages if s.name.startswith("trained")]
     assert trained
@@ -261,8 +261,10 @@ def test_the_report_says_what_binds(planned: mcomp.CompiledModel) -> None:
     assert "most of the error comes from" in " ".join(planned.report().notes)
 
 
-def test_generated_code_and_measured_times(tmp_path: Path) -> None:
-    fast = optimize(max_error=0.1, target="cpu", objective="latency", threads=1)
+def test_generated_code_and_measured_times() -> None:
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    fast = mcomp.optimize(small, inputs()[0], calibration=inputs(), max_error=0.1, threads=1, progress=False)
     report = fast.report()
     assert report.within_budget is True
     assert report.native_nodes == 1.0
