@@ -194,7 +194,7 @@ def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.Monke
 def test_a_time_limit_is_kept_and_training_pays() -> None:
     begin = time.monotonic()
     report = optimize(max_error=0.1, time_limit=20.0).report()
-    assert time.monotonic() - begin < 40.0
+    assert time.monotonic() - begin < 60.0
     assert report.within_budget is True
     trained = [s for s in report.stages if s.name.startswith("trained")]
     assert trained
