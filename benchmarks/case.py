@@ -57,6 +57,8 @@ class Case:
     metric: Callable[[Array, Array], float] | None = None
     unit: str = ""
     transformer: bool = False
+    unlabelled: Samples | None = None
+    """More inputs without labels, for those who train; apart from `selection` and `test`."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Sizes besides the batch that one artifact is to serve, as `mcomp.optimize` takes them."""
 

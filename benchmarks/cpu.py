@@ -48,7 +48,7 @@ def say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
     parser.add_argument("--models", default=",".join(models.CASES), help="comma-separated; default: all")
-    parser.add_argument("--peers", default=",".join(p for p in peers.PEERS if p != "mcomp"), help="comma-separated")
+    parser.add_argument("--peers", default=",".join(peers.OTHERS), help="comma-separated")
     parser.add_argument("--ours", default="fp32,int8", help="mcomp variants: fp32, int8, budget; '' for none")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data folder; models that need it are skipped without")
     parser.add_argument("--threads", type=int, default=2)

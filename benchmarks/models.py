@@ -36,6 +36,8 @@ class Options:
     limit: int | None = None
     any_length: bool = False
     """Whether sentences of any length are to be served by one artifact, where a runtime can."""
+    kept: Path | None = None
+    """Folder of what benchmarks make and use again: teachers, artifacts."""
 
 
 def _random(shape: tuple[int, ...], seed: int = 0) -> Array:
@@ -127,6 +129,7 @@ def _cifar_resnet(depth: int) -> Callable[[Options], Case]:
             test=data.cifar10(folder, "test", 0, _limited(9800, options)),
             metric=metrics.top1,
             unit="top-1 %",
+            unlabelled=Samples(data.cifar10(folder, "train20k", 2000).inputs) if options.kept is not None else None,
         )
 
     load.__doc__ = f"ResNet-{depth} on CIFAR-10; test: top-1 on 9,800 test images."
@@ -171,6 +174,52 @@ def efficientnet_lite0(options: Options) -> Case:
     )
 
 
+def _tabular(
+    name: str, title: str, table: Callable[[Path], Any], widths: tuple[int, ...], epochs: int, dropout: float
+) -> Callable[[Options], Case]:
+    def load(options: Options) -> Case:
+        from benchmarks import teachers
+
+        folder = _needs_data(options, name)
+        if options.kept is None:
+            raise Unavailable(f"{name}: it is trained first; python -m benchmarks.frontier does")
+        kept = options.kept / "teachers"
+        rows = table(folder)
+        batch = options.batch or 1
+        return Case(
+            name=name,
+            title=title,
+            batch=batch,
+            input_names=("x",),
+            build=lambda: teachers.teacher(name, rows, widths, kept, epochs=epochs, dropout=dropout),
+            example=(np.ascontiguousarray(rows.train.inputs[0][:batch]),),
+            calibration=Samples((rows.train.inputs[0][:512],)),
+            selection=rows.selection,
+            test=rows.test,
+            metric=metrics.top1,
+            unit="top-1 %",
+            unlabelled=Samples(rows.train.inputs),
+        )
+
+    load.__doc__ = f"{title}; test: top-1 on rows that nothing was trained on."
+    return load
+
+
+def _isolet(split: int) -> Callable[[Path], Any]:
+    def table(folder: Path) -> Any:
+        from benchmarks import teachers
+
+        return teachers.isolet(folder, split)
+
+    return table
+
+
+def _fashion(folder: Path) -> Any:
+    from benchmarks import teachers
+
+    return teachers.fashion(folder)
+
+
 def _random_case(
     name: str, title: str, batch: int, shape: tuple[int, ...], network: Callable[[], Any]
 ) -> Callable[[Options], Case]:
@@ -207,6 +256,15 @@ def _mlp(*widths: int) -> Callable[[], nn.Module]:
     return build
 
 
+TRAINED: dict[str, Callable[[Options], Case]] = {
+    "fashion": _tabular("fashion", "MLP 100-7800-7800-10, Fashion-MNIST on 100 components", _fashion, (7800, 7800), 8, 0.5),
+    **{
+        f"isolet{i}": _tabular(f"isolet{i}", f"MLP 617-512-512-26, Isolet, split {i}", _isolet(i), (512, 512), 60, 0.4)
+        for i in range(5)
+    },
+}
+"""Cases whose networks are trained here first, into the folder that the options name."""
+
 CASES: dict[str, Callable[[Options], Case]] = {
     "minilm": minilm,
     "resnet20": _cifar_resnet(20),
@@ -223,4 +281,4 @@ def load(name: str, options: Options) -> Case:
 
     Raises Unavailable where its weights or data are not here, KeyError for an unknown name.
     """
-    return CASES[name](options)
+    return {**CASES, **TRAINED}[name](options)

@@ -35,6 +35,8 @@ class Entry:
 
     @property
     def name(self) -> str:
+        if self.peer == "artifact":
+            return f"mcomp {self.variant}"
         alone = self.peer in ("eager", "inductor")
         return self.peer if alone else f"{self.peer} {self.variant}"
 

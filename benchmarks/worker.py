@@ -96,7 +96,7 @@ class Worker:
     def prepare(self, reference: float | None, burst: float) -> Prepared:
         """Make every candidate, keep the one that `choose` takes. `reference`: fp32 points on the selection split."""
         peer = peers.module(self.job.peer)
-        setup = Setup(self.case, self.job.threads, self.job.scratch, self.job.quick)
+        setup = Setup(self.case, self.job.threads, self.job.scratch, self.job.quick, self.job.options.kept)
         found: list[Candidate] = peer.candidates(self.job.variant, setup)
         if not found:
             raise models.Unavailable(f"{self.job.peer} {self.job.variant}: nothing to do for {self.case.name}")

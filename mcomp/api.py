@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +42,7 @@ def optimize(
     progress: bool = True,
     instruments: Sequence[Any] = (),
     seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> CompiledModel:
     """Compile a trained model. Lossless unless a budget (or a pipeline that says so) allows loss.
 
@@ -58,9 +60,12 @@ def optimize(
     pipeline: passes to run instead of the planned ones: text such as "quantize{bits=8}", passes, or a list of both.
     layers, exclude: options per layer and layers to leave alone, by module path pattern.
     threads: threads of the compiled model; None for all cores.
-    time_limit: seconds after which the search stops and the best model so far is returned.
-    executor: spreads per-layer work over a concurrent.futures.Executor.
+    time_limit: seconds after which the search stops and the best model so far is returned. With calibration data it also
+        allows training without labels in the time that the search leaves.
+    executor: spreads per-layer work over a concurrent.futures.Executor; a worker that dies costs its own layer only.
     progress: show a progress bar on a terminal, and a line every few seconds elsewhere.
+    resume: a folder in which the search keeps what it measured and made; the same call (with the same metric) goes on from
+        there after it was killed.
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
@@ -74,7 +79,7 @@ def optimize(
         calibration=None if calibration is None else collect_calls(calibration), pipeline=pipeline, layers=layers or {},
         exclude=exclude if isinstance(exclude, str) else tuple(exclude or ()),  # type: ignore[arg-type]
         threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=tuple(instruments),
-        seed=seed,
+        seed=seed, resume=resume,
     )
     settings.check()
     _check_model(model)

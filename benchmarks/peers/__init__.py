@@ -11,7 +11,10 @@ PEERS: dict[str, str] = {
     "onnxruntime": "benchmarks.peers.onnx_runtime",
     "openvino": "benchmarks.peers.open_vino",
     "mcomp": "benchmarks.peers.ours",
+    "artifact": "benchmarks.peers.artifact",
 }
+OTHERS = tuple(name for name in PEERS if name not in ("mcomp", "artifact"))
+"""Those that are not mcomp."""
 
 
 def module(name: str) -> ModuleType:

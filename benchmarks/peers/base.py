@@ -23,6 +23,8 @@ class Setup:
     threads: int
     scratch: Path
     quick: bool = False
+    kept: Path | None = None
+    """Folder of artifacts that were saved before."""
 
     def folder(self) -> Path:
         """A new folder under `scratch`: an artifact in use is never overwritten by the next candidate's."""

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from mcomp.runtime.calibration import Calibration
 
 
+PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
+CHECKPOINTS = "checkpoints"
+"""Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set by a pass whose
+work the user interrupted; a folder for states to go on from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Remark:
     """What was done, or not done, to a layer, by which rule, and why. kind: applied, missed, note or warning."""

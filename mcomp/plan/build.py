@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mcomp.errors import BudgetError, McompError
@@ -12,6 +13,7 @@ from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
 from mcomp.plan.search import search
 from mcomp.plan.settings import Settings
+from mcomp.plan.telling import budget_text, frontier, notes, verdict
 from mcomp.plan.work import Version, Work, Workshop
 from mcomp.report.report import Eager, Report, Stage
 from mcomp.runtime.calibration import calibration_from
@@ -62,10 +64,12 @@ def _build(
         progress.step("measuring")
         workshop.measure(workshop.versions)
         workshop.try_quality(chosen)
-        front = workshop.frontier(chosen)
+        front = frontier(workshop, chosen)
         report = _report(workshop, captured, lossless, chosen, settings)
         watch.lap("measuring")
         report.seconds = watch.seconds
+        for version in front:
+            version.built.report_later(partial(_report, workshop, captured, lossless, version, settings))
         built = chosen.built
         built.report = report
         built.frontier = front
@@ -149,17 +153,17 @@ def _report(
 ) -> Report:
     report = Report(
         target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
-        pipeline=chosen.pipeline, budget=workshop.budget_text(), within_budget=chosen.within_budget,
+        pipeline=chosen.pipeline, budget=budget_text(settings), within_budget=chosen.within_budget,
     )
     report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
     report.stages = [Stage("original", quality=workshop.original_quality, error=None,
                            latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
     report.stages += [
-        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, workshop.verdict(v, chosen), v is chosen)
+        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, verdict(workshop, v, chosen), v is chosen)
         for v in workshop.versions
     ]
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
-    report.notes = workshop.notes(chosen)
+    report.notes = notes(workshop, chosen)
     fill_report(report, workshop, lossless, chosen)
     for layer, reason, remedy in captured.notes:
         report.remarks.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Settings:
     progress: bool = True
     instruments: Sequence[Any] = ()
     seed: int = 0
+    resume: str | os.PathLike[str] | None = None
 
     @property
     def lossy(self) -> bool:
@@ -65,6 +67,9 @@ class Settings:
         limit = self.time_limit
         if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit >= 0):
             raise PassError(f"time_limit is {limit!r}; it must be a number of seconds", code="MC0211")
+        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
+            raise PassError(f"executor is {type(self.executor).__name__}, which is no executor", code="MC0211",
+                            help="pass a concurrent.futures.Executor, such as ProcessPoolExecutor(4)")
         self._check_layers()
         self.steps()
 

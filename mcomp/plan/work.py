@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mcomp.backend import CompileOptions, backend_named
 from mcomp.errors import BudgetError
 from mcomp.ir.graph import Graph
-from mcomp.manager.context import Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, Context
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
 from mcomp.plan.contest import race
+from mcomp.plan.identity import identity_of
+from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
 from mcomp.plan.quality import Evaluator, Score, relative_error
 from mcomp.plan.settings import Settings
+from mcomp.plan.spread import Spread
 from mcomp.runtime.artifact import used_weights
 from mcomp.runtime.calibration import Calibration
 from mcomp.runtime.choose import compile_on
@@ -25,6 +29,12 @@ from mcomp.runtime.compiled import Built, CompiledModel
 from mcomp.runtime.program import CompiledProgram
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+ORIGINAL = "original"
+JUDGED = 128
+"""Calibration batches that the error of outputs is measured on, at most."""
+_TRIAL_BATCHES = 4
+"""Calibration batches that trials are measured on."""
 
 
 @dataclass
@@ -47,9 +57,9 @@ class Work:
         )
 
     def expected(self) -> list[list[Any]]:
-        """Outputs of the graph as captured, on the calibration data."""
+        """Outputs of the graph as captured, on the first `JUDGED` batches of the calibration data."""
         if self.outputs is None:
-            self.outputs = self.calibration.outputs(self.program.graph)
+            self.outputs = self.calibration.outputs(self.program.graph, limit=JUDGED)
         return self.outputs
 
 
@@ -106,8 +116,38 @@ class Workshop:
         self.evaluator = Evaluator(settings.evaluate) if settings.evaluate is not None else None
         self.original_score: Score | None = None
         self.original_ms: float | None = None
-        self.deadline = None if settings.time_limit is None else time.monotonic() + settings.time_limit
+        self.started = time.monotonic()
         self.warnings: list[str] = []
+        self.memory = Memory.open(None if settings.resume is None else Path(settings.resume), self._identity())
+        self.say = progress.step
+        self.interrupted = False
+        """Whether the user interrupted a pass that gave what it had by then."""
+
+    def _identity(self) -> str:
+        """What a search that goes on from disk must agree in."""
+        return identity_of(self.settings, self.works) if self.settings.resume is not None else ""
+
+    # time
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time when work must end."""
+        return None if self.settings.time_limit is None else self.started + self.settings.time_limit
+
+    def seconds_left(self, share: float = 1.0) -> float | None:
+        """Seconds until a share of the time limit is used up, at least 0; None without a limit."""
+        if self.settings.time_limit is None:
+            return None
+        return max(0.0, self.started + share * self.settings.time_limit - time.monotonic())
+
+    def out_of_time(self, share: float = 1.0) -> bool:
+        """Whether a share of the time limit has passed."""
+        left = self.seconds_left(share)
+        return left is not None and left <= 0.0
+
+    def spread(self) -> Spread:
+        """Where work of layers is done."""
+        return Spread(self.settings.executor, self.say)
 
     # making versions
 
@@ -117,7 +157,7 @@ class Workshop:
         contexts: dict[str, Context] = {}
         graphs: dict[str, Graph] = {}
         for work in self.works:
-            context = self._context(work)
+            context = self.context_of(work)
             graph = work.program.graph.clone()
             PassManager(CLEANUP, self.settings.instruments).run(graph, context)
             work.cleaned = graph
@@ -125,31 +165,61 @@ class Workshop:
         return self._finish("lossless", CLEANUP, graphs, contexts)
 
     def make(self, name: str, pipeline: Any, skip: Mapping[str, set[str]] | None = None) -> Version:
-        """The cleaned-up model after a further pipeline; `skip` names nodes that a rule must leave alone."""
+        """The cleaned-up model after a further pipeline; `skip` names nodes that a rule must leave alone. What is kept on
+        disk of the same pipeline is taken from there."""
         self.progress.step(f"{name}: running passes")
-        steps = (*parse_pipeline(pipeline), *parse_pipeline(AFTER))
-        contexts: dict[str, Context] = {}
-        graphs: dict[str, Graph] = {}
-        for work in self.works:
-            assert work.cleaned is not None
-            context = self._context(work)
-            context.skip = {rule: set(names) for rule, names in (skip or {}).items()}
-            graph = work.cleaned.clone()
-            PassManager(steps, self.settings.instruments).run(graph, context)
-            contexts[work.path], graphs[work.path] = context, graph
-        version = self._finish(name, pipeline_text(parse_pipeline(pipeline)), graphs, contexts)
+        steps = parse_pipeline(pipeline)
+        text = pipeline_text(steps)
+        contexts = {work.path: self.context_of(work) for work in self.works}
+        graphs = None if skip else self.memory.version(text, contexts)
+        if graphs is None:
+            graphs = {}
+            for work in self.works:
+                context = contexts[work.path]
+                context.skip = {rule: set(names) for rule, names in (skip or {}).items()}
+                if self.memory.folder is not None:
+                    context.shared[CHECKPOINTS] = self.memory.folder / f"{stem_of(text)}-states"
+                graphs[work.path] = self._run(work, steps, context)
+            if not skip and not self.interrupted:
+                self.memory.keep_version(text, graphs, contexts)
+        version = self._finish(name, text, graphs, contexts)
         for work in self.works:
             contexts[work.path].remarks[:0] = [
                 r for r in self.versions[0].contexts[work.path].remarks if r not in contexts[work.path].remarks
             ]
         return version
 
-    def _context(self, work: Work) -> Context:
-        return Context(
+    def trial(self, work: Work, pipeline: str) -> Graph:
+        """A cleaned-up graph after a pipeline, not compiled."""
+        return self._run(work, parse_pipeline(pipeline), self.context_of(work))
+
+    def trial_error(self, work: Work) -> Callable[[str], float]:
+        """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration
+        data."""
+        expected = work.expected()[:_TRIAL_BATCHES]
+
+        def measure(pipeline: str) -> float:
+            graph = self.trial(work, pipeline)
+            return relative_error(work.calibration.outputs(graph, limit=_TRIAL_BATCHES), expected)
+
+        return measure
+
+    def _run(self, work: Work, steps: Sequence[Any], context: Context) -> Graph:
+        assert work.cleaned is not None
+        graph = work.cleaned.clone()
+        PassManager((*steps, *parse_pipeline(AFTER)), self.settings.instruments).run(graph, context)
+        self.interrupted |= bool(context.shared.get(INTERRUPTED))
+        return graph
+
+    def context_of(self, work: Work) -> Context:
+        """What passes share while they run over a program's graph."""
+        context = Context(
             target=self.settings.target, objective=self.settings.objective, layers=self.settings.layers,
             exclude=self.settings.exclude, calibration=work.calibration, threads=self.settings.threads,
             seed=self.settings.seed,
         )
+        context.shared.update({PROGRESS: self.say} | ({} if self.deadline is None else {DEADLINE: self.deadline}))
+        return context
 
     def _finish(self, name: str, pipeline: str, graphs: dict[str, Graph], contexts: dict[str, Context]) -> Version:
         self.progress.step(f"{name}: compiling")
@@ -157,7 +227,7 @@ class Workshop:
         programs: dict[str, CompiledProgram] = {}
         for work in self.works:
             graph, program = graphs[work.path], work.program
-            options = CompileOptions(threads=self.settings.threads, hints=self._hints(work))
+            options = CompileOptions(threads=self.settings.threads, hints=self.hints(work))
             if backend.available() is None:
                 backend.tune(graph, options, lambda text: self.progress.step(f"{name}: {text}"))
                 self.progress.step(f"{name}: compiling")
@@ -175,7 +245,8 @@ class Workshop:
         self.versions.append(version)
         return version
 
-    def _hints(self, work: Work) -> dict[str, int]:
+    def hints(self, work: Work) -> dict[str, int]:
+        """The sizes of the example arguments, by symbol."""
         from mcomp.ops.evaluate import bind_symbols
 
         return bind_symbols(work.program.graph, [tuple(t.shape) for t in self.example_leaves(work)])
@@ -211,7 +282,7 @@ class Workshop:
             theirs: list[list[Any]] = []
             for work in self.works:
                 program = version.built.programs()[work.path]
-                for batch, expected in zip(work.calibration.batches, work.expected(), strict=True):
+                for batch, expected in zip(work.calibration.batches, work.expected()):
                     kinds = [s.kind for s in version.graphs[work.path].output_specs]
                     outputs = program.session().run([t.clone() for t in batch], numpy=False)
                     ours.append(outputs)
@@ -223,19 +294,34 @@ class Workshop:
         """The user's evaluate on a version."""
         assert self.evaluator is not None
         if version.score is None:
+            version.score = self.memory.score(version.pipeline, self.evaluator)
+        if version.score is None:
             self.progress.step(f"{version.name}: evaluating")
             compiled = self.compiled(version)
             version.score = self.evaluator(compiled.module(), version.name)
             compiled.reset_state()
+            self.memory.keep_score(version.pipeline, version.score, self.evaluator)
         return version.score
 
     def judge_original(self) -> Score:
         """The user's evaluate on the original model."""
         assert self.evaluator is not None
         if self.original_score is None:
+            self.original_score = self.memory.score(ORIGINAL, self.evaluator)
+        if self.original_score is None:
             self.progress.step("evaluating the original")
-            self.original_score = self.evaluator(self.model, "original")
+            self.original_score = self.evaluator(self.model, ORIGINAL)
+            self.memory.keep_score(ORIGINAL, self.original_score, self.evaluator)
         return self.original_score
+
+    def load(self, version: Version) -> float:
+        """What was measured of a version as a share of the budget: at most 1 within it, at most 0 where nothing is lost."""
+        settings, found = self.settings, [0.0]
+        if settings.max_error is not None:
+            found.append(_share(self.judge_error(version), settings.max_error))
+        if settings.max_drop is not None and version.score is not None:
+            found.append(_share(version.score.drop_from(self.judge_original())[1], settings.max_drop))
+        return max(found)
 
     def within_budget(self, version: Version) -> bool:
         """Whether a version keeps the budget; measures what that needs."""
@@ -301,58 +387,11 @@ class Workshop:
         tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
-    def out_of_time(self) -> bool:
-        """Whether the time limit has passed."""
-        return self.deadline is not None and time.monotonic() > self.deadline
 
-    def budget_text(self) -> str:
-        """The budget in words."""
-        parts = []
-        if self.settings.max_drop is not None:
-            parts.append(f"evaluate drops at most {self.settings.max_drop:g}")
-        if self.settings.max_error is not None:
-            parts.append(f"output error at most {self.settings.max_error:g}")
-        return " and ".join(parts)
-
-    def verdict(self, version: Version, chosen: Version) -> str:
-        """Why a version was kept or not, in words."""
-        if version is chosen:
-            return "kept"
-        if version.verdict or version is self.versions[0]:
-            return version.verdict
-        return f"within budget, but {chosen.name} is better" if version.within_budget else f"not judged: {chosen.name} fits"
-
-    def notes(self, chosen: Version) -> list[str]:
-        """Sentences about the outcome."""
-        out = list(self.warnings)
-        if chosen.speedup is not None and chosen.speedup < 0.98:
-            out.append(
-                f"on the example arguments the compiled model is {1 / chosen.speedup:.2f}x slower than the original"
-            )
-        if chosen.within_budget is False:
-            out.append("the budget could not be met; this is the nearest version found")
-        return out
-
-    def frontier(self, chosen: Version) -> list[Version]:
-        """The chosen version, and those that no other beats in quality (or error), latency and bytes at once."""
-        measured = [v for v in self.versions if v.latency_ms is not None]
-        for version in measured:
-            self.judge_error(version)
-        return [v for v in measured if v is chosen or not any(_dominates(o, v) for o in measured if o is not v)]
-
-
-def _loss(version: Version) -> float:
-    if version.score is not None:
-        return -version.score.value
-    return version.error if version.error is not None else 0.0
-
-
-def _dominates(a: Version, b: Version) -> bool:
-    if (a.score is None) != (b.score is None):
-        return False
-    left = (_loss(a), a.latency_ms or 0.0, a.weight_bytes)
-    right = (_loss(b), b.latency_ms or 0.0, b.weight_bytes)
-    return all(x <= y for x, y in zip(left, right)) and left != right
+def _share(value: float, limit: float) -> float:
+    if limit <= 0.0:
+        return 0.0 if value <= 0.0 else float("inf")
+    return value / limit
 
 
 def _caller(program: CompiledProgram) -> Any:

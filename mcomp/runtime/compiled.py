@@ -42,6 +42,10 @@ class Built:
     def report(self, report: Report) -> None:
         self._report = report
 
+    def report_later(self, make: Callable[[], Report]) -> None:
+        """Make the report when it is first asked for."""
+        self._report = make
+
     def programs(self) -> dict[str, CompiledProgram]:
         """All programs by module path; the whole model is the empty path."""
         return {"": self.program} if self.program is not None else self.parts
@@ -137,8 +141,19 @@ class CompiledModel:
 
     @property
     def frontier(self) -> list[Any]:
-        """The versions that were measured and are not beaten on quality, latency and bytes at once."""
+        """The versions that were measured and are not beaten on quality, latency and bytes at once: each has `name`,
+        `pipeline`, `quality`, `error`, `latency_ms`, `weight_bytes` and `within_budget`."""
         return self.built.frontier
+
+    def pick(self, version: Any) -> CompiledModel:
+        """Another version of the front, as a model of its own: to call, to save. Raises ArtifactError for models with eager
+        parts.
+
+        >>> small = min(fast.frontier, key=lambda v: v.weight_bytes)
+        >>> fast.pick(small).save("small.mcomp")
+        """
+        self.only_program("picked from the front")
+        return CompiledModel(version.built, target=self.target, original=self._original)
 
     def dump(self, folder: str | os.PathLike[str], *, weights: bool = True) -> list[Path]:
         """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read; with `weights`

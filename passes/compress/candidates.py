@@ -10,16 +10,19 @@ has curves of its own (`mcomp.passes.compress.curves`).
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from mcomp.errors import PassError
 from mcomp.ir import dims
 from mcomp.ir.encoding import DENSE, BlockSparse
+from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
+from mcomp.ir.store import WeightStore
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import levels_of
@@ -51,6 +54,7 @@ from mcomp.passes.compress.treatment import (
     part_type,
     piece,
 )
+from mcomp.plan.spread import Spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +64,8 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "KEEP", "Menu", "Treatment", "apply", "layer_candidates", "piece"]
 
 _RULES = ("lowrank", "prune", "quantize")
+_AT_ONCE = 24
+"""Layers whose moments are held together."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,13 @@ class _Form:
 
 
 def layer_candidates(
-    graph: Graph, context: Context, nodes: Iterable[Node] | None = None, menu: Menu = DEFAULT, limit: int = 128
+    graph: Graph, context: Context, nodes: Iterable[Node] | None = None, menu: Menu = DEFAULT, limit: int = 128,
+    spread: Spread | None = None,
 ) -> dict[str, list[Candidate]]:
     """Candidates of every linear, conv and embedding with a constant weight of floats (of `nodes` only, if given), by the
     name of the node, the untouched layer first. Rules that the user switched off for a layer give none; layers that no data
-    reached are left out. Raises PassError without data."""
+    reached are left out, so are those whose task fails, with a remark. `spread`: where the work of layers is done. Raises
+    PassError without data."""
     import torch
 
     if context.calibration is None:
@@ -120,10 +128,14 @@ def layer_candidates(
     samples = collect(graph, context.calibration, wanted, limit)
     found: dict[str, list[Candidate]] = {}
     with torch.no_grad():
-        for node in chosen:
-            moments = source(node)
-            if moments is not None:
-                found[node.name] = _of_layer(node, moments, samples[node.operand(0)], menu, allowed(node, context))
+        for start in range(0, len(chosen), _AT_ONCE):
+            some = chosen[start : start + _AT_ONCE]
+            known = [(n, m) for n in some if (m := source(n)) is not None]
+            tasks = [LayerTask(n, m, samples[n.operand(0)], menu, allowed(n, context)) for n, m in known]
+            results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
+            found.update((n.name, r) for (n, _), r in zip(known, results) if r is not None)
+            for failure in failures:
+                context.missed("treat", known[failure.index][0], f"its candidates could not be computed: {failure.reason}")
         tables = [t for t in table_nodes("quantize", graph, context) if not t.shared and set(t.nodes) & set(given)]
         for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
             found[table.nodes[0].name] = _of_table(table, usage, menu, allowed(table.nodes[0], context))
@@ -145,6 +157,47 @@ def _is_plain(node: Node) -> bool:
     weight, x = node.operand(1), node.operand(0)
     encodings = {weight.tensor.encoding, x.tensor.encoding}
     return weight.weight is not None and encodings == {DENSE} and weight.tensor.dtype.is_float
+
+
+@dataclass(frozen=True)
+class LayerTask:
+    """A linear or conv with all that its candidates are computed from: moments and a sample of its inputs, a menu, and the
+    rules that are allowed. Goes to other processes as one text with its weights."""
+
+    node: Node
+    moments: Moments
+    sample: Sample
+    menu: Menu
+    rules: frozenset[str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from mcomp.ir.printer import graph_text
+
+        part = extract([self.node]).graph
+        weights = [part.store.get(n.attrs["digest"]) for n in part.nodes if n.op.name == "const"]
+        data = (
+            graph_text(part, digests=32), [(str(w.type), dict(w.parts)) for w in weights], self.node.name, self.moments,
+            self.sample, self.menu, self.rules,
+        )
+        return _layer_task_from, (pickle.dumps(data),)
+
+
+def _layer_task_from(data: bytes) -> LayerTask:
+    from mcomp.ir.parser import parse_graph, parse_type
+
+    text, weights, name, *rest = pickle.loads(data)
+    store = WeightStore()
+    for type, parts in weights:
+        store.add(cast(TensorType, parse_type(type)), parts)
+    return LayerTask(next(n for n in parse_graph(text, store).nodes if n.name == name), *rest)
+
+
+def run_layer_task(task: LayerTask) -> list[Candidate]:
+    """The candidates of one layer, the untouched layer first."""
+    import torch
+
+    with torch.no_grad():
+        return _of_layer(task.node, task.moments, task.sample, task.menu, task.rules)
 
 
 def _of_layer(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
-from mcomp.manager.context import Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
@@ -27,9 +27,7 @@ TEACHER = "distill.teacher"
 """Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
 FLOATS = "distill.floats"
 """Key of `Context.shared`: constants as the last `distill` left them in float, name to digest: what later passes round."""
-PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
-"""Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set here when the
-user interrupted."""
+_PASSES = "distill.passes"
 _EXACT = 1e-6
 
 
@@ -154,6 +152,7 @@ class Distill(Pass):
             raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...]")
         dense = context.shared.get(TEACHER) or graph.clone()
+        context.shared[_PASSES] = context.shared.get(_PASSES, 0) + 1
         reason = self._misfit(context)
         if reason is not None:
             context.missed(self.name, self.region or graph.name, reason, "choose another augment, or none")
@@ -187,7 +186,7 @@ class Distill(Pass):
         assert context.calibration is not None
         report = finetune(
             graph, dense, context.calibration, recipe=self.recipe(context), options=self.options(context),
-            seed=context.seed, checkpoint=self._folder(), progress=context.shared.get(PROGRESS),
+            seed=context.seed, checkpoint=self._folder(context), progress=context.shared.get(PROGRESS),
         )
         return PassResult(self._tell(graph, context, report), NONE, {"trained": report.changed})
 
@@ -196,7 +195,7 @@ class Distill(Pass):
         assert context.calibration is not None
         reports = reconstruct(
             graph, dense, context.calibration, blocks, recipe=self.recipe(context), options=self.options(context),
-            seed=context.seed, checkpoint=self._folder(), progress=context.shared.get(PROGRESS),
+            seed=context.seed, checkpoint=self._folder(context), progress=context.shared.get(PROGRESS),
         )
         changed = [self._tell(graph, context, report) for report in reports]
         return PassResult(any(changed), NONE, {"trained": sum(r.changed for r in reports), "blocks": len(reports)})
@@ -236,7 +235,7 @@ class Distill(Pass):
                 share = dataclasses.replace(recipe, seconds=left)
             found = substitute(
                 region, dense, context, student=self.student, ratio=self.ratio, recipe=share,
-                options=self.options(context), max_error=self.max_error, checkpoint=self._folder(),
+                options=self.options(context), max_error=self.max_error, checkpoint=self._folder(context),
                 progress=context.shared.get(PROGRESS),
             )
             done += self._tell_student(graph, context, name, found)
@@ -288,12 +287,14 @@ class Distill(Pass):
 
         seconds = self.seconds
         deadline = context.shared.get(DEADLINE)
-        if deadline is not None:
+        fixed = self.steps is not None and seconds is None
+        if deadline is not None and not fixed:
             left = max(0.0, deadline - time.monotonic())
             seconds = left if seconds is None else min(seconds, left)
         return Recipe(
             rate=self.rate, optimizer=self.optimizer, schedule=self.schedule, decay=self.decay, steps=self.steps,
             epochs=self.epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
+            deadline=deadline if fixed else None,
         )
 
     def options(self, context: Context) -> Options:
@@ -309,8 +310,12 @@ class Distill(Pass):
             keep=keep, floats=context.shared.get(FLOATS, {}), precision=self.precision,
         )
 
-    def _folder(self) -> Path | None:
-        return None if self.checkpoint is None else Path(self.checkpoint)
+    def _folder(self, context: Context) -> Path | None:
+        """Where states are kept: what was asked for, or a folder of this pass in the planner's."""
+        if self.checkpoint is not None:
+            return Path(self.checkpoint)
+        common = context.shared.get(CHECKPOINTS)
+        return None if common is None else Path(common) / str(context.shared[_PASSES])
 
 
 def _left_alone(context: Context, node: Node) -> bool:

@@ -74,6 +74,7 @@ class Quantize(Pass):
     correct: shift biases by the mean error on calibration data.
     tables: also the tables of embeddings, a scale for each row (below 8 bits: for groups of its elements).
     limit: at most so many calibration batches are used.
+    leave: layers, by the name of their result, that stay as they are.
     """
 
     name = "quantize"
@@ -92,6 +93,7 @@ class Quantize(Pass):
     correct: bool = True
     tables: bool = True
     limit: int = 128
+    leave: tuple[str, ...] = ()
 
     def check(self, graph: Graph, context: Context) -> None:
         if self.bits not in (2, 3, 4, 8):
@@ -123,6 +125,14 @@ class Quantize(Pass):
             )
 
     def run(self, graph: Graph, context: Context) -> PassResult:
+        before = context.skip
+        context.skip = {**before, self.name: before.get(self.name, set()) | set(self.leave)}
+        try:
+            return self._run(graph, context)
+        finally:
+            context.skip = before
+
+    def _run(self, graph: Graph, context: Context) -> PassResult:
         layers = self._layers(graph.nodes, context)
         pairs = self._activation_products(graph, context)
         recurrent = recurrent_nodes(self, graph, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -135,22 +135,27 @@ def piece(node: Node, treatment: Treatment) -> Graph:
 
 
 def _empty(node: Node, treatment: Treatment) -> tuple[Part, ...]:
-    """Parts of the right shapes, without numbers."""
+    return untouched_parts(node.operand(1).tensor.static_shape, node.attrs, treatment, node.op.name == "conv")
+
+
+def untouched_parts(
+    shape: Sequence[int], attrs: Mapping[str, Any], treatment: Treatment, conv: bool
+) -> tuple[Part, ...]:
+    """What a treatment leaves of a weight of some shape: parts of the right shapes, without numbers."""
     import torch
 
-    shape = node.operand(1).tensor.static_shape
     if treatment.scheme is not None:
         assert treatment.scheme != "table"
-        attrs = dict(node.attrs) if node.op.name == "conv" else None
-        shapes = factor_shapes(treatment.scheme, treatment.ranks, shape, attrs)
-        return tuple(Part(torch.zeros(s), a or node.attrs) for s, a in shapes)
+        shapes = factor_shapes(treatment.scheme, treatment.ranks, shape, dict(attrs) if conv else None)
+        return tuple(Part(torch.zeros(1).expand(s), a or attrs) for s, a in shapes)
     if treatment.block is None:
-        return (Part(torch.zeros(shape), node.attrs),)
+        return (Part(torch.zeros(1).expand(*shape), attrs),)
     height, width = treatment.block
     order = np.random.default_rng(0).permutation(shape[0] // height * (shape[1] // width))
     kept = (order >= round(treatment.gone * order.size)).reshape(shape[0] // height, -1)
     mask = torch.from_numpy(np.kron(kept, np.ones(treatment.block, bool)))
-    return (Part(torch.zeros(shape), node.attrs, BlockSparse(treatment.block, int(kept.sum())), mask),)
+    zeros = torch.zeros(1).expand(*shape)
+    return (Part(zeros, attrs, BlockSparse(treatment.block, int(kept.sum())), mask),)
 
 
 def _zeros(type: TensorType, part: Part) -> dict[str, np.ndarray]:

@@ -65,8 +65,8 @@ def test_the_report_tells_what_was_done_and_why(int8: mcomp.CompiledModel) -> No
 def test_excluded_layers_stay_as_they_are() -> None:
     fast = optimize(max_error=0.05, exclude=["head"])
     kept = encodings(fast)
-    assert "i8" in kept["body.weight"]
-    assert "i8" not in kept["head.weight"]
+    assert "affine" in kept["body.weight"]
+    assert kept["head.weight"] == "dense"
     row = next(r for r in fast.report().rows if r.layer == "head")
     assert 'excluded by "head"' in row.why
 
@@ -89,20 +89,23 @@ def test_a_budget_that_cannot_be_met_gives_the_lossless_model_and_says_so() -> N
 
 
 def test_layers_go_back_to_float_until_the_budget_holds() -> None:
-    both = optimize(max_error=0.05).report()
+    both = optimize(pipeline="quantize{bits=8}").report()
     errors = {e["layer"]: e["error"] for e in both.ledger}
     worst, best = sorted(errors, key=errors.__getitem__, reverse=True)
     one = optimize(pipeline="quantize{bits=8}", exclude=[worst]).report().kept.error
     assert one is not None
     assert both.kept.error is not None
     assert one < both.kept.error
-    fast = optimize(max_error=(one + both.kept.error) / 2)
+    only_int8 = {"layers": {"*": {"prune": False, "lowrank": False}}, "target": "reference"}
+    fast = optimize(max_error=(one + both.kept.error) / 2, **only_int8)
     report = fast.report()
     assert report.within_budget is True
-    assert "1 of 2 layers in float" in report.kept.name
-    row = next(r for r in report.rows if r.layer == worst)
-    assert "too much of the budget" in row.why
-    assert "i8" in encodings(fast)[f"{best}.weight"]
+    assert report.kept.name.startswith("plan")
+    assert report.kept.weight_bytes < report.original.weight_bytes
+    kept = encodings(fast)
+    assert [kept[f"{layer}.weight"].startswith("affine<i8") for layer in (best, worst)].count(True) == 1
+    left = next(layer for layer in (best, worst) if kept[f"{layer}.weight"] == "dense")
+    assert "too much of the budget" in next(r for r in report.rows if r.layer == left).why
 
 
 def test_max_drop_with_a_number() -> None:
@@ -115,12 +118,15 @@ def test_max_drop_with_a_number() -> None:
     report = optimize(evaluate=evaluate, max_drop=0.05).report()
     assert report.within_budget is True
     assert report.original.quality == 1.0
-    assert report.kept.quality == pytest.approx(calls[-1])
-    assert [e["model"] for e in report.evaluations] == ["original", "int8"]
+    assert report.original.quality - report.kept.quality <= 0.05
+    names = [e["model"] for e in report.evaluations]
+    assert names[:2] == ["original", "int8"] and len(names) == len(set(names)) == len(calls) <= 9
+    assert [e["result"] for e in report.evaluations] == calls
+    assert report.kept.quality == calls[names.index(report.kept.name)]
 
 
-@pytest.mark.parametrize(("drop", "kept"), [(0.1, "int8"), (0.02, "lossless")])
-def test_per_sample_scores_are_judged_by_their_confidence_interval(drop: float, kept: str) -> None:
+@pytest.mark.parametrize(("drop", "fits"), [(0.1, True), (0.02, False)])
+def test_per_sample_scores_are_judged_by_their_confidence_interval(drop: float, fits: bool) -> None:
     """The mean drop is 0.01; 95 % confidence puts it below about 0.06."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0.0, 0.3, 100)
@@ -130,14 +136,15 @@ def test_per_sample_scores_are_judged_by_their_confidence_interval(drop: float, 
         return np.ones(100) if exact else np.ones(100) - 0.01 - (noise - noise.mean())
 
     report = optimize(evaluate=evaluate, max_drop=drop).report()
-    assert report.kept.name == kept
-    if kept == "lossless":
+    assert (report.kept.name != "lossless") is fits
+    if not fits:
         assert "95 % sure" in next(s.verdict for s in report.stages if s.name == "int8")
 
 
 def test_a_tensor_of_scores_counts_as_scores() -> None:
     report = optimize(evaluate=lambda m: torch.ones(10, dtype=torch.bfloat16), max_drop=0.0).report()
-    assert report.kept.name.startswith("int8")
+    assert report.kept.weight_bytes < report.original.weight_bytes / 3
+    assert "failed" not in " ".join(report.notes)
 
 
 def test_evaluate_without_a_budget_only_reports() -> None:

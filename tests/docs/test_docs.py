@@ -19,7 +19,7 @@ def blocks(name: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["writing-a-pass.md", "distilling.md"])
+@pytest.mark.parametrize("name", ["writing-a-pass.md", "distilling.md", "planning.md"])
 def test_python_and_what_it_prints(name: str) -> None:
     namespace: dict[str, object] = {"__name__": name.removesuffix(".md").replace("-", "_")}
     printed = ""

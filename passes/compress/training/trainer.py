@@ -29,6 +29,7 @@ class Recipe:
     checks: how often the held-out loss is taken, evenly spread; `patience` of them without improvement end the training
         (0: never).
     clip: the largest norm of the gradient.
+    deadline: the monotonic time when training stops wherever it is; unlike `seconds` it does not change the schedule.
     """
 
     rate: float | None = None
@@ -45,6 +46,7 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     threads: int | None = None
+    deadline: float | None = None
 
 
 class Task(Protocol):
@@ -167,8 +169,9 @@ class _Training:
     def _over(self) -> bool:
         if self.outcome.stopped:
             return True
-        limit = self.recipe.seconds
-        if limit is not None and self._seconds() >= limit:
+        limit, deadline = self.recipe.seconds, self.recipe.deadline
+        late = deadline is not None and time.monotonic() >= deadline
+        if late or (limit is not None and self._seconds() >= limit):
             self.outcome.stopped = _TIME
             self._check()
             return True

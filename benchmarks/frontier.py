@@ -1,0 +1,225 @@
+"""``python -m benchmarks.frontier``: the planner's front beside each single technique, our own int8 and other runtimes.
+
+For each model one search under one budget: it sees unlabelled inputs and a labelled selection split. What it kept, and the
+rest of its front, is saved, then scored once on the test set and timed beside the others in interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks import machine, models, peers
+from benchmarks.case import Array, Case
+from benchmarks.cpu import Plan, _command, _names, run_case, say
+from benchmarks.peers.artifact import place
+from benchmarks.peers.ours import INT8_PIPELINE
+from benchmarks.remote import WorkerFailed
+from benchmarks.results import Results
+
+if TYPE_CHECKING:
+    import mcomp
+
+ANALYSED = 128
+"""Calibration batches that errors are measured on; training takes all."""
+BATCHES = {"minilm": 4, "efficientnet_lite0": 2}
+"""Inputs of a calibration batch, where it is not `BATCH`."""
+BATCH = 16
+TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row of the goals: the case, how much of its metric may go, and single techniques beside which the plan is shown."""
+
+    case: str
+    drop: float = 1.0
+    singles: dict[str, str] = field(default_factory=dict)
+    minutes: float = 30.0
+
+
+_CHANNELS = {
+    "prune 73%": "prune{flops=0.728,what=[channels]}", "prune 50%": "prune{flops=0.5,what=[channels]}",
+    "lowrank": "lowrank{ratio=0.6}",
+}
+_UNITS = {
+    "prune 50%": "prune{flops=0.5,what=[ffn]}", "lowrank": "lowrank{ratio=0.5}", "int4": "quantize{bits=4}",
+}
+GOALS = {
+    "resnet20": Goal("resnet20", singles=_CHANNELS, minutes=10),
+    "resnet56": Goal("resnet56", singles=_CHANNELS),
+    "minilm": Goal("minilm", singles=_UNITS),
+    "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS),
+    **{f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=5) for i in range(5)},
+    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}),
+}
+
+
+def tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
+    """Arrays as torch tensors."""
+    import torch
+
+    return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+
+
+def calibration_of(case: Case) -> list[tuple[Any, ...]]:
+    """Unlabelled batches."""
+    samples, size = case.unlabelled or case.calibration, BATCHES.get(case.name, BATCH)
+    count = len(samples) // size
+    return [tensors([a[i * size : (i + 1) * size] for a in samples.inputs]) for i in range(count)]
+
+
+def evaluator(case: Case) -> Any:
+    """The metric on the selection split: per sample where it is a share of right answers."""
+    import torch
+
+    samples, metric = case.selection, case.metric
+    if samples is None or metric is None or samples.labels is None:
+        raise models.Unavailable(f"{case.name} has no labelled selection data")
+    labels = samples.labels
+
+    def evaluate(model: Any) -> Any:
+        with torch.no_grad():
+            parts = [
+                model(*tensors([a[i : i + TOGETHER] for a in samples.inputs])) for i in range(0, len(samples), TOGETHER)
+            ]
+        outputs = torch.cat(parts).numpy()
+        if case.unit == "top-1 %":
+            return 100.0 * (outputs.argmax(-1) == labels)
+        return metric(outputs, labels)
+
+    return evaluate
+
+
+def save(model: mcomp.CompiledModel, folder: Path, case: str, name: str) -> str:
+    """Save an artifact under a name; returns the name."""
+    path = place(folder, case, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return name
+
+
+def planned(goal: Goal, case: Case, options: argparse.Namespace, kept: Path) -> tuple[list[str], dict[str, Any]]:
+    """One search; the names of what it kept (first) and of the rest of its front, and what is to be told of it."""
+    import mcomp
+
+    begin = time.perf_counter()
+    limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
+    fast = mcomp.optimize(
+        case.build(), tensors(case.example), calibration=calibration_of(case), evaluate=evaluator(case), max_drop=goal.drop,
+        threads=options.threads, time_limit=limit or None, resume=kept / "searches" / f"{case.name}-{limit:g}",
+        dynamic=case.dynamic, seed=options.seed, objective=options.objective,
+    )
+    report = fast.report()
+    names = [save(fast, kept, case.name, "plan")]
+    for number, version in enumerate(v for v in fast.frontier if v.name != report.kept.name):
+        names.append(save(fast.pick(version), kept, case.name, f"front {number} ({version.name})"))
+    told = {
+        "seconds": time.perf_counter() - begin, "time_limit": limit, "max_drop": goal.drop, "pipeline": report.pipeline,
+        "kept": report.kept.name, "within_budget": report.within_budget, "evaluations": report.evaluations,
+        "notes": report.notes, "stages": [dataclasses.asdict(s) for s in report.stages],
+        "operations": sum(r.flops for r in report.rows), "operations_before": sum(r.flops_before for r in report.rows),
+    }
+    return names, told
+
+
+def singles(goal: Goal, case: Case, options: argparse.Namespace, kept: Path) -> tuple[list[str], dict[str, Any]]:
+    """Our int8, lossless, and each single technique with int8 behind it; names, and what is to be told of each."""
+    import mcomp
+
+    names, told = [], {}
+    batches = calibration_of(case)[:ANALYSED]
+    wanted = {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in goal.singles.items()}}
+    for name, pipeline in wanted.items():
+        say(f"  {case.name}: {name}")
+        begin = time.perf_counter()
+        fast = mcomp.optimize(
+            case.build(), tensors(case.example), calibration=batches, pipeline=pipeline, threads=options.threads,
+            dynamic=case.dynamic,
+        )
+        rows = fast.report().rows
+        names.append(save(fast, kept, case.name, name))
+        told[name] = {
+            "pipeline": pipeline, "seconds": time.perf_counter() - begin, "operations": sum(r.flops for r in rows),
+        }
+    return names, told
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__)
+    parser.add_argument("--models", default=",".join(GOALS), help="comma-separated; default: all")
+    parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="data folder")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds of a search; 0: none, without training; "
+                        "default: each model's own")
+    parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--objective", default="latency", choices=["latency", "size"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds")
+    parser.add_argument("--burst", type=float, default=0.3, metavar="S", help="seconds per turn")
+    parser.add_argument("--kept", type=Path, default=Path("build/frontier"), metavar="DIR",
+                        help="searches, teachers and artifacts; a search that was stopped goes on from there")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="result file; default benchmarks/results/frontier.json")
+    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
+    return parser
+
+
+def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: Sequence[str]) -> None:
+    """Search, save, score and time one row."""
+    kept = options.kept.resolve()
+    loading = models.Options(options.data.resolve(), kept=kept)
+    case = models.load(goal.case, loading)
+    found, told = planned(goal, case, options, kept)
+    alone, more = singles(goal, case, options, kept)
+    runners = [("eager", "fp32"), *((p, v) for p in wanted for v in peers.module(p).VARIANTS)]
+    runners += [("artifact", name) for name in (*alone, *found)]
+    plan = Plan(tuple(runners), loading, options.threads, options.rounds, options.burst, False)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = run_case(plan, case, Path(scratch), True)
+    for entry in result.entries:
+        if entry.peer == "artifact":
+            entry.details = told if entry.variant == "plan" else more.get(entry.variant, {})
+    results.cases = [c for c in results.cases if c.case != goal.case] + [result]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns 0 when every asked model took part, 1 otherwise."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    names = _names(options.models, list(GOALS), "models")
+    wanted = _names(options.peers, [p for p in peers.OTHERS if p != "eager"], "peers")
+    if not options.data.is_dir():
+        raise SystemExit(f"--data {options.data}: no such folder")
+    output = options.json or Path("benchmarks/results/frontier.json")
+    command = _command(words).replace("benchmarks.cpu", "benchmarks.frontier")
+    results = Results(command, machine.describe(options.threads), options.rounds, options.burst, False)
+    if output.exists():
+        results.cases = Results.read(output).cases
+    for name in names:
+        say(f"{name}:")
+        try:
+            run_goal(GOALS[name], options, results, wanted)
+        except (models.Unavailable, WorkerFailed) as error:
+            say(f"  skipped: {error}")
+            results.skipped[name] = str(error)
+        results.save(output)
+    from benchmarks.picture import draw, table
+
+    print(table(results))
+    if not options.no_picture:
+        draw(results, output.with_suffix(".png"))
+    say(f"written: {output}")
+    return 1 if results.skipped else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

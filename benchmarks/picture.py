@@ -1,0 +1,74 @@
+"""The front as a picture, and as a table: quality on test data beside time and bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import CaseResult, Entry, Results
+
+PLAN, INT8, EAGER = "mcomp plan", "mcomp int8", "eager"
+_LOOKS = (("mcomp front", "o", "tab:blue"), (PLAN, "*", "tab:red"), (INT8, "s", "black"), ("mcomp", "^", "tab:green"))
+_OTHERS = ("x", "tab:gray")
+
+
+def table(results: Results) -> str:
+    """Markdown: every runner of every case."""
+    lines = ["| model | runner | quality | ms | times eager | times our int8 | bytes |", "|---|---|---|---|---|---|---|"]
+    for case in results.cases:
+        for entry in case.entries:
+            quality = "-" if entry.quality is None else f"{entry.quality:.2f}"
+            size = "-" if entry.size_bytes is None else f"{entry.size_bytes:,}"
+            lines.append(
+                f"| {case.case} | {entry.name} | {quality} | {_ms(entry):.4g} | {_ratio(case, EAGER, entry)} | "
+                f"{_ratio(case, INT8, entry)} | {size} |"
+            )
+    return "\n".join(lines)
+
+
+def _ms(entry: Entry) -> float:
+    return statistics.median(entry.rounds_ms) if entry.rounds_ms else float("nan")
+
+
+def _ratio(case: CaseResult, base: str, entry: Entry) -> str:
+    other = case.entry(base)
+    if other is None or not entry.rounds_ms or len(other.rounds_ms) != len(entry.rounds_ms):
+        return "-"
+    return f"{statistics.median(a / b for a, b in zip(other.rounds_ms, entry.rounds_ms)):.2f}"
+
+
+def draw(results: Results, path: Path) -> Path:
+    """A row for each case: quality over time, and over bytes. Eager is left out of the picture where it would flatten it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = [c for c in results.cases if any(e.quality is not None for e in c.entries)]
+    figure, axes = pyplot.subplots(len(cases), 2, figsize=(11, 4 * max(1, len(cases))), squeeze=False)
+    for row, case in zip(axes, cases):
+        _panel(row[0], case, [(e, _ms(e)) for e in case.entries], "milliseconds, median of rounds")
+        _panel(row[1], case, [(e, float(e.size_bytes)) for e in case.entries if e.size_bytes], "bytes of the artifact")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return path
+
+
+def _panel(axes: Any, case: CaseResult, points: Sequence[tuple[Entry, float]], label: str) -> None:
+    shown = [(e, x) for e, x in points if e.quality is not None and x == x]
+    for entry, x in shown:
+        marker, colour = next(((m, c) for prefix, m, c in _LOOKS if entry.name.startswith(prefix)), _OTHERS)
+        axes.plot([x], [entry.quality], marker, color=colour, markersize=12 if marker == "*" else 7)
+        axes.annotate(entry.name.removeprefix("mcomp "), (x, entry.quality), fontsize=7, xytext=(4, 4),
+                      textcoords="offset points")
+    dense = next((e.quality for e, _ in points if e.name == EAGER), None)
+    if dense is not None:
+        axes.axhline(dense, color="lightgray", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel(case.unit)
+    axes.set_title(case.title, fontsize=9)

@@ -1,0 +1,143 @@
+"""Networks that no package brings, trained here on the data folder: MLPs on tables of numbers. Kept in a folder, by name.
+
+Features and splits are made here, too, so that every process has the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.case import Array, Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SPLITS = 5
+"""Random splits of Isolet."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Features f32[N, F] and labels i64[N]: to train on, to select on (a part of the training rows), and to test on."""
+
+    train: Samples
+    selection: Samples
+    test: Samples
+
+    @property
+    def features(self) -> int:
+        return int(self.train.inputs[0].shape[1])
+
+
+def isolet(folder: Path, split: int) -> Table:
+    """617 features, 26 spoken letters; a random quarter is the test set, a fifth of the rest is for selection. Features are
+    scaled by what the training rows have."""
+    found = np.load(folder / "tabular" / "isolet.npz")
+    x, y = found["x"].astype(np.float32), found["y"].astype(np.int64).reshape(-1) - 1
+    order = np.random.default_rng(split).permutation(len(x))
+    test, rest = order[: len(x) // 4], order[len(x) // 4 :]
+    mean, deviation = x[rest].mean(0), x[rest].std(0) + 1e-6
+    x = (x - mean) / deviation
+    some = len(rest) // 5
+    return Table(*(Samples((x[rows],), y[rows]) for rows in (rest, rest[:some], test)))
+
+
+def fashion(folder: Path, components: int = 100) -> Table:
+    """Fashion-MNIST on its first principal components, of the training images; the last 2,000 of these are for selection."""
+    train, test = _pixels(folder, "train20k"), _pixels(folder, "test5k")
+    mean = train[0].mean(0)
+    _, vectors = np.linalg.eigh(np.cov(train[0] - mean, rowvar=False))
+    basis = vectors[:, ::-1][:, :components].astype(np.float32)
+    scale = ((train[0] - mean) @ basis).std()
+    x, z = (((pixels - mean) @ basis / scale).astype(np.float32) for pixels, _ in (train, test))
+    return Table(
+        Samples((x,), train[1]), Samples((x[-2000:],), train[1][-2000:]), Samples((z,), test[1])
+    )
+
+
+def _pixels(folder: Path, split: str) -> tuple[Array, Array]:
+    from PIL import Image
+
+    labels = np.load(folder / "fashion_mnist" / f"{split}_labels.npy").astype(np.int64)
+    sprite = np.asarray(Image.open(folder / "fashion_mnist" / f"{split}.png").convert("L"))
+    tiles = sprite.reshape(sprite.shape[0] // 28, 28, 100, 28).swapaxes(1, 2).reshape(-1, 784)[: len(labels)]
+    return tiles.astype(np.float32) / 255.0, labels
+
+
+def linear_score(table: Table, steps: int = 600) -> float:
+    """Percent of the test set that multinomial logistic regression gets right, trained on the same rows."""
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(table.features, _classes(table)))
+    return _score(_fit(model, table, epochs=steps // 10, rate=3e-3, decay=1e-3, batch=512), table.test)
+
+
+def teacher(name: str, table: Table, widths: Sequence[int], kept: Path, *, epochs: int, dropout: float) -> nn.Module:
+    """An MLP with these inner widths, trained on the labels, or taken from the folder `kept`."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from torch import nn
+
+    sizes = (table.features, *widths, _classes(table))
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        layers += [nn.Dropout(dropout if i else dropout / 4), nn.Linear(inputs, outputs), nn.ReLU()]
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers[:-1])
+    path = kept / f"{name}.safetensors"
+    if path.exists():
+        model.load_state_dict(load_file(path))
+    else:
+        _fit(model, table, epochs=epochs, rate=1e-3 if max(sizes) < 2000 else 2e-4, decay=1e-2, batch=128)
+        kept.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), path)
+    return nn.Sequential(*(layer for layer in model if not isinstance(layer, nn.Dropout))).eval()
+
+
+def _classes(table: Table) -> int:
+    assert table.train.labels is not None
+    return int(table.train.labels.max()) + 1
+
+
+def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: float, batch: int) -> nn.Module:
+    """Train on the rows that are not for selection."""
+    import torch
+    from torch.nn import functional
+
+    rows = _training_rows(table)
+    x, y = (torch.from_numpy(a) for a in (rows.inputs[0], rows.labels))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    steps = epochs * (len(x) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(0)
+    model.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x) // batch * batch, batch):
+            chosen = order[start : start + batch]
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x[chosen]), y[chosen], label_smoothing=0.05).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _training_rows(table: Table) -> Samples:
+    held = {row.tobytes() for row in table.selection.inputs[0]}
+    keep = np.array([row.tobytes() not in held for row in table.train.inputs[0]])
+    assert table.train.labels is not None
+    return Samples((table.train.inputs[0][keep],), table.train.labels[keep])
+
+
+def _score(model: nn.Module, samples: Samples) -> float:
+    import torch
+
+    with torch.no_grad():
+        found = model(torch.from_numpy(samples.inputs[0])).argmax(-1).numpy()
+    return 100.0 * float((found == samples.labels).mean())

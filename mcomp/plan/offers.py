@@ -1,0 +1,105 @@
+"""What a planner chooses among: groups of levels that are offered for a graph, what each takes, and pipelines for choices.
+
+    @register_offers
+    def survey(graph, context, menu, spread) -> Catalog: ...
+
+A catalog knows the parts of a graph that choices change (its products and tables). What a part takes depends on the levels
+of the few groups that touch it: widths of what it reads and gives, its own treatment, whether its branch is still there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcomp.ir.graph import Graph
+    from mcomp.manager.context import Context
+    from mcomp.plan.memory import Memory
+    from mcomp.plan.spread import Spread
+
+Choice = tuple[int, ...]
+"""For each group of a catalog the index of its level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One level of a group: its name, and the squared relative error of the model's outputs that it is expected to add.
+    kind: levels of a kind are wrong in the same way, so that what is measured of some corrects all."""
+
+    name: str
+    error: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Levels of which one is chosen, the untouched one first. `inside`: groups (by index) whose last level takes away what
+    this one is about."""
+
+    key: str
+    options: tuple[Option, ...]
+    inside: tuple[int, ...] = ()
+
+
+class Catalog(ABC):
+    """Everything that can be chosen for one graph."""
+
+    groups: tuple[Group, ...]
+    touching: tuple[tuple[int, ...], ...]
+    """For each part the groups that it depends on."""
+    plain: Choice
+    """The choice that the usual quantization of all layers comes to."""
+
+    @abstractmethod
+    def nbytes(self, index: int, choice: Choice) -> int:
+        """Bytes of a part's weights; depends on the levels of the groups that touch it and on nothing else."""
+
+    @abstractmethod
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        """How a part is computed, and how many operations that takes: between parts computed in the same way, times are
+        interpolated."""
+
+    @abstractmethod
+    def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
+        """Graphs that take the time that a part takes."""
+
+    @abstractmethod
+    def pipeline(self, choice: Choice) -> str:
+        """Passes, as text, that do what was chosen."""
+
+    def trained(self, choice: Choice, steps: int) -> str | None:
+        """Passes that do it and train what is left for about so many steps; None where nothing can be trained."""
+        return None
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What is wanted of a catalog. `wide`: also what saves bytes and no time. `thin`: widths down to a few units, which only
+    training can make up for."""
+
+    wide: bool = False
+    thin: bool = False
+
+
+Survey = Callable[["Graph", "Context", Menu, "Spread", "Memory"], Catalog]
+
+_SURVEYS: list[Survey] = []
+
+
+def register_offers(survey: Survey) -> Survey:
+    """Decorator: make a function known that surveys a graph for the planner. Errors are measured on the context's
+    calibration data; the graph stays as it is."""
+    if survey not in _SURVEYS:
+        _SURVEYS.append(survey)
+    return survey
+
+
+def registered_offers() -> Sequence[Survey]:
+    """All surveys, those of plug-ins included, in order of registration."""
+    from mcomp.plugins import load_plugins
+
+    load_plugins()
+    return tuple(_SURVEYS)

@@ -1,0 +1,221 @@
+"""The planner: menus, allocation, the whole model measured, errors corrected, the budget bisected, levels switched, and what
+is left of the time spent on training."""
+
+from __future__ import annotations
+
+import time
+import traceback
+
+from mcomp.backend import backend_named
+from mcomp.errors import BudgetError
+from mcomp.plan.aim import Aim
+from mcomp.plan.costs import CostTable
+from mcomp.plan.offers import Choice, Menu, registered_offers
+from mcomp.plan.pricing import Pricing
+from mcomp.plan.standing import Standing
+from mcomp.plan.training import Trainer
+from mcomp.plan.work import Version, Workshop
+
+TRIALS = 6
+"""Whole models made and judged on the way to the budget, at most, where no time limit says otherwise."""
+_MORE_TRIALS = 10
+SWITCHES = 4
+"""Groups that are switched back to see what they really cost, at most, where no time limit says otherwise."""
+_UNTRAINED = 0.4
+"""Share of the time limit after which training begins."""
+_WORTH = 0.99
+_TRUST = 10.0
+
+
+def offered(workshop: Workshop) -> str | None:
+    """Why there is nothing for the planner to choose from; None where there is."""
+    if not registered_offers():
+        return "no plug-in offers anything else"
+    if len(workshop.works) != 1:
+        return f"the model runs in {len(workshop.works)} parts, which are not planned together"
+    work = workshop.works[0]
+    if not work.calibration.given:
+        return "errors of layers need calibration data, calibration=[...]"
+    return None if work.program_is_plain else "the model keeps state between calls"
+
+
+class Planner:
+    """One search. `int8`: the version with all layers in int8, where it is of use."""
+
+    def __init__(self, workshop: Workshop, standing: Standing, int8: Version | None) -> None:
+        self.workshop, self.standing, self.int8 = workshop, standing, int8
+        self.work = workshop.works[0]
+        self.tried: dict[Choice, Version] = {}
+        self.aim = Aim()
+        self.best: Choice | None = None
+        self.seconds = 0.0
+        """What the last whole model took to make and judge."""
+
+    def run(self) -> None:
+        """Search until the budget is met closely, or the time is up. What goes wrong here is noted, and costs no more than
+        the rest of the search."""
+        if self.workshop.out_of_time():
+            return
+        try:
+            self._run()
+        except (BudgetError, KeyboardInterrupt):
+            raise
+        except Exception as e:
+            place = traceback.extract_tb(e.__traceback__)[-1]
+            self.workshop.warnings.append(
+                f"the planner failed ({type(e).__name__}: {e}; {place.name}, line {place.lineno}); "
+                "this is the best version before"
+            )
+
+    def _run(self) -> None:
+        settings = self.workshop.settings
+        survey = registered_offers()[0]
+        assert self.work.cleaned is not None
+        menu = Menu(wide=settings.objective != "latency", thin=settings.time_limit is not None)
+        catalog = survey(
+            self.work.cleaned, self.workshop.context_of(self.work), menu, self.workshop.spread(), self.workshop.memory
+        )
+        if not catalog.groups:
+            self.workshop.warnings.append("there is nothing to choose in this model")
+            return
+        table = self._table()
+        self.pricing = Pricing(catalog, settings.objective, table, self.workshop.hints(self.work), self.workshop.say)
+        self.catalog = catalog
+        self._learn_from_int8()
+        self._bisect()
+        self._switch()
+        if settings.time_limit is not None and not self.workshop.out_of_time():
+            Trainer(self.workshop, self.standing, self.catalog, self.pricing, self.best or self.catalog.plain).run()
+        self._tell()
+
+    def _table(self) -> CostTable | None:
+        settings = self.workshop.settings
+        if settings.objective != "latency" or backend_named(settings.target).available() is not None:
+            return None
+        return CostTable.load(settings.target, settings.threads)
+
+    # whole models
+
+    def _learn_from_int8(self) -> None:
+        """The version with all layers in int8 is an attempt, too."""
+        if self.int8 is None or self.int8.within_budget is None:
+            return
+        error = self.workshop.judge_error(self.int8) ** 2
+        plain = self.catalog.plain
+        self.pricing.learn(plain, error)
+        self.tried[plain] = self.int8
+        self.aim.add(error, self.workshop.load(self.int8))
+        if self.int8.within_budget:
+            self.best = plain
+
+    def _attempt(self, choice: Choice, name: str) -> bool:
+        """Make, measure and judge the whole model with a choice; whether it keeps the budget."""
+        start = time.monotonic()
+        version = self.workshop.make(name, self.catalog.pipeline(choice))
+        self.tried[choice] = version
+        error = self.workshop.judge_error(version) ** 2
+        self.pricing.learn(choice, error)
+        fits = self.standing.judge(version)
+        self.aim.add(error, self.workshop.load(version))
+        if self.standing.best is version:
+            self.best = choice
+        self.seconds = time.monotonic() - start
+        return fits
+
+    def _bisect(self) -> None:
+        """Aim at the largest error that the budget allows; after each attempt expected errors are corrected by what was
+        measured of the whole."""
+        target = self._first_target()
+        start = self.best or self.catalog.plain
+        for number in range(1, self._trials() + 1):
+            if target is None or self._late():
+                return
+            choice = self.pricing.best(target, start)
+            if choice in self.tried or choice == self.pricing.untouched or not self._worth(choice):
+                return
+            self._attempt(choice, f"plan {number}")
+            start = choice
+            target = self.aim.next()
+
+    def _trials(self) -> int:
+        return TRIALS if self.workshop.settings.time_limit is None else _MORE_TRIALS
+
+    def _first_target(self) -> float | None:
+        """The squared output error to begin with."""
+        limit = self.workshop.settings.max_error
+        if limit is not None:
+            return float(0.95 * limit) ** 2 or None
+        if self.aim.attempts:
+            return self.aim.next()
+        return 1e-3
+
+    def _worth(self, choice: Choice) -> bool:
+        """Whether a choice is expected to cost less than the best so far."""
+        if self.best is None:
+            return True
+        price = self.pricing
+        return price.number(price.cost(choice)) < _WORTH * price.number(price.cost(self.best))
+
+    def _late(self) -> bool:
+        return self.workshop.out_of_time(_UNTRAINED)
+
+    # refinement
+
+    def _switch(self) -> None:
+        """Refine on the real loss: switch single groups of the best choice back by a level, measure what that gives, correct
+        what is expected of them, and allocate again."""
+        target = self.aim.within
+        if self.best is None or target is None or self._late() or self.best == self.catalog.plain:
+            return
+        measure = self.workshop.trial_error(self.work)
+        whole = measure(self.catalog.pipeline(self.best)) ** 2
+        errors = self.pricing.errors_by_group(self.best)
+        order = sorted((g for g, level in enumerate(self.best) if level), key=lambda g: -errors[g])
+        for g in order[: self._switches()]:
+            if self._late():
+                return
+            stricter = self._stricter(g, self.best)
+            gained = errors[g] - self.pricing.errors_by_group(stricter)[g]
+            if gained <= 0.0:
+                continue
+            real = (whole - measure(self.catalog.pipeline(stricter)) ** 2) / gained
+            self.pricing.correction.groups[g] = min(_TRUST, max(1 / _TRUST, real))
+        self.pricing.learn(self.best, whole)
+        choice = self.pricing.best(target, self.best)
+        if choice not in self.tried and choice != self.pricing.untouched and self._worth(choice):
+            self._attempt(choice, "plan, levels switched")
+
+    def _switches(self) -> int:
+        left = self.workshop.seconds_left(_UNTRAINED)
+        if left is None:
+            return SWITCHES
+        return min(2 * SWITCHES, int(0.5 * left / max(self.seconds, 0.1)))
+
+    def _stricter(self, group: int, choice: Choice) -> Choice:
+        """The choice with the level of one group whose error is the next smaller."""
+        options = self.catalog.groups[group].options
+        own = options[choice[group]].error
+        level = max((i for i, o in enumerate(options) if o.error < own), key=lambda i: options[i].error, default=0)
+        return (*choice[:group], level, *choice[group + 1 :])
+
+    # telling
+
+    def _tell(self) -> None:
+        """Say what was decided, and what binds."""
+        if self.best is None:
+            return
+        errors = self.pricing.errors_by_group(self.best)
+        total = sum(errors)
+        most = sorted(range(len(errors)), key=lambda g: -errors[g])[:3]
+        named = [f"{self.catalog.groups[g].key} ({errors[g] / total:.0%})" for g in most if total > 0 and errors[g] > 0]
+        if named:
+            self.workshop.warnings.append(
+                f"without training {self._binding()}; most of the error comes from {', '.join(named)}"
+            )
+
+    def _binding(self) -> str:
+        if self.aim.broken is None:
+            return "nothing that would pay broke the budget"
+        return f"the budget binds at an output error of about {self.aim.broken**0.5:.2g}"
+
+

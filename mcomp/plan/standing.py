@@ -1,0 +1,37 @@
+"""The best version so far."""
+
+from __future__ import annotations
+
+from mcomp.plan.pricing import SECOND
+from mcomp.plan.work import Version, Workshop
+
+_BETTER = 0.995
+"""What a version must cost at most, beside the best one so far, to take its place."""
+
+
+class Standing:
+    """Holds the best version; versions within the budget that cost less take its place."""
+
+    def __init__(self, workshop: Workshop, lossless: Version) -> None:
+        self.workshop = workshop
+        self.best = lossless
+        self.lossless = lossless
+
+    def judge(self, version: Version) -> bool:
+        """Whether a version keeps the budget; measures what that needs, and compares it with the best so far. Each version
+        is judged once. Raises KeyboardInterrupt, after that, when the user interrupted what made it."""
+        if version.within_budget is None:
+            fits = self.workshop.within_budget(version)
+            if fits and self.relative_cost(version, self.best) < _BETTER:
+                self.best = version
+        if self.workshop.interrupted:
+            raise KeyboardInterrupt
+        return bool(version.within_budget)
+
+    def relative_cost(self, version: Version, base: Version) -> float:
+        """What a version costs as a share of what another one does, by the clock and bytes, as the objective weighs them."""
+        small = version.weight_bytes / max(1, base.weight_bytes)
+        if self.workshop.settings.objective != "latency":
+            return small
+        quick = 1.0 / self.workshop.speedups([version], base)[0]
+        return (quick + SECOND * small) / (1.0 + SECOND)

@@ -1,0 +1,57 @@
+"""What is told of a search: budgets, verdicts and notes in words, and the front."""
+
+from __future__ import annotations
+
+from mcomp.plan.settings import Settings
+from mcomp.plan.work import Version, Workshop
+
+
+def budget_text(settings: Settings) -> str:
+    """The budget in words."""
+    parts = []
+    if settings.max_drop is not None:
+        parts.append(f"evaluate drops at most {settings.max_drop:g}")
+    if settings.max_error is not None:
+        parts.append(f"output error at most {settings.max_error:g}")
+    return " and ".join(parts)
+
+
+def verdict(workshop: Workshop, version: Version, chosen: Version) -> str:
+    """Why a version was kept or not, in words."""
+    if version is chosen:
+        return "kept"
+    if version.verdict or version is workshop.versions[0]:
+        return version.verdict
+    return f"within budget, but {chosen.name} is better" if version.within_budget else f"not judged: {chosen.name} fits"
+
+
+def notes(workshop: Workshop, chosen: Version) -> list[str]:
+    """Sentences about the outcome."""
+    out = list(workshop.warnings)
+    if chosen.speedup is not None and chosen.speedup < 0.98:
+        out.append(f"on the example arguments the compiled model is {1 / chosen.speedup:.2f}x slower than the original")
+    if chosen.within_budget is False:
+        out.append("the budget could not be met; this is the nearest version found")
+    return out
+
+
+def frontier(workshop: Workshop, chosen: Version) -> list[Version]:
+    """The chosen version, and those that no other beats in quality (or error), latency and bytes at once."""
+    measured = [v for v in workshop.versions if v.latency_ms is not None]
+    for version in measured:
+        workshop.judge_error(version)
+    return [v for v in measured if v is chosen or not any(_dominates(o, v) for o in measured if o is not v)]
+
+
+def _loss(version: Version) -> float:
+    if version.score is not None:
+        return -version.score.value
+    return version.error if version.error is not None else 0.0
+
+
+def _dominates(a: Version, b: Version) -> bool:
+    if (a.score is None) != (b.score is None):
+        return False
+    left = (_loss(a), a.latency_ms or 0.0, a.weight_bytes)
+    right = (_loss(b), b.latency_ms or 0.0, b.weight_bytes)
+    return all(x <= y for x, y in zip(left, right)) and left != right

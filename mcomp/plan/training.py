@@ -1,0 +1,107 @@
+"""Training in the time that is left: choices beyond what the budget allows at once, brought back by distilling."""
+
+from __future__ import annotations
+
+import time
+
+from mcomp.plan.aim import Aim
+from mcomp.plan.offers import Catalog, Choice
+from mcomp.plan.pricing import Pricing
+from mcomp.plan.standing import Standing
+from mcomp.plan.work import Version, Workshop
+
+BEYOND, NEARER = 6.0, 3.0
+"""How many times the squared error, before training, the first choice that is trained may have; where there is time for one
+only."""
+LEAST_SECONDS = 5.0
+"""Training that would get less time than this is not begun."""
+_FIRST = 0.45
+"""Share of the time that is left which the first training gets; later ones get this share of what is left then."""
+_PROBE = (8, 24)
+"""Steps of the two short trainings that tell how long a step takes."""
+_RESERVE = 0.06
+_FEW = 40
+_SEVERAL = 8
+_CAUTION = 0.85
+
+
+class Trainer:
+    """Trains choices of rising cost savings for as long as the time lasts. Steps are fixed before a training begins, so that
+    the pipeline in the report gives the same model again."""
+
+    def __init__(
+        self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice
+    ) -> None:
+        self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
+        self.start = start
+        self.aim = Aim()
+        self.pace: tuple[float, float] | None = None
+        """Seconds that a training takes besides its steps, and for each step."""
+
+    def run(self) -> None:
+        """Train, as long as there is time for it."""
+        left = self.workshop.seconds_left() or 0.0
+        far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
+        choice: Choice | None = self._beyond(far * max(self.pricing.error(self.start), 1e-4), self.start)
+        number = 1
+        tried: set[Choice] = set()
+        while choice is not None and choice not in tried and number <= 8:
+            tried.add(choice)
+            seconds = self._share()
+            if seconds < LEAST_SECONDS:
+                return
+            version = self._train(choice, seconds, number)
+            if version is None:
+                return
+            self.standing.judge(version)
+            expected = self.pricing.error(choice)
+            self.aim.add(expected, self.workshop.load(version))
+            number += 1
+            target = self.aim.next()
+            if target is None:
+                return
+            if self.aim.broken is None:
+                target = max(target, 2.0 * expected)
+            choice = self._beyond(target, choice)
+
+    def _beyond(self, target: float, start: Choice) -> Choice:
+        return self.pricing.best(target, start)
+
+    def _share(self) -> float:
+        """Seconds for the next training."""
+        left = self.workshop.seconds_left(1.0 - _RESERVE)
+        assert left is not None
+        share = left * _FIRST
+        return share if left - share > 2 * LEAST_SECONDS else left
+
+    def _train(self, choice: Choice, seconds: float, number: int) -> Version | None:
+        pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
+        if pipeline is None:
+            steps = self._steps(choice, seconds)
+            pipeline = self.catalog.trained(choice, steps) if steps >= _FEW else None
+            if pipeline is None:
+                return None
+            self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
+        version = self.workshop.make(f"trained {number}", pipeline)
+        if self.workshop.out_of_time():
+            self.workshop.warnings.append(
+                f"the time limit cut the training of {version.name} short: its pipeline gives another model when run again"
+            )
+        return version
+
+    def _steps(self, choice: Choice, seconds: float) -> int:
+        """How many steps fit into so many seconds, by two short trainings of the first choice."""
+        if self.pace is None:
+            times = []
+            for steps in _PROBE:
+                pipeline = self.catalog.trained(choice, steps)
+                if pipeline is None:
+                    return 0
+                begin = time.monotonic()
+                self.workshop.trial(self.workshop.works[0], pipeline)
+                times.append(time.monotonic() - begin)
+            each = max(1e-4, (times[1] - times[0]) / (_PROBE[1] - _PROBE[0]))
+            self.pace = max(0.0, times[0] - _PROBE[0] * each), each
+            seconds -= sum(times)
+        fixed, each = self.pace
+        return int(_CAUTION * (seconds - fixed) / each)

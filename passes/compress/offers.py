@@ -1,0 +1,329 @@
+"""What the planner may choose of a graph: widths of dimensions, branches to keep, and treatments of layers.
+
+    catalog = survey(graph, context, Menu(), Spread(), Memory())
+    catalog.pipeline(choice)        # prune{widths=[...]},treat{choices=[...]},quantize{leave=[...]}
+
+All errors are squared relative errors of the model's outputs: of dimensions as probing finds them, of layers by what noise
+in their outputs does to the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mcomp.ir.graph import Graph, Node
+from mcomp.manager.context import Context
+from mcomp.manager.passes import Pass
+from mcomp.manager.pipeline import pipeline_text
+from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
+from mcomp.passes.compress.branches import branches, output_errors
+from mcomp.passes.compress.candidates import Candidate, layer_candidates
+from mcomp.passes.compress.candidates import Menu as LayerMenu
+from mcomp.passes.compress.curves import candidates, curves_of
+from mcomp.passes.compress.distill import Distill
+from mcomp.passes.compress.narrow import own_constants
+from mcomp.passes.compress.pieces import Shapes, scaled
+from mcomp.passes.compress.probe import layer_weights
+from mcomp.passes.compress.prune import Prune
+from mcomp.passes.compress.quantize import Quantize
+from mcomp.passes.compress.relevance import mark_relevant
+from mcomp.passes.compress.scores import magnitudes
+from mcomp.passes.compress.shares import step_of
+from mcomp.passes.compress.surgeon import additive_order
+from mcomp.passes.compress.treat import Treat
+from mcomp.passes.compress.treatment import FLOAT, KEEP, Treatment
+from mcomp.plan.memory import Memory
+from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_offers
+from mcomp.plan.spread import Spread
+
+WIDTH, BRANCH, THIN, BITS, TABLE = "width", "branch", "thin", "bits", "table"
+"""Kinds of levels."""
+_KINDS = ("channels", "ffn", "heads")
+_KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
+_THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
+WIDE = 3000
+"""Dimensions of more units are ordered by magnitude, and layers with more inputs only rounded: inverse second moments would
+take too long."""
+_LIMIT = 128
+_FAST = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static")))
+_PLAIN = LayerMenu(shares=(), gone=(), precisions=(FLOAT, (8, "static")))
+_SMALL = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static"), (4, "none")))
+
+
+@register_offers
+def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: Memory) -> LayersAndWidths:
+    """Measure what can be chosen. The findings are kept in `memory`, and taken from there where they are known."""
+    known = memory.recall("survey", graph.name)
+    own = graph.clone()
+    with own.edit("prune") as editor:
+        own_constants(own, editor)
+    coupling: Coupling = context.analyze(own, CouplingAnalysis())
+    if known is None:
+        mark_relevant(own, context, _LIMIT)
+        known = {
+            **_widths(own, context, coupling, spread), **_layers(own, context, menu, spread),
+            "branches": _branches(own, context, spread),
+        }
+        memory.keep("survey", graph.name, known)
+    return LayersAndWidths(own, context, coupling, menu, known)
+
+
+# measuring: everything ends as plain data
+
+def _widths(own: Graph, context: Context, coupling: Coupling, spread: Spread) -> dict[str, Any]:
+    spread.say("errors of widths")
+    found = candidates(own, context, coupling, _KINDS, "obs")
+    wide = [d for d in found if d.size > WIDE]
+    rest = [d for d in found if d.size <= WIDE]
+    curves = curves_of(own, context, rest, score="obs", weighing="output", limit=_LIMIT)
+    known = {d.name: [c.order.tolist(), [float(e) for e in c.errors]] for d, c in curves}
+    for dimension in wide:
+        order = additive_order(magnitudes(dimension), dimension.size - 1)
+        known[dimension.name] = [order.units.tolist(), (order.errors / max(order.errors[-1], 1e-30)).tolist()]
+    return {"curves": known}
+
+
+def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[str, Any]:
+    wide = [n for n in own.nodes if n.op.name in ("linear", "conv") and _width(n) > WIDE]
+    rest = [n for n in own.nodes if n not in set(wide)]
+    found = layer_candidates(own, context, rest, _SMALL if menu.wide else _FAST, spread=spread)
+    found |= layer_candidates(own, context, wide, _PLAIN, spread=spread) if wide else {}
+    products = [n for n in rest if n.name in found and n.op.name != "embedding"]
+    spread.say("what errors of layers do to the outputs")
+    weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
+    usual = float(np.median(list(weights.values()) or [1.0]))
+    return {"layers": {
+        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes] for c in _useful(some)]
+        for name, some in found.items()
+    }}
+
+
+def _useful(some: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates without those that leave factors and blocks in float, where they can be integers."""
+    thin = {replace(c.treatment, bits=None, activations="none") for c in some if c.treatment.bits is not None}
+    return [c for c in some if c.treatment.bits is not None or c.treatment == KEEP or c.treatment not in thin]
+
+
+def _width(node: Node) -> int:
+    """The inputs that each output of a linear or conv is summed over."""
+    shape = node.operand(1).tensor.shape[1:]
+    return prod(d for d in shape if isinstance(d, int))
+
+
+def _branches(own: Graph, context: Context, spread: Spread) -> dict[str, float]:
+    spread.say("errors of branches")
+    found = [b for b in branches(own) if not context.excluded("prune", b.add)]
+    return {b.key: float(e) ** 2 for b, e in zip(found, output_errors(own, context, found))} if found else {}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A part: a linear, conv or table with its group (None: it has none), or an attention, which has no treatments."""
+
+    node: Node
+    group: int | None
+    table: bool
+
+
+class LayersAndWidths(Catalog):
+    """The catalog of one graph."""
+
+    def __init__(
+        self, own: Graph, context: Context, coupling: Coupling, menu: Menu, known: Mapping[str, Any]
+    ) -> None:
+        self.graph, self.context, self.coupling = own, context, coupling
+        self.wide = menu.wide
+        nodes = {n.name: n for n in own.nodes}
+        self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}
+        self.orders = {name: np.array(known["curves"][name][0], np.int64) for name in self.dimensions}
+        self.branches = {b.key: b for b in branches(own) if b.key in known["branches"]}
+        groups: list[Group] = []
+        self.branch_groups: dict[str, int] = {}
+        for key in self.branches:
+            self.branch_groups[key] = len(groups)
+            gone = Option("gone", float(known["branches"][key]), BRANCH)
+            groups.append(Group(key, (Option("kept", 0.0, BRANCH), gone)))
+        self.gone_groups = frozenset(self.branch_groups.values())
+        inside = {
+            node: self.branch_groups[key] for key, branch in self.branches.items() for node in branch.nodes
+        }
+        self.width_groups: dict[str, int] = {}
+        self.counts: dict[int, tuple[int, ...]] = {}
+        for name, dimension in self.dimensions.items():
+            counts = _counts(dimension, len(known["curves"][name][1]), menu.thin)
+            if len(counts) < 2:
+                continue
+            errors = np.maximum.accumulate(known["curves"][name][1])
+            options = tuple(Option(str(c), float(errors[dimension.size - c]), WIDTH) for c in counts)
+            at = tuple(dict.fromkeys(inside[n] for n in dimension.nodes if n in inside))
+            self.width_groups[name], self.counts[len(groups)] = len(groups), counts
+            groups.append(Group(name, options, at if all(n in inside for n in dimension.nodes) else ()))
+        self.treatments: dict[int, tuple[Treatment, ...]] = {}
+        self.sizes: dict[int, tuple[int, ...]] = {}
+        self.layers: list[_Layer] = []
+        plain: dict[int, int] = {}
+        for name, rows in known["layers"].items():
+            node, treatments = nodes[name], tuple(Treatment.parse(r[0]) for r in rows)
+            at = (inside[node],) if node in inside else ()
+            table = node.op.name == "embedding"
+            self.treatments[len(groups)], self.sizes[len(groups)] = treatments, tuple(int(r[2]) for r in rows)
+            wanted = Treatment(bits=8) if table else Treatment(bits=8, activations="static")
+            plain[len(groups)] = treatments.index(wanted) if wanted in treatments else 0
+            self.layers.append(_Layer(node, len(groups), table))
+            options = tuple(Option(str(t), float(r[1]), _kind(t, table)) for t, r in zip(treatments, rows))
+            groups.append(Group(name, options, at))
+        known_layers = {layer.node for layer in self.layers}
+        self.layers += [_Layer(n, None, False) for n in own.nodes if n.op.name == "attention" and n not in known_layers]
+        self.groups = tuple(groups)
+        self.plain = tuple(plain.get(i, 0) for i in range(len(groups)))
+        self.touching = tuple(self._touching(layer, inside) for layer in self.layers)
+        self.shapes = Shapes(own, coupling)
+
+    def _touching(self, layer: _Layer, inside: Mapping[Node, int]) -> tuple[int, ...]:
+        values = {v for v in (*layer.node.operands, *layer.node.results) if v is not None}
+        widths = [
+            self.width_groups[name] for name, d in self.dimensions.items()
+            if name in self.width_groups and any(use.value in values for use in d.axes)
+        ]
+        own = [] if layer.group is None else [layer.group]
+        branch = [inside[layer.node]] if layer.node in inside else []
+        return (*widths, *own, *branch)
+
+    # what parts take
+
+    def nbytes(self, index: int, choice: Choice) -> int:
+        layer = self.layers[index]
+        if self._gone(index, choice):
+            return 0
+        if layer.table:
+            assert layer.group is not None
+            return self.sizes[layer.group][choice[layer.group]]
+        if layer.group is None:
+            return 0
+        return self.shapes.nbytes(layer.node, self._units(index, choice), self._treatment(layer, choice))
+
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        layer = self.layers[index]
+        if self._gone(index, choice) or layer.table:
+            return "nothing", 0.0
+        treatment = KEEP if layer.group is None else self._treatment(layer, choice)
+        return str(treatment), self.shapes.operations(layer.node, self._units(index, choice))
+
+    def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
+        layer = self.layers[index]
+        if self._gone(index, choice) or layer.table:
+            return ()
+        treatment = KEEP if layer.group is None else self._treatment(layer, choice)
+        return (self.shapes.piece(layer.node, self._units(index, choice), treatment),)
+
+    def _gone(self, index: int, choice: Choice) -> bool:
+        return any(g in self.gone_groups and choice[g] == 1 for g in self.touching[index])
+
+    def _treatment(self, layer: _Layer, choice: Choice) -> Treatment:
+        assert layer.group is not None
+        return self.treatments[layer.group][choice[layer.group]]
+
+    def _units(self, index: int, choice: Choice) -> dict[Dimension, np.ndarray]:
+        """The units of dimensions that go, of those that touch a part."""
+        found = {}
+        for g in self.touching[index]:
+            if g in self.counts and choice[g] > 0:
+                dimension = self.dimensions[self.groups[g].key]
+                found[dimension] = self.orders[dimension.name][: dimension.size - self.counts[g][choice[g]]]
+        return found
+
+    # pipelines
+
+    def pipeline(self, choice: Choice) -> str:
+        return pipeline_text((*self._narrowing(choice), *self._rounding(choice)))
+
+    def trained(self, choice: Choice, steps: int) -> str | None:
+        calibration = self.context.calibration
+        if calibration is None or not calibration.given or steps < 1:
+            return None
+        narrowing = self._narrowing(choice)
+        first, last = max(1, round(steps * 0.7)), max(1, round(steps * 0.3))
+        augment = _augment(calibration.batches[0])
+        taught = Distill(steps=first, augment=augment) if narrowing else None
+        mended = Distill(steps=last if narrowing else steps, augment=augment)
+        rounding = self._rounding(choice)
+        if not narrowing and not rounding:
+            return None
+        return pipeline_text((*narrowing, *([taught] if taught else []), *rounding, *([mended] if rounding else [])))
+
+    def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
+        gone = [key for key, g in self.branch_groups.items() if choice[g] == 1]
+        widths = [
+            (self.dimensions[name], f"{name}={self.counts[g][choice[g]]}") for name, g in self.width_groups.items()
+            if choice[g] > 0 and not any(choice[b] == 1 for b in self.groups[g].inside)
+        ]
+        found: list[Pass] = []
+        if gone:
+            found.append(Prune(what=("branches",), widths=tuple(f"{key}=0" for key in gone)))
+        for wide in (True, False):
+            some = [(d, text) for d, text in widths if (d.size > WIDE) == wide]
+            if some:
+                kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in some))
+                texts = tuple(text for _, text in some)
+                found.append(Prune(what=kinds, widths=texts, weighing="layer", score="magnitude" if wide else "obs",
+                                   refit=not wide))
+        return tuple(found)
+
+    def _rounding(self, choice: Choice) -> tuple[Pass, ...]:
+        treated, floats, integers = [], [], 0
+        for index, layer in enumerate(self.layers):
+            if layer.group is None or self._gone(index, choice):
+                continue
+            treatment, name = self._treatment(layer, choice), layer.node.name
+            if not layer.table:
+                shape = self.shapes.weight_shape(layer.node, self._units(index, choice))
+                treatment = scaled(treatment, layer.node, shape)
+            if treatment == KEEP:
+                floats += [name] if len(self.treatments[layer.group]) > 1 else []
+                continue
+            usual = treatment.bits == 8 and (layer.table or treatment.activations == "static")
+            kept = replace(treatment, bits=None, activations="none") if usual else treatment
+            integers += treatment.bits is not None
+            treated += [] if kept == KEEP else [f"{name}={kept}"]
+        found: list[Pass] = []
+        if treated:
+            found.append(Treat(choices=tuple(treated)))
+        if integers:
+            found.append(Quantize(leave=tuple(floats)))
+        return tuple(found)
+
+
+def _kind(treatment: Treatment, table: bool) -> str:
+    if table:
+        return TABLE
+    return BITS if treatment.scheme is None and treatment.block is None else THIN
+
+
+def _counts(dimension: Dimension, known: int, thin: bool) -> tuple[int, ...]:
+    """Numbers of units that may stay, falling, all of them first."""
+    size = dimension.size
+    if dimension.kind == "heads":
+        return tuple(range(size, size - known, -1))
+    step = step_of(size, 8)
+    found = [size]
+    for share in (*_KEPT, *(_THIN if thin else ())):
+        count = max(1, round(share * size / step)) * step
+        if count < 2 * step:
+            count = max(2, round(share * size / 4) * 4)
+        if 1 < count < found[-1] and size - count < known:
+            found.append(count)
+    return tuple(found)
+
+
+def _augment(inputs: Sequence[Any]) -> str | None:
+    """How inputs can be changed to make more of them."""
+    from mcomp.passes.compress.training.augment import misfit
+
+    if misfit("images", inputs) is None and inputs[0].shape[1] in (1, 3):
+        return "images"
+    return "mix" if all(x.is_floating_point() and x.dim() == 2 for x in inputs) else None

@@ -1,0 +1,272 @@
+"""The planner through the front door: all techniques together, a model in any case, and the same one again."""
+
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mcomp
+from mcomp.ir import Graph
+from mcomp.plan.planner import Planner
+
+
+class Mlp(nn.Module):
+    """Inputs on a few directions, so that units can go: f32[B, 32] -> f32[B, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(32, 96)
+        self.mid = nn.Linear(96, 96)
+        self.head = nn.Linear(96, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.mid(torch.relu(self.up(x)))))
+
+
+def model() -> Mlp:
+    torch.manual_seed(0)
+    return Mlp().eval()
+
+
+def inputs(count: int = 24) -> list[tuple[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.randn(5, 32, generator=generator)
+    return [(torch.randn(16, 5, generator=generator) @ basis,) for _ in range(count)]
+
+
+def agreement(dense: Mlp) -> Any:
+    """Share of inputs on which the largest output is the dense model's, by sample."""
+    x = torch.cat([x for x, in inputs()])
+    with torch.no_grad():
+        expected = dense(x).argmax(-1)
+
+    def evaluate(model: Any) -> Any:
+        with torch.no_grad():
+            return (model(x).argmax(-1) == expected).float()
+
+    return evaluate
+
+
+def optimize(**options: Any) -> mcomp.CompiledModel:
+    given: dict[str, Any] = {"target": "reference", "objective": "size", "calibration": inputs(), "progress": False}
+    return mcomp.optimize(model(), inputs()[0], **{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def planned() -> mcomp.CompiledModel:
+    return optimize(max_error=0.1)
+
+
+def test_the_plan_beats_every_single_technique_within_the_same_budget(planned: mcomp.CompiledModel) -> None:
+    report = planned.report()
+    assert report.within_budget is True
+    assert report.kept.error is not None and report.kept.error <= 0.1
+    for pipeline in ("quantize{bits=8}", "quantize{bits=4}", "prune{ratio=0.5,what=[ffn]}", "lowrank{energy=0.99}"):
+        single = optimize(pipeline=pipeline, max_error=0.1).report()
+        assert single.within_budget is False or single.kept.weight_bytes > report.kept.weight_bytes, pipeline
+    assert "failed" not in " ".join(report.notes)
+
+
+def test_several_techniques_are_in_one_plan(planned: mcomp.CompiledModel) -> None:
+    assert {"prune", "quantize"} <= {entry["rule"] for entry in planned.report().ledger}
+
+
+def test_the_pipeline_of_the_report_gives_the_same_model(planned: mcomp.CompiledModel) -> None:
+    again = optimize(pipeline=planned.report().pipeline)
+    assert str(again.ir) == str(planned.ir)
+    assert torch.equal(again(*inputs()[3]), planned(*inputs()[3]))
+
+
+def test_the_same_seed_gives_the_same_plan(planned: mcomp.CompiledModel) -> None:
+    assert optimize(max_error=0.1).report().pipeline == planned.report().pipeline
+
+
+def test_any_point_of_the_front_can_be_picked_and_saved(planned: mcomp.CompiledModel, tmp_path: Path) -> None:
+    assert len(planned.frontier) > 2
+    x = inputs()[2][0]
+    for version in planned.frontier:
+        picked = planned.pick(version)
+        picked.save(tmp_path / "picked.mcomp")
+        loaded = mcomp.load(tmp_path / "picked.mcomp")
+        torch.testing.assert_close(torch.as_tensor(loaded(x)), picked(x))
+        assert picked.report().kept.name == version.name
+        assert picked.report().pipeline == version.pipeline
+    assert len({v.weight_bytes for v in planned.frontier}) > 2
+
+
+def test_a_looser_budget_gives_a_smaller_model(planned: mcomp.CompiledModel) -> None:
+    tight = optimize(max_error=0.02).report()
+    assert tight.within_budget is True
+    assert tight.kept.weight_bytes > planned.report().kept.weight_bytes
+
+
+def test_an_executor_of_processes_gives_the_same_plan(planned: mcomp.CompiledModel) -> None:
+    with ProcessPoolExecutor(1) as pool:
+        spread = optimize(max_error=0.1, executor=pool)
+    assert spread.report().pipeline == planned.report().pipeline
+
+
+def test_what_is_no_executor_is_refused() -> None:
+    with pytest.raises(mcomp.errors.PassError, match="executor is int"):
+        optimize(max_error=0.1, executor=3)
+
+
+# the best so far, whatever happens
+
+def test_an_evaluate_that_fails_later_gives_the_best_so_far() -> None:
+    good, calls = agreement(model()), []
+
+    def evaluate(given: Any) -> Any:
+        calls.append(given)
+        if len(calls) > 3:
+            raise RuntimeError("the disk is full")
+        return good(given)
+
+    report = optimize(evaluate=evaluate, max_drop=0.2).report()
+    assert len(calls) == 4
+    assert report.kept.name != "lossless"
+    assert report.within_budget is True
+    assert "the disk is full" in " ".join(report.notes)
+
+
+def test_ctrl_c_gives_the_best_so_far() -> None:
+    good, calls = agreement(model()), []
+
+    def evaluate(given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return good(given)
+
+    report = optimize(evaluate=evaluate, max_drop=0.2).report()
+    assert report.kept.name != "lossless"
+    assert "interrupted" in " ".join(report.notes)
+
+
+def test_ctrl_c_while_training_keeps_what_was_learned() -> None:
+    def interrupt() -> None:
+        import _thread
+
+        time.sleep(0.3)
+        _thread.interrupt_main()
+
+    def evaluate(given: Any) -> Any:
+        return good(given)
+
+    good = agreement(model())
+    begun = threading.Event()
+
+    def said(self: Any, text: str) -> None:
+        if text.startswith("training: held-out") and " of 1" not in text and not begun.is_set():
+            steps = int(text.rsplit(" ", 1)[1])
+            if steps >= 40:
+                begun.set()
+                threading.Thread(target=interrupt).start()
+
+    from mcomp.plan.progress import Progress
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "step", said)
+        report = optimize(evaluate=evaluate, max_drop=0.2, time_limit=20.0).report()
+    assert begun.is_set()
+    assert any(s.name == "trained 1" for s in report.stages)
+    assert "interrupted" in " ".join(report.notes)
+    assert report.within_budget is True
+
+
+def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Planner) -> None:
+        raise ZeroDivisionError("no luck")
+
+    monkeypatch.setattr(Planner, "_bisect", fail)
+    report = optimize(max_error=0.1).report()
+    assert report.kept.name.startswith("int8")
+    assert "the planner failed (ZeroDivisionError: no luck" in " ".join(report.notes)
+
+
+# time
+
+def test_a_time_limit_is_kept_and_training_pays() -> None:
+    begin = time.monotonic()
+    report = optimize(max_error=0.1, time_limit=20.0).report()
+    assert time.monotonic() - begin < 60.0
+    assert report.within_budget is True
+    trained = [s for s in report.stages if s.name.startswith("trained")]
+    assert trained
+    without = optimize(max_error=0.1).report()
+    assert report.kept.weight_bytes < without.kept.weight_bytes
+    assert "distill{" in report.pipeline
+
+
+# going on
+
+def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    good, calls = agreement(model()), []
+
+    def evaluate(given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 4:
+            raise SystemExit("killed")
+        return good(given)
+
+    folder = tmp_path / "search"
+    with pytest.raises(SystemExit):
+        optimize(evaluate=evaluate, max_drop=0.2, resume=folder)
+    done = len(calls) - 1
+    calls.clear()
+
+    def counted(given: Any) -> Any:
+        calls.append(given)
+        return good(given)
+
+    resumed = optimize(evaluate=counted, max_drop=0.2, resume=folder).report()
+    fresh = optimize(evaluate=good, max_drop=0.2).report()
+    assert resumed.pipeline == fresh.pipeline
+    assert [e["result"] for e in resumed.evaluations] == [e["result"] for e in fresh.evaluations]
+    assert len(calls) == len(fresh.evaluations) - done
+    calls.clear()
+    again = optimize(evaluate=counted, max_drop=0.2, resume=folder).report()
+    assert not calls
+    assert again.pipeline == fresh.pipeline
+    assert again.ledger == resumed.ledger
+
+
+def test_a_folder_of_another_search_is_not_used(tmp_path: Path) -> None:
+    optimize(max_error=0.1, resume=tmp_path)
+    with pytest.warns(UserWarning, match="another search"):
+        report = optimize(max_error=0.05, resume=tmp_path).report()
+    assert report.within_budget is True
+
+
+def test_a_damaged_folder_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "search.json").write_text("{")
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert optimize(max_error=0.1, resume=tmp_path).report().within_budget is True
+
+
+# what limits it
+
+def test_without_calibration_data_only_int8_is_tried_and_the_report_says_so() -> None:
+    report = optimize(max_error=0.1, calibration=None).report()
+    assert "calibration data" in " ".join(report.notes)
+    assert "prune" not in report.pipeline
+
+
+def test_the_report_says_what_binds(planned: mcomp.CompiledModel) -> None:
+    assert "most of the error comes from" in " ".join(planned.report().notes)
+
+
+def test_generated_code_and_measured_times() -> None:
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    fast = mcomp.optimize(small, inputs()[0], calibration=inputs(), max_error=0.1, threads=1, progress=False)
+    report = fast.report()
+    assert report.within_budget is True
+    assert report.native_nodes == 1.0
+    assert isinstance(fast.ir, Graph)
+    assert report.kept.weight_bytes < 0.4 * report.original.weight_bytes

@@ -1,0 +1,112 @@
+"""The benchmark of the front: its parts on made-up data; a search, its artifacts and their loader; table and picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import frontier, machine, metrics, models, picture, teachers
+from benchmarks.case import Case, Samples
+from benchmarks.networks import mlp
+from benchmarks.peers import artifact
+from benchmarks.peers.base import Setup
+from benchmarks.results import CaseResult, Entry, Results
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table shaped as Isolet's: clusters of 26 letters."""
+    place = tmp_path_factory.mktemp("data")
+    (place / "tabular").mkdir()
+    rng = np.random.default_rng(0)
+    y = np.arange(780) % 26 + 1
+    x = rng.standard_normal((27, 617))[y] + 1.5 * rng.standard_normal((780, 617))
+    np.savez(place / "tabular" / "isolet.npz", x=x, y=y)
+    return place
+
+
+def test_splits_of_isolet_are_apart_and_differ(folder: Path) -> None:
+    first, second = (teachers.isolet(folder, split) for split in (0, 1))
+    rows = {row.tobytes() for row in first.train.inputs[0]}
+    assert len(first.test) == 195
+    assert len(first.train) == 585
+    assert not rows & {row.tobytes() for row in first.test.inputs[0]}
+    assert {row.tobytes() for row in first.selection.inputs[0]} < rows
+    assert not np.array_equal(first.test.labels, second.test.labels)  # type: ignore[arg-type]
+
+
+def test_teachers_are_trained_once_and_kept(folder: Path, tmp_path: Path) -> None:
+    table = teachers.isolet(folder, 0)
+
+    def made(epochs: int) -> torch.nn.Module:
+        return teachers.teacher("small", table, (32,), tmp_path, epochs=epochs, dropout=0.1)
+
+    first, again = made(30), made(1)
+    x = torch.from_numpy(table.test.inputs[0])
+    assert torch.equal(first(x), again(x))
+    assert metrics.top1(first(x).detach().numpy(), table.test.labels) > 80.0  # type: ignore[arg-type]
+    assert not any(isinstance(m, torch.nn.Dropout) for m in first.modules())
+
+
+@pytest.fixture
+def case() -> Case:
+    torch.manual_seed(0)
+    module = mlp((16, 64, 4)).eval()
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((320, 4)) @ rng.standard_normal((4, 16))).astype(np.float32)
+    with torch.no_grad():
+        labels = module(torch.from_numpy(x)).argmax(-1).numpy()
+    return Case(
+        "tiny", "Tiny", 1, ("x",), lambda: module, (x[:1],), Samples((x[:64],)), Samples((x[:100],), labels[:100]),
+        Samples((x[200:],), labels[200:]), metrics.top1, "top-1 %", unlabelled=Samples((x,)),
+    )
+
+
+def test_the_search_sees_unlabelled_batches_and_scores_by_sample(case: Case) -> None:
+    batches = frontier.calibration_of(case)
+    assert [tuple(b[0].shape) for b in batches] == [(16, 16)] * 20
+    scores = frontier.evaluator(case)(case.build())
+    assert scores.shape == (100,)
+    assert scores.mean() == 100.0
+
+
+def test_a_case_without_labels_cannot_be_searched() -> None:
+    with pytest.raises(models.Unavailable, match="selection"):
+        frontier.evaluator(models.load("mlp_small", models.Options()))
+
+
+def test_a_search_leaves_artifacts_that_are_loaded_and_scored(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcomp.plan.planner.TRIALS", 1)
+    monkeypatch.setattr("mcomp.plan.planner.SWITCHES", 0)
+    options = argparse.Namespace(threads=1, time_limit=0.0, seed=0, objective="size")
+    names, told = frontier.planned(frontier.Goal("tiny", drop=5.0), case, options, tmp_path)
+    assert names[0] == "plan"
+    assert told["within_budget"] is True
+    assert told["evaluations"][0]["model"] == "original"
+    runner = artifact.candidates("plan", Setup(case, 1, tmp_path, kept=tmp_path))[0].make()
+    assert runner.size_bytes == artifact.place(tmp_path, "tiny", "plan").stat().st_size
+    assert case.score(runner, case.test) >= 90.0  # type: ignore[operator]
+    runner.bind(*case.example)()
+    assert (tmp_path / "searches" / "tiny-0" / "search.json").exists()
+
+
+def test_table_and_picture(tmp_path: Path) -> None:
+    def entry(peer: str, variant: str, ms: float, quality: float, size: int | None) -> Entry:
+        return Entry(peer, variant, "best", 1.0, size, {}, [], quality=quality, rounds_ms=[ms, ms * 1.1, ms * 0.9])
+
+    cases = [CaseResult("net", "A net", 1, "top-1 %", 100, [
+        entry("eager", "fp32", 4.0, 93.0, None), entry("artifact", "int8", 0.4, 92.9, 900_000),
+        entry("artifact", "plan", 0.2, 92.1, 300_000), entry("artifact", "front 0 (plan 2)", 0.3, 92.5, 500_000),
+    ])]
+    results = Results("python -m benchmarks.frontier", machine.describe(1), 3, 0.1, False, cases)
+    text = picture.table(results)
+    assert "| net | mcomp plan | 92.10 | 0.2 | 20.00 | 2.00 | 300,000 |" in text
+    pytest.importorskip("matplotlib")
+    drawn = picture.draw(results, tmp_path / "front.png")
+    assert drawn.stat().st_size > 5_000

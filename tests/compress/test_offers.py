@@ -1,0 +1,184 @@
+"""What is offered to the planner: a choice takes what the catalog says, and its pipeline makes that."""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+
+import pytest
+import torch
+
+from mcomp.ir import Graph, parse_graph, verify
+from mcomp.manager import Context, PassManager, parse_pipeline
+from mcomp.ops.evaluate import run_graph
+from mcomp.passes.compress import offers
+from mcomp.passes.compress.candidates import Menu as LayerMenu
+from mcomp.passes.compress.candidates import layer_candidates
+from mcomp.passes.compress.offers import LayersAndWidths, survey
+from mcomp.plan.memory import Memory
+from mcomp.plan.offers import Choice, Menu
+from mcomp.plan.quality import relative_error
+from mcomp.plan.spread import Spread
+from mcomp.runtime.calibration import Calibration
+from tests.compress.graphs import layers, mixed, mlp
+
+CONVS = """
+graph @g[B in 1..](%x: f32[B, 8, 10, 10]) -> (f32[B, 6]) {
+  %w1 = const @a.weight#seed=1 : f32[24, 8, 3, 3]  loc(a)
+  %h = conv %x, %w1 {stride = [1, 1], padding = [[1, 1], [1, 1]], dilation = [1, 1], groups = 1} : f32[B, 24, 10, 10]  loc(a)
+  %r = relu %h : f32[B, 24, 10, 10]  loc(r)
+  %w2 = const @b.weight#seed=2 : f32[8, 24, 3, 3]  loc(b)
+  %c = conv %r, %w2 {stride = [1, 1], padding = [[1, 1], [1, 1]], dilation = [1, 1], groups = 1} : f32[B, 8, 10, 10]  loc(b)
+  %s = add %c, %x : f32[B, 8, 10, 10]  loc(s)
+  %m = mean %s {axes = [2, 3], keepdim = false} : f32[B, 8]  loc(m)
+  %w3 = const @fc.weight#seed=3 : f32[6, 8]  loc(fc)
+  %y = linear %m, %w3 : f32[B, 6]  loc(fc)
+  return %y
+}"""
+
+
+def data(name: str) -> torch.Tensor:
+    return mixed(300, 64) if name == "mlp" else mixed(24, 10, 10, 8).permute(0, 3, 1, 2).contiguous()
+
+
+def graph_of(name: str) -> Graph:
+    return mlp(outputs=64) if name == "mlp" else parse_graph(CONVS, generate=True)
+
+
+@lru_cache
+def catalog(name: str, wide: bool = True) -> LayersAndWidths:
+    graph = graph_of(name)
+    context = Context(calibration=Calibration([[data(name)]]))
+    return survey(graph, context, Menu(wide=wide), Spread(), Memory())
+
+
+def made(name: str, choice: Choice) -> Graph:
+    graph = graph_of(name)
+    PassManager(parse_pipeline(catalog(name).pipeline(choice))).run(graph, Context(calibration=Calibration([[data(name)]])))
+    verify(graph)
+    return graph
+
+
+def choices(name: str, count: int = 12) -> list[Choice]:
+    """Random choices, the untouched and the plain one among them."""
+    found = catalog(name)
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        tuple(int(torch.randint(0, len(g.options), (), generator=generator)) for g in found.groups) for _ in range(count)
+    ]
+    return [(0,) * len(found.groups), found.plain, *draws]
+
+
+def matrix_bytes(graph: Graph) -> int:
+    return sum(n.result.weight.nbytes for n in graph.nodes if n.op.name == "const" and n.type.rank > 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["mlp", "convs"])
+def test_a_choice_takes_the_bytes_that_the_catalog_says(name: str) -> None:
+    found = catalog(name)
+    for choice in choices(name):
+        promised = sum(found.nbytes(i, choice) for i in range(len(found.touching)))
+        real = matrix_bytes(made(name, choice))
+        assert real == pytest.approx(promised, rel=0.02), found.pipeline(choice)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convs"])
+def test_pieces_are_shaped_as_what_a_choice_leaves(name: str) -> None:
+    found = catalog(name)
+    for choice in choices(name):
+        shapes = [
+            tuple(n.operand(1).tensor.shape) for i in range(len(found.touching)) for piece in found.pieces(i, choice)
+            for n in layers(piece)
+        ]
+        for i in range(len(found.touching)):
+            for piece in found.pieces(i, choice):
+                verify(piece)
+        assert sorted(shapes) == sorted(tuple(n.operand(1).tensor.shape) for n in layers(made(name, choice)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "convs"])
+def test_only_the_groups_that_touch_a_part_change_it(name: str) -> None:
+    found = catalog(name)
+    base = choices(name)[3]
+    for part, touching in enumerate(found.touching):
+        for g, group in enumerate(found.groups):
+            moved = (*base[:g], (base[g] + 1) % len(group.options), *base[g + 1 :])
+            if g not in touching:
+                assert found.nbytes(part, moved) == found.nbytes(part, base)
+                assert found.operations(part, moved) == found.operations(part, base)
+
+
+def test_expected_errors_are_those_of_the_outputs() -> None:
+    """Of single changes within a factor; of branches and factors at most: what follows is refitted."""
+    found, x = catalog("convs"), data("convs")
+    exact = run_graph(graph_of("convs"), [x])
+    untouched = (0,) * len(found.groups)
+    for g, group in enumerate(found.groups):
+        for level in (1, len(group.options) - 1):
+            option = group.options[level]
+            choice = (*untouched[:g], level, *untouched[g + 1 :])
+            error = relative_error([run_graph(made("convs", choice), [x])], [exact])
+            low, high = 0.25 * error - 0.01, 4 * error + 0.01
+            assert low < option.error**0.5, (group.key, option.name, error)
+            refitted = option.kind in (offers.BRANCH, offers.THIN)
+            assert refitted or option.error**0.5 < high, (group.key, option.name, error)
+
+
+def test_a_branch_that_is_gone_takes_its_layers_with_it() -> None:
+    found = catalog("convs")
+    branch = next(g for g, group in enumerate(found.groups) if group.options[-1].name == "gone")
+    choice = tuple(1 if g == branch else level for g, level in enumerate(found.plain))
+    assert [n.name for n in layers(made("convs", choice))] == ["y"]
+    inside = [group.key for group in found.groups if branch in group.inside]
+    assert set(inside) == {"a.weight:0", "h", "c"}
+
+
+def test_findings_are_kept_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, memory = graph_of("mlp"), Memory()
+    context = Context(calibration=Calibration([[data("mlp")]]))
+    first = survey(graph, context, Menu(), Spread(), memory)
+    monkeypatch.setattr(offers, "layer_candidates", None)
+    second = survey(graph, context, Menu(), Spread(), memory)
+    assert second.groups == first.groups
+    assert second.pipeline(second.plain) == first.pipeline(first.plain) == "quantize"
+
+
+def test_wide_dimensions_are_ordered_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "WIDE", 40)
+    graph = graph_of("mlp")
+    found = survey(graph, Context(calibration=Calibration([[data("mlp")]])), Menu(thin=True), Spread(), Memory())
+    width = next(g for g, group in enumerate(found.groups) if g in found.counts)
+    text = found.pipeline(tuple(2 if g == width else 0 for g in range(len(found.groups))))
+    assert "score=magnitude" in text and "refit=false" in text
+
+
+def test_trained_pipelines_hold_the_plan_and_steps() -> None:
+    found = catalog("mlp")
+    text = found.trained(choices("mlp")[2], 100)
+    assert text is not None
+    parse_pipeline(text)
+    assert text.count("distill{") == 2 and "steps=70" in text and "steps=30" in text
+    assert found.trained((0,) * len(found.groups), 100) is None
+
+
+def test_processes_find_the_same_candidates() -> None:
+    graph, calibration = graph_of("convs"), Calibration([[data("convs")]])
+    menu = LayerMenu(shares=(0.5,), precisions=((None, "none"), (8, "static"), (4, "none")))
+    here = layer_candidates(graph, Context(calibration=calibration), menu=menu)
+    with ProcessPoolExecutor(1) as pool:
+        there = layer_candidates(graph, Context(calibration=calibration), menu=menu, spread=Spread(pool))
+    assert there == here
+
+
+def test_a_layer_whose_task_fails_is_left_out_with_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcomp.passes.compress import candidates
+
+    usual = candidates.run_layer_task
+
+    def fail(task: candidates.LayerTask) -> object:
+        if task.node.name == "c":
+            raise MemoryError("no room")
+        return usual(task)
+
+    monkeypatch.setattr(candidates, "run_layer_task", fail)
+    context = Context(calibration=Calibration([[data("convs")]]))
+    assert set(layer_candidates(graph_of("convs"), context)) == {"h", "y"}
+    assert "MemoryError: no room" in next(r.reason for r in context.remarks if r.layer == "b")

@@ -1,0 +1,97 @@
+"""Pricing: the best choice by the additive model, on a made-up catalog whose costs multiply."""
+
+from itertools import product
+
+import pytest
+
+from mcomp.ir.graph import Graph
+from mcomp.plan.offers import Catalog, Choice, Group, Option
+from mcomp.plan.pricing import Pricing
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+BITS = (32, 8, 4)
+
+
+class Chain(Catalog):
+    """Three layers between widths that two of them share; a branch that takes the last layer away."""
+
+    def __init__(self) -> None:
+        widths = [
+            Group(f"d{i}", tuple(Option(str(s), (1 - s) ** 2 * scale, "width") for s in SHARES))
+            for i, scale in enumerate((0.1, 0.02))
+        ]
+        layers = [
+            Group(f"l{i}", tuple(Option(str(b), e, "bits") for b, e in zip(BITS, (0.0, 1e-4, 5e-3))), (5,) if i == 2 else ())
+            for i in range(3)
+        ]
+        branch = Group("b", (Option("kept", 0.0, "branch"), Option("gone", 0.08, "branch")))
+        self.groups = (*widths, *layers, branch)
+        self.touching = ((0, 2), (0, 1, 3), (1, 4, 5))
+        self.plain: Choice = (0, 0, 1, 1, 1, 0)
+
+    def nbytes(self, index: int, choice: Choice) -> int:
+        a, b = SHARES[choice[0]], SHARES[choice[1]]
+        if index == 2 and choice[5]:
+            return 0
+        return round((a, a * b, b)[index] * (1000, 4000, 800)[index] * BITS[choice[2 + index]] / 32)
+
+    def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        return "", 0.0
+
+    def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
+        return ()
+
+    def pipeline(self, choice: Choice) -> str:
+        return ",".join(map(str, choice))
+
+
+@pytest.fixture
+def pricing() -> Pricing:
+    return Pricing(Chain(), "size", None, {})
+
+
+def choices() -> list[Choice]:
+    return list(product(range(4), range(4), range(3), range(3), range(3), range(2)))
+
+
+@pytest.mark.parametrize("budget", [1e-5, 2e-4, 3e-3, 0.02, 0.1, 0.3])
+def test_the_best_choice_is_within_a_few_percent_of_all_tried(pricing: Pricing, budget: float) -> None:
+    found = pricing.best(budget, pricing.catalog.plain)
+    assert pricing.error(found) <= budget * (1 + 1e-9)
+    fitting = [c for c in choices() if pricing.error(c) <= budget]
+    least = min(pricing.cost(c).nbytes for c in fitting)
+    assert pricing.cost(found).nbytes <= 1.1 * least
+
+
+def test_the_same_budget_gives_the_same_choice() -> None:
+    first, second = (Pricing(Chain(), "size", None, {}).best(0.02, Chain().plain) for _ in range(2))
+    assert first == second
+
+
+def test_what_a_branch_takes_away_adds_no_error(pricing: Pricing) -> None:
+    assert pricing.error((0, 0, 0, 0, 2, 1)) == pytest.approx(0.08)
+    assert pricing.cost((0, 0, 0, 0, 2, 1)).nbytes == 5000
+
+
+def test_kinds_that_were_never_measured_are_corrected(pricing: Pricing) -> None:
+    pricing.learn((0, 0, 1, 1, 1, 0), 6e-4)
+    assert pricing.error((0, 0, 1, 1, 1, 0)) == pytest.approx(6e-4)
+    pricing.learn((1, 0, 1, 1, 1, 0), 0.0131)
+    assert pricing.error((1, 0, 1, 1, 1, 0)) == pytest.approx(0.0131)
+    assert pricing.error((0, 0, 1, 1, 1, 0)) == pytest.approx(6e-4)
+    assert pricing.correction.kinds["width"] == pytest.approx(2.0)
+
+
+def test_a_correction_changes_what_is_best(pricing: Pricing) -> None:
+    before = pricing.best(0.02, pricing.catalog.plain)
+    assert before[0] or before[1]
+    pricing.learn((2, 2, 0, 0, 0, 0), 30.0)
+    after = pricing.best(0.02, pricing.catalog.plain)
+    assert after[:2] == (0, 0)
+    assert any(after[2:5])
+
+
+def test_a_measured_error_of_nothing_teaches_nothing(pricing: Pricing) -> None:
+    pricing.learn(pricing.catalog.plain, 0.0)
+    pricing.learn(pricing.untouched, 0.5)
+    assert not pricing.correction.kinds
