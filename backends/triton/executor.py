@@ -1,0 +1,157 @@
+"""Running lowered programs on a device, in frames of memory that no two calls share at a time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcomp.backend import Array, Executable, KernelInfo
+from mcomp.backends.triton.access import Buffer
+from mcomp.backends.triton.constants import constant_tensor
+from mcomp.backends.triton.device import Device
+from mcomp.backends.triton.frame import Frame, Ready
+from mcomp.backends.triton.modules import load_source, source_of
+from mcomp.backends.triton.program import Choice, Config, Launch, Program, TorchStep
+from mcomp.ir import dims
+from mcomp.ir.dims import Dim
+from mcomp.ir.types import TensorType
+
+_KEPT_PLANS = 64
+
+
+class TritonExecutable(Executable):
+    """A program on a device. Calls from several threads run side by side, each in a frame of its own; on a CUDA device
+    they are queued on the caller's current stream."""
+
+    def __init__(self, program: Program, device: Device, tuner: Any = None, *, record: bool = True) -> None:
+        self.graph = program.graph
+        self.program = program
+        self.device = device
+        self.records = record and not device.chip.interpreted
+        self._tuner = tuner
+        self._source = source_of(program.launches())
+        self._module: Any = None
+        self._constants: dict[Buffer, Any] = {}
+        self._ready: dict[tuple[int, ...], Ready] = {}
+        self._symbols = tuple(sorted(self.graph.symbols))
+
+    # running
+
+    def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:
+        ready = self.ready(symbols)
+        frame = ready.take()
+        try:
+            return frame.run(inputs, dict(symbols), numpy=numpy)
+        finally:
+            ready.give_back(frame)
+
+    def ready(self, symbols: Mapping[str, int]) -> Ready:
+        """What runs for these sizes."""
+        key = tuple(symbols.get(s, -1) for s in self._symbols)
+        found = self._ready.get(key)
+        if found is None:
+            found = Ready(self, self.steps(symbols), dict(symbols))
+            if len(self._ready) >= _KEPT_PLANS:
+                self._ready.pop(next(iter(self._ready)), None)
+            self._ready[key] = found
+        return found
+
+    def steps(self, symbols: Mapping[str, int]) -> list[Launch | TorchStep]:
+        """The steps for these sizes, with every choice made."""
+        values = self._assumed(symbols)
+        found: list[Launch | TorchStep] = []
+        for step in self.program.steps:
+            if isinstance(step, Choice):
+                found += step.ways[self._choice(step, values)][1]
+            else:
+                found.append(step)
+        return found
+
+    def _choice(self, step: Choice, values: Mapping[str, int]) -> int:
+        sizes = {name: dims.evaluate(d, values) for name, d in step.sizes}
+        if self._tuner is not None:
+            return int(self._tuner.way(step, sizes, self))
+        return step.default(sizes, self.device.chip)
+
+    def config(self, launch: Launch, sizes: Mapping[str, int]) -> Config:
+        """The configuration of a launch for given sizes."""
+        if self._tuner is not None:
+            found = self._tuner.config(launch, sizes, self)
+            assert isinstance(found, Config)
+            return found
+        return launch.configs(sizes, self.device.chip)[0]
+
+    def function(self, launch: Launch) -> Any:
+        """The compiled function of a launch."""
+        if self._module is None:
+            self._module = load_source(self._source)
+        return getattr(self._module, launch.name)
+
+    def constant(self, buffer: Buffer) -> Any:
+        """A constant on the device."""
+        if buffer not in self._constants:
+            assert buffer.source is not None
+            tensor = constant_tensor(self.graph.store, buffer.source)
+            self._constants[buffer] = tensor.to(self.device.torch_device).reshape(-1)
+        return self._constants[buffer]
+
+    # describing
+
+    def kernels(self, symbols: Mapping[str, int]) -> list[KernelInfo]:
+        values = self._assumed(symbols)
+        return [_info(step, values) for step in self.steps(symbols)]
+
+    def profile(self, inputs: Sequence[Array], symbols: Mapping[str, int], repeats: int = 10) -> list[float]:
+        ready = self.ready(symbols)
+        rounds = []
+        for _ in range(max(1, repeats) + 1):
+            frame = ready.take()
+            try:
+                rounds.append(frame.profile(inputs, dict(symbols)))
+            finally:
+                ready.give_back(frame)
+        return [statistics.median(t) for t in zip(*rounds[1:])]
+
+    def source(self) -> str:
+        return self._source
+
+    def arena_bytes(self, symbols: Mapping[str, int]) -> int:
+        return self.ready(symbols).plan.nbytes
+
+    def _assumed(self, symbols: Mapping[str, int]) -> dict[str, int]:
+        """Values for all symbols: those that only data decides are taken as their lower bound."""
+        return {s: symbols.get(s, max(1, b.low)) for s, b in self.graph.symbols.items()}
+
+
+def _info(step: Launch | TorchStep, values: Mapping[str, int]) -> KernelInfo:
+    node, work = step.node, step.work
+    native = isinstance(step, Launch) or step.library
+    ops = step.ops if isinstance(step, Launch) else (step.node.op.name,)
+    name = step.name if isinstance(step, Launch) else step.node.op.name
+    flops, read, write = (_evaluated(d, values) for d in (work.flops, work.read, work.write))
+    layers = () if node is None else node.loc.paths
+    names = () if node is None else tuple(v.name for v in node.results)
+    held = 0
+    for value in () if node is None else node.operands:
+        if value is not None and value.is_const and isinstance(value.type, TensorType):
+            held += _evaluated(value.type.nbytes, values)
+    compute = "f32" if work.compute == "scalar" else work.compute
+    return KernelInfo(name, ops, layers, native, flops, read, write, names, compute, min(held, read))
+
+
+def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:
+    try:
+        return dims.evaluate(dim, {**dict.fromkeys(dims.symbols(dim), 1), **values})
+    except ZeroDivisionError:
+        return 0
+
+
+def clock(device: Device) -> float:
+    """Microseconds, when everything queued on the device is done."""
+    if not device.chip.interpreted:
+        import torch
+
+        torch.cuda.synchronize(device.torch_device)
+    return time.perf_counter() * 1e6
