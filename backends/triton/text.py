@@ -79,6 +79,10 @@ class KernelText:
         key = (view.buffer, "u8" if view.dtype is bool_ else view.dtype.name)
         return self.pointers.setdefault(key, f"p{len(self.pointers)}")
 
+    def base(self, view: View) -> str:
+        """The pointer to a view's first element."""
+        return self.pointer(view) + ("" if view.offset == 0 else f" + {self.number(view.offset)}")
+
     def number(self, dim: Dim) -> str:
         """A size: itself where it is known, else a parameter."""
         if isinstance(dim, int):
@@ -100,7 +104,7 @@ class KernelText:
         terms: list[str] = [] if view.offset == 0 else [self.number(view.offset)]
         used: list[Group] = []
         for g in groups:
-            found = self._terms(view, g)
+            found = self.terms(view, g)
             if not found and full:
                 found = [f"{g.var} * 0"]
             if found:
@@ -111,9 +115,9 @@ class KernelText:
 
     def row_terms(self, view: View, g: Group) -> str:
         """The part of the elements' places that a group decides, as a vector."""
-        return " + ".join(self._terms(view, g)) or f"{g.var} * 0"
+        return " + ".join(self.terms(view, g)) or f"{g.var} * 0"
 
-    def _terms(self, view: View, g: Group) -> list[str]:
+    def terms(self, view: View, g: Group) -> list[str]:
         runs: list[list[Dim]] = []  # size, stride, elements of the group behind it
         behind: Dim = 1
         for axis, size in zip(reversed(g.axes), reversed(g.sizes)):

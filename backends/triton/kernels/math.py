@@ -202,7 +202,7 @@ def hypot(a, b):
 def pow(a, b):
     """a to the power b in float64 inside, with the C library's special cases."""
     x = a.to(tl.float64)
-    y = b.to(tl.float64)
+    y = tl.where(a == a, b, b).to(tl.float64)
     magnitude = tl.abs(x)
     safe = tl.where(magnitude == 1.0, 1.0, magnitude)
     found = tl.exp2(y * tl.log2(safe))

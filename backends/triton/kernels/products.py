@@ -36,6 +36,7 @@ def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, a
     """acc + A @ B over k in [first, last): A[m, k] at a_rows[m] + k * a_step, B[k, n] at b_cols[n] + k * b_step.
 
     b_inside: which columns exist, or None where every b_cols is a place that may be read. EVEN: BLOCK_K divides the range.
+    Bytes of B become numbers of A's type in registers.
     """
     ks = tl.arange(0, BLOCK_K)
     for start in range(first, last, BLOCK_K):
@@ -55,6 +56,8 @@ def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, a
                 b = tl.load(b_at, mask=inside[:, None], other=0)
             else:
                 b = tl.load(b_at, mask=inside[:, None] & b_inside[None, :], other=0)
+        if b.dtype != a.dtype:
+            b = narrow(b, a.dtype)
         acc = dot(a, b, acc)
     return acc
 
@@ -87,16 +90,17 @@ def bytes_(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, first, last, acc, EVEN:
 
 
 @triton.jit
-def scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP: tl.constexpr, BLOCK_K: tl.constexpr, dtype: tl.constexpr):
-    """Integers q[k, n] as real numbers: (q - zero) * scale, one scale (and zero, where z_ptr is one) for GROUP rows."""
-    if GROUP % BLOCK_K == 0:
+def scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP: tl.constexpr, ONE: tl.constexpr, dtype: tl.constexpr):
+    """Integers q[k, n] as real numbers: (q - zero) * scale, one scale (and zero, where z_ptr is one) for GROUP rows. ONE:
+    all these rows are of one group."""
+    if ONE:
         place = (start // GROUP + s_cols)[None, :]
         s = tl.load(s_ptr + place)
     else:
         place = (k // GROUP)[:, None] + s_cols[None, :]
         s = tl.load(s_ptr + place, mask=inside[:, None], other=0)
     if z_ptr is not None:
-        if GROUP % BLOCK_K == 0:
+        if ONE:
             q = q - tl.load(z_ptr + place)
         else:
             q = q - tl.load(z_ptr + place, mask=inside[:, None], other=0)
@@ -115,7 +119,7 @@ def grouped(
         inside = k < last
         a = tl.load(a_ptr + (a_rows[:, None] + (k * a_step)[None, :]), mask=inside[None, :], other=0)
         q = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0).to(tl.int32) - zero
-        acc = dot(a, scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, BLOCK_K, a.dtype), acc)
+        acc = dot(a, scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, GROUP % BLOCK_K == 0, a.dtype), acc)
     return acc
 
 
@@ -141,22 +145,23 @@ def high_half(p, SIGNED: tl.constexpr):
 
 @triton.jit
 def nibbles(
-    a_ptr, a_rows, a_step, b_ptr, b_cols, s_ptr, s_cols, z_ptr, zero, first, last, half, acc, GROUP: tl.constexpr,
-    SIGNED: tl.constexpr, BLOCK_K: tl.constexpr,
+    a_ptr, a_rows, a_step, b_ptr, b_cols, s_ptr, s_cols, z_ptr, zero, first, last, half: tl.constexpr, acc,
+    GROUP: tl.constexpr, SIGNED: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     """acc + A @ B for bytes in [first, last) of each row of B: byte j at b_cols[n] + j holds B[j, n] and B[j + half, n].
     They become real numbers in registers."""
+    ONE: tl.constexpr = GROUP % BLOCK_K == 0 and half % BLOCK_K == 0
     ks = tl.arange(0, BLOCK_K)
     for start in range(first, last, BLOCK_K):
         k = start + ks
         inside = k < last
         p = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0)
         a = tl.load(a_ptr + (a_rows[:, None] + (k * a_step)[None, :]), mask=inside[None, :], other=0)
-        b = scaled(low_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, BLOCK_K, a.dtype)
+        b = scaled(low_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, ONE, a.dtype)
         acc = dot(a, b, acc)
         a = tl.load(a_ptr + (a_rows[:, None] + ((k + half) * a_step)[None, :]), mask=inside[None, :], other=0)
         b = scaled(
-            high_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k + half, start + half, inside, GROUP, BLOCK_K, a.dtype
+            high_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k + half, start + half, inside, GROUP, ONE, a.dtype
         )
         acc = dot(a, b, acc)
     return acc
@@ -201,10 +206,11 @@ def vector(a_ptr, a_row, a_step, b_ptr, b_cols, b_step, first, last, BLOCK_N: tl
 
 @triton.jit
 def vector_nibbles(
-    a_ptr, a_row, a_step, b_ptr, b_cols, s_ptr, s_cols, z_ptr, zero, first, last, half, GROUP: tl.constexpr,
-    SIGNED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    a_ptr, a_row, a_step, b_ptr, b_cols, s_ptr, s_cols, z_ptr, zero, first, last, half: tl.constexpr,
+    GROUP: tl.constexpr, SIGNED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     """One row times B of 4 bits with scales for groups: sums over the bytes in [first, last), f32 [BLOCK_N]."""
+    ONE: tl.constexpr = GROUP % BLOCK_K == 0 and half % BLOCK_K == 0
     ks = tl.arange(0, BLOCK_K)
     acc = tl.zeros((BLOCK_K, BLOCK_N), dtype=tl.float32)
     for start in range(first, last, BLOCK_K):
@@ -212,11 +218,11 @@ def vector_nibbles(
         inside = k < last
         p = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0)
         a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0))
-        b = scaled(low_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, BLOCK_K, tl.float32)
+        b = scaled(low_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, ONE, tl.float32)
         acc += a[:, None] * b
         a = wide(tl.load(a_ptr + (a_row + (k + half) * a_step), mask=inside, other=0))
         b = scaled(
-            high_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k + half, start + half, inside, GROUP, BLOCK_K, tl.float32
+            high_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k + half, start + half, inside, GROUP, ONE, tl.float32
         )
         acc += a[:, None] * b
     return tl.sum(acc, 0)
@@ -235,5 +241,5 @@ def vector_grouped(
         inside = k < last
         q = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0).to(tl.int32) - zero
         a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0))
-        acc += a[:, None] * scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, BLOCK_K, tl.float32)
+        acc += a[:, None] * scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, GROUP % BLOCK_K == 0, tl.float32)
     return tl.sum(acc, 0)

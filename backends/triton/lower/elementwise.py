@@ -7,7 +7,7 @@ from typing import Any
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
-from mcomp.backends.triton.access import Coded, View, dense
+from mcomp.backends.triton.access import Coded, Place, View, dense
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import RULES, scalar_lines
 from mcomp.backends.triton.program import Config, Numbers, Work
@@ -123,7 +123,7 @@ def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequen
     if isinstance(known, str):
         return Declined(known)
     for value, result in zip(values, results):
-        store_result(value, result, known, [at], order, text, b)
+        store_value(value, room_for(result, order, b), known, [at], text)
     name = nodes[0].op.name if len(nodes) == 1 else "pointwise"
     count = dims.product(shape)
     b.emit(b.launch(name, text, flat_grid, configs.pointwise, sizes={"count": count}, kind="pointwise",
@@ -131,17 +131,20 @@ def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequen
     return None
 
 
-def store_result(
-    value: Value, result: Value, known: dict[Value, str], groups: Sequence[Group], order: Sequence[int] | None,
-    text: KernelText, b: Builder,
+def room_for(result: Value, order: Sequence[int] | None, b: Builder) -> Place:
+    """Memory for a result of a kernel, dense or quantized, axes in this order."""
+    return b.write(result, order) if result.tensor.encoding == DENSE else b.write_coded(result, order)
+
+
+def store_value(
+    value: Value, place: Place, known: dict[Value, str], groups: Sequence[Group], text: KernelText
 ) -> None:
-    """Store a computed value as a result of the graph, quantized with a known scale where its type says so."""
-    encoding = result.tensor.encoding
-    if encoding == DENSE:
-        text.store(b.write(result, order), groups, known[value])
+    """Store a computed value, quantized with a known scale where its place is so."""
+    if isinstance(place, View):
+        text.store(place, groups, known[value])
         return
+    encoding = place.type.encoding
     assert isinstance(encoding, Affine) and encoding.scale is not None and value.producer is not None
-    place = b.write_coded(result, order)
     low, high = encoding.range
     given = known[value.producer.operand(0)]
     text.store(place.values, groups, f"math.quantized({given}, {encoding.scale!r}, {float(encoding.zero)}, {float(low)}, "
@@ -160,4 +163,4 @@ def moved(place: Coded, result: Value, view: View) -> Coded:
 
 
 __all__ = ["copy_kernel", "dense", "fill", "flat", "flat_grid", "is_static_quantize", "lower_region", "moved", "order_of",
-           "store_result"]
+           "room_for", "store_value"]
