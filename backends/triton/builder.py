@@ -100,7 +100,7 @@ class Builder:
         source = ConstSource(weight.digest, part, form)
         if source not in self._consts:
             type = weight.type
-            plain = form == "decoded"
+            plain = form.startswith("decoded")
             stored = Buffer("const", type.dtype, type.numel, 0, source)
             if not plain:
                 part_type = type.encoding.buffers(type)[part]

@@ -8,13 +8,20 @@ from collections.abc import Callable, Sequence
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import is_scalar
+from mcomp.backends.triton.lower.attention import attention
+from mcomp.backends.triton.lower.conv import conv
 from mcomp.backends.triton.lower.elementwise import is_static_quantize, lower_region
+from mcomp.backends.triton.lower.pair import lower_pair, pair_at
 from mcomp.backends.triton.lower.products import linear, matmul
+from mcomp.backends.triton.lower.rows import batch_norm, lower_rows, norm_with_tail, row_region
 from mcomp.backends.triton.lower.tail import Tail
 from mcomp.ir.graph import Graph, Node, Value
 
 Anchor = Callable[[Node, Tail, Builder], "Declined | None"]
-ANCHORS: dict[str, Anchor] = {"linear": linear, "matmul": matmul}
+ANCHORS: dict[str, Anchor] = {
+    "linear": linear, "matmul": matmul, "conv": conv, "conv_transpose": conv, "attention": attention, "batch_norm": batch_norm,
+    "group_norm": norm_with_tail,
+}
 """Operators whose kernels compute a tail, by name."""
 
 
@@ -41,8 +48,6 @@ def lower_fused(node: Node, b: Builder) -> Declined | None:
 
 def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     """Lower the nodes that the next kernel takes; returns how many."""
-    from mcomp.backends.triton.lower.pair import lower_pair, pair_at
-    from mcomp.backends.triton.lower.rows import lower_rows, row_region
 
     first = nodes[at]
     pair = pair_at(nodes[at:], b)

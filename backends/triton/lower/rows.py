@@ -10,8 +10,8 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, Place, View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import is_scalar, scalar_lines
-from mcomp.backends.triton.lower.elementwise import is_static_quantize, room_for, store_value
-from mcomp.backends.triton.lower.tail import Tail
+from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, order_of, room_for, store_value
+from mcomp.backends.triton.lower.tail import Tail, finish, plain
 from mcomp.backends.triton.program import Chip, Config, Launch, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, computed_type, group
 from mcomp.ir import dims
@@ -66,6 +66,41 @@ def lower_norm(node: Node, b: Builder) -> Declined | None:
 def norm_with_tail(node: Node, tail: Tail, b: Builder) -> Declined | None:
     """A norm with element-wise nodes behind it."""
     return lower_rows(RowRegion(node, (), tail.nodes), b)
+
+
+@lowers("batch_norm", target=TARGET)
+def lower_batch_norm(node: Node, b: Builder) -> Declined | None:
+    return batch_norm(node, plain(node), b)
+
+
+def batch_norm(node: Node, tail: Tail, b: Builder) -> Declined | None:
+    """A factor and a summand for each channel, then the tail."""
+    shape, dtype = node.type.shape, node.type.dtype
+    if dtype.name not in KNOWN:
+        return Declined(f"{dtype} is not computed with in Triton")
+    views = tail.views(b)
+    if isinstance(views, Declined):
+        return views
+    x = b.read(node.operand(0))
+    order = None if any(b.is_output(r) for _, r in tail.results) else order_of([x], len(shape))
+    room = tail.room(b, order)
+    text = KernelText()
+    at = flat(text, shape, order)
+    given = text.load(x, [at])
+    rest = (0,) * (len(shape) - 2)
+    mean, variance, *affine = [
+        "" if v is None else text.load(View(p.buffer, p.dtype, shape, (0, p.strides[0], *rest), p.offset), [at])
+        for v in (*node.operands[1:], *(None,) * (5 - len(node.operands))) for p in ([b.read(v)] if v is not None else [x])
+    ]
+    text.line(f"y = ({given} - {mean}) * (1.0 / tl.sqrt({variance} + {node.attrs['eps']!r}))")
+    if affine[0]:
+        text.line(f"y = y * {affine[0]}")
+    if affine[1]:
+        text.line(f"y = y + {affine[1]}")
+    finish(tail, views, "y", [at], room, text, b)
+    b.emit(b.launch("batch_norm", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)}, kind="pointwise",
+                    dtypes=(dtype.name,)))
+    return None
 
 
 def lower_rows(region: RowRegion, b: Builder) -> Declined | None:
