@@ -109,7 +109,7 @@ def asinh(x):
 def acosh(x):
     t = x - 1.0
     small = log1p(t + tl.sqrt(2.0 * t + t * t))
-    return tl.where(x > 1e9, tl.log(x) + 0.6931471805599453, small)
+    return tl.where(x > 1e9, tl.log(x) + 0.6931471805599453, tl.where(x < 1.0, float("nan"), small))
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from mcomp.backends.triton.lower.conv import conv
 from mcomp.backends.triton.lower.elementwise import is_static_quantize, lower_region
 from mcomp.backends.triton.lower.pair import lower_pair, pair_at
 from mcomp.backends.triton.lower.products import linear, matmul
+from mcomp.backends.triton.lower.reduce import OTHER, SIMPLE, reduction
 from mcomp.backends.triton.lower.rows import batch_norm, lower_rows, norm_with_tail, row_region
 from mcomp.backends.triton.lower.tail import Tail
 from mcomp.ir.graph import Graph, Node, Value
@@ -65,6 +66,11 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
         if refused is None:
             return len(region.nodes)
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}", refused.remedy)
+    reduced = _reduction_at(nodes[at:])
+    if reduced is not None:
+        *before, last = reduced
+        if b.attempt(lambda: reduction(last, before, b), _part(nodes, reduced)) is None:
+            return len(reduced)
     if is_scalar(first):
         run = _run(nodes, at, None)
         outputs = _seen_outside(run)
@@ -72,6 +78,20 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
             return len(run)
     b.lower(first)
     return 1
+
+
+def _reduction_at(nodes: Sequence[Node]) -> list[Node] | None:
+    """Element-wise nodes, with which a run starts, and the reduction behind them that alone reads them."""
+    for i, node in enumerate(nodes):
+        if node.op.name in (*SIMPLE, *OTHER):
+            taken = list(nodes[: i + 1])
+            inside = set(taken)
+            alone = all(u in inside for n in taken[:-1] for v in n.results for u in v.users)
+            shape = node.operand(0).tensor.shape
+            return taken if i and alone and all(n.type.shape == shape for n in taken[:-1]) else None
+        if not is_scalar(node):
+            return None
+    return None
 
 
 def _with_tail(

@@ -27,12 +27,15 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
     return reduction(node, (), b)
 
 
-def reduction(node: Node, before: Sequence[Node], b: Builder) -> Declined | None:
-    """A reduction of what element-wise nodes compute."""
+def reduction(
+    node: Node, before: Sequence[Node], b: Builder, *, name: str = "", axes: tuple[int, ...] | None = None
+) -> Declined | None:
+    """A reduction of what element-wise nodes compute. `name`, `axes`: where the node is a reduction under another name, whose
+    axes stay."""
     x = node.operand(0).tensor
     if x.dtype.name not in KNOWN:
         return Declined(f"{x.dtype} is not computed with in Triton")
-    return _Reduction(node, tuple(before), b).emit()
+    return _Reduction(node, tuple(before), b, name or node.op.name, axes).emit()
 
 
 @dataclass
@@ -42,6 +45,8 @@ class _Reduction:
     node: Node
     before: tuple[Node, ...]
     b: Builder
+    name: str
+    axes: tuple[int, ...] | None
 
     def emit(self) -> Declined | None:
         node, b = self.node, self.b
@@ -70,8 +75,8 @@ class _Reduction:
         self.cols = group("cols", axes, shape, inside="cols_in", place="[None, :]", outer=False)
         self.count = text.number(sizes["cols"])
         self.passes = 0
-        found = getattr(self, f"_{node.op.name}", None)
-        values = self._indexed() if node.op.name in INDEXED else found() if found is not None else None
+        found = getattr(self, f"_{self.name}", None)
+        values = self._indexed() if self.name in INDEXED else found() if found is not None else None
         if values is None:
             return Declined(f"{node.op.name} with these attributes has no Triton kernel")
         only = Group("rows_at", self.rows.axes, self.rows.sizes, "rows_in")
@@ -81,6 +86,8 @@ class _Reduction:
         return None
 
     def _axes(self, rank: int) -> tuple[int, ...]:
+        if self.axes is not None:
+            return self.axes
         a = self.node.attrs
         if "axes" in a:
             return tuple(sorted(a["axes"]))
@@ -88,7 +95,7 @@ class _Reduction:
 
     def _wide(self, out: View, axes: Sequence[int], rank: int) -> View:
         """The result seen by the operand's axes."""
-        if self.node.attrs["keepdim"] or out.rank == rank:
+        if out.rank == rank:
             return replace(out, strides=tuple(0 if i in axes else s for i, s in enumerate(out.strides)))
         return out.insert(axes)
 
@@ -194,7 +201,7 @@ class _Reduction:
 
     def _indexed(self) -> list[str]:
         """The extreme, and the first index where it is; of NaN if there is one."""
-        name = self.node.op.name
+        name = self.name
         self._extreme("max" in name)
         floats = self.node.operand(0).tensor.dtype.is_float
         match = "({x} == top[:, None])" + (" | ({x} != {x})" if floats else "")
