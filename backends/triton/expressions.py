@@ -217,7 +217,7 @@ RULES: dict[str, Rule] = {
     "softsign": _text("({0} / (1.0 + tl.abs({0})))"),
     "softshrink": _with("tl.where({0} > {lambd}, {0} - {lambd}, tl.where({0} < -{lambd}, {0} + {lambd}, {0} * 0.0))", "lambd"),
     "hardshrink": _with("tl.where(tl.abs({0}) <= {lambd}, 0.0, {0})", "lambd"),
-    "angle": _text("tl.where({0} != {0}, {0}, tl.where({0} < 0, 3.141592653589793, 0.0))"), "conj": _text("{0}"),
+    "angle": _text("tl.where({0} != {0}, {0}, tl.where({0} < 0, 3.141592653589793, 0.0))"),
 }
 """Operator name to expression; a rule gives None for what it cannot say."""
 
