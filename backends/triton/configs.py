@@ -61,7 +61,7 @@ _PLAIN_TILES = ((128, 64, 16, 8, 3), (64, 64, 16, 4, 3), (64, 32, 32, 4, 3), (32
 """For f32, whose products are sums in registers, not tensor cores."""
 
 
-def products(bits: int, *, most_rows: int = 256, most_cols: int = 256, least_inner: int = 16, spread: int = 1):
+def products(bits: int, *, most_rows: int = 256, most_cols: int = 256, least_inner: int = 16, spread: int = 1) -> Configs:
     """Configurations of tiles of a product whose elements have so many bits. Sizes: `rows`, `cols`, `inner`, and `batch`,
     how many products. `spread`: how many tiles of the second operand are held at once."""
     def found(sizes: Numbers, chip: Chip) -> list[Config]:
@@ -78,7 +78,7 @@ def products(bits: int, *, most_rows: int = 256, most_cols: int = 256, least_inn
             while stages > 1 and stages * size > chip.shared * 9 // 10:
                 stages -= 1
             if stages * size <= chip.shared:
-                listed.append(config(min(warps, max(1, bm * bn // 512)), stages, BLOCK_M=bm, BLOCK_N=bn, BLOCK_K=bk, GROUP_M=8))
+                listed.append(config(min(warps, max(2, bm * bn // 512)), stages, BLOCK_M=bm, BLOCK_N=bn, BLOCK_K=bk, GROUP_M=8))
         unique = list(dict.fromkeys(listed))
         return sorted(unique, key=lambda c: _product_cost(c, m, n, k, batch, chip))
 
@@ -108,16 +108,16 @@ def vectors(sizes: Numbers, chip: Chip) -> list[Config]:
     return list(dict.fromkeys([first, *found]))
 
 
-def attention(depth: int, value_depth: int, bits: int):
+def attention(depth: int, value_depth: int, bits: int) -> Configs:
     """Queries `rows` against keys `inner` for `batch` heads; depths are padded to powers of two."""
     wide, tall = power(depth, 16, 1024), power(value_depth, 16, 1024)
 
     def found(sizes: Numbers, chip: Chip) -> list[Config]:
         if chip.interpreted:
             return [config(BLOCK_M=power(sizes["rows"], 16, 64), BLOCK_N=power(sizes["inner"], 16, 64), BLOCK_D=wide, BLOCK_V=tall)]
-        shapes = ((128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 2), (16, 64, 4, 3), (32, 32, 4, 2))
+        shapes = [(128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 2), (16, 64, 4, 3), (32, 32, 4, 2)]
         if bits == 32 or max(wide, tall) > 128:
-            shapes = ((32, 32, 4, 2), (16, 32, 4, 2), (64, 32, 8, 1), (16, 64, 4, 1))
+            shapes = [(32, 32, 4, 2), (16, 32, 4, 2), (64, 32, 8, 1), (16, 64, 4, 1)]
         listed = []
         for bm, bn, warps, stages in shapes:
             size = (bm * wide + stages * bn * (wide + tall)) * bits // 8

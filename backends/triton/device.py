@@ -38,6 +38,15 @@ class Device(ABC):
     def milliseconds(self, work: Callable[[], None]) -> float:
         """Time of one run on the device, the median of several."""
 
+    def stream(self) -> int:
+        """Which queue calls go to now."""
+        return 0
+
+    def watch(self, word: Tensor) -> Callable[[], int | None]:
+        """What tells the value that a word has after what is queued now, or None while that is not known."""
+        value = int(word.item())
+        return lambda: value
+
     def empty(self, count: int, dtype: Any) -> Tensor:
         """Uninitialized memory."""
         import torch
@@ -71,6 +80,7 @@ class Interpreter(Device):
             function[grid](*args, **dict(config.metas))
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What stands for a recording here: it starts the same work again."""
         return work
 
     def milliseconds(self, work: Callable[[], None]) -> float:
@@ -112,6 +122,20 @@ class Cuda(Device):
         with torch.cuda.graph(graph):
             work()
         return graph.replay  # type: ignore[no-any-return]
+
+    def stream(self) -> int:
+        import torch
+
+        return int(torch.cuda.current_stream(self.torch_device).cuda_stream)
+
+    def watch(self, word: Tensor) -> Callable[[], int | None]:
+        import torch
+
+        held = torch.empty(1, dtype=word.dtype, pin_memory=True)
+        held.copy_(word, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return lambda: int(held.item()) if event.query() else None
 
     def milliseconds(self, work: Callable[[], None]) -> float:
         import torch

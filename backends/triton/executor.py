@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mcomp.backend import Array, Executable, KernelInfo
@@ -14,6 +15,8 @@ from mcomp.backends.triton.device import Device
 from mcomp.backends.triton.frame import Frame, Ready
 from mcomp.backends.triton.modules import load_source, source_of
 from mcomp.backends.triton.program import Choice, Config, Launch, Program, TorchStep
+from mcomp.backends.triton.ship import packed
+from mcomp.backends.triton.tune import Tuner
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.types import TensorType
@@ -25,16 +28,26 @@ class TritonExecutable(Executable):
     """A program on a device. Calls from several threads run side by side, each in a frame of its own; on a CUDA device
     they are queued on the caller's current stream."""
 
-    def __init__(self, program: Program, device: Device, tuner: Any = None, *, record: bool = True) -> None:
+    devices = ("cpu", "cuda")
+
+    def __init__(
+        self, program: Program, device: Device, tuner: Tuner | None = None, *, record: bool = True, arch: int | None = None,
+        shipped: Path | None = None, hints: Mapping[str, int] | None = None,
+    ) -> None:
+        """`record`: replay launches as CUDA graphs. `arch`: the chip that `binaries` compiles for, at the sizes `hints`.
+        `shipped`: a folder with kernels compiled ahead of time."""
         self.graph = program.graph
+        self.arch, self.shipped, self.hints = arch, shipped, dict(hints or {})
         self.program = program
         self.device = device
-        self.records = record and not device.chip.interpreted
-        self._tuner = tuner
+        self.records = record
+        self.tuner = tuner
         self._source = source_of(program.launches())
         self._module: Any = None
         self._constants: dict[Buffer, Any] = {}
         self._ready: dict[tuple[int, ...], Ready] = {}
+        self.started: set[tuple[str, Config]] = set()
+        """Kernels that were launched, where shipped ones are looked for at their first launch."""
         self._symbols = tuple(sorted(self.graph.symbols))
 
     # running
@@ -71,16 +84,19 @@ class TritonExecutable(Executable):
 
     def _choice(self, step: Choice, values: Mapping[str, int]) -> int:
         sizes = {name: dims.evaluate(d, values) for name, d in step.sizes}
-        if self._tuner is not None:
-            return int(self._tuner.way(step, sizes, self))
-        return step.default(sizes, self.device.chip)
+        if self.tuner is None:
+            return step.default(sizes, self.device.chip)
 
-    def config(self, launch: Launch, sizes: Mapping[str, int]) -> Config:
-        """The configuration of a launch for given sizes."""
-        if self._tuner is not None:
-            found = self._tuner.config(launch, sizes, self)
-            assert isinstance(found, Config)
-            return found
+        def milliseconds(way: int) -> float:
+            frame = Frame(Ready(self, step.ways[way][1], dict(values)))
+            return self.device.milliseconds(lambda: frame.only_steps(values))
+
+        return self.tuner.way(step, sizes, milliseconds)
+
+    def config(self, launch: Launch, sizes: Mapping[str, int], run: Callable[[Config], None]) -> Config:
+        """The configuration of a launch for given sizes; `run` launches it, to be measured."""
+        if self.tuner is not None:
+            return self.tuner.config(launch, sizes, run)
         return launch.configs(sizes, self.device.chip)[0]
 
     def function(self, launch: Launch) -> Any:
@@ -104,18 +120,22 @@ class TritonExecutable(Executable):
         return [_info(step, values) for step in self.steps(symbols)]
 
     def profile(self, inputs: Sequence[Array], symbols: Mapping[str, int], repeats: int = 10) -> list[float]:
-        ready = self.ready(symbols)
-        rounds = []
-        for _ in range(max(1, repeats) + 1):
-            frame = ready.take()
-            try:
-                rounds.append(frame.profile(inputs, dict(symbols)))
-            finally:
-                ready.give_back(frame)
+        frame = Frame(self.ready(symbols), self.device.stream())
+        rounds = [frame.profile(inputs, dict(symbols)) for _ in range(max(1, repeats) + 1)]
         return [statistics.median(t) for t in zip(*rounds[1:])]
 
     def source(self) -> str:
         return self._source
+
+    def binaries(self) -> dict[str, bytes]:
+        """Kernels compiled ahead of time for `arch`, where one was asked for or the device has one."""
+        import tempfile
+
+        arch = self.arch or self.device.chip.arch
+        if not arch:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            return {f"sm_{arch}": packed(self.program, arch, self._assumed(self.hints), Path(folder))}
 
     def arena_bytes(self, symbols: Mapping[str, int]) -> int:
         return self.ready(symbols).plan.nbytes

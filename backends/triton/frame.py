@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from mcomp.backend import Array
 from mcomp.backends.triton.access import Buffer, Coded, Place, View
 from mcomp.backends.triton.plan import Plan, plan_memory, size_of
 from mcomp.backends.triton.program import Config, Launch, TorchStep
+from mcomp.backends.triton.ship import looking_in
 from mcomp.errors import BackendError, CallError
 from mcomp.ir import dims
 from mcomp.ir.dtypes import to_torch
@@ -34,25 +35,27 @@ class Ready:
         known = all(set().union(*(dims.symbols(d) for _, d in (*s.numbers, *s.sizes))) <= symbols.keys()
                     for s in self.steps if isinstance(s, Launch))
         self.recordable = owner.records and known and all(isinstance(s, Launch) or s.library for s in self.steps)
-        self._free: list[Frame] = []
+        self._free: dict[int, list[Frame]] = {}
 
     def take(self) -> Frame:
-        """A frame that no other call uses."""
+        """A frame that no other call uses, nor one that may still run on another stream."""
+        stream = self.owner.device.stream()
         try:
-            return self._free.pop()
+            return self._free.setdefault(stream, []).pop()
         except IndexError:
-            return Frame(self)
+            return Frame(self, stream)
 
     def give_back(self, frame: Frame) -> None:
-        """Keep a frame for a later call."""
-        self._free.append(frame)
+        """Keep a frame for a later call on the same stream."""
+        self._free.setdefault(frame.stream, []).append(frame)
 
 
 class Frame:
     """Memory of one call at a time. Results are always fresh memory: neither of the pool nor of a recording."""
 
-    def __init__(self, ready: Ready) -> None:
+    def __init__(self, ready: Ready, stream: int = 0) -> None:
         self.ready = ready
+        self.stream = stream
         self.owner = ready.owner
         self.device = ready.owner.device
         import torch
@@ -61,6 +64,7 @@ class Frame:
         self.fault = torch.zeros(1, dtype=torch.int32, device=self.device.torch_device)
         self.tensors: dict[Buffer, Tensor] = {}
         self.symbols: dict[str, int] = {}
+        self._watched: list[Callable[[], int | None]] = []
         self._runs = 0
         self._replay: Any = None
         self._fixed_inputs: list[Tensor] = []
@@ -80,8 +84,8 @@ class Frame:
             given = [self._given(x, b) for x, b in zip(inputs, self.owner.program.inputs, strict=True)]
             away = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in inputs)
             outputs = self._replayed(given, symbols) if self.ready.recordable else self._walked(given, symbols)
-            if self._uses_fault() and not (away and not self.device.chip.interpreted):
-                self._check_fault()
+            if self._uses_fault():
+                self._look_for_faults(wait=not away or self.device.chip.interpreted)
             return [self._result(x, i, numpy, away) for i, x in enumerate(outputs)]
 
     def profile(self, inputs: Sequence[Array], symbols: dict[str, int]) -> list[float]:
@@ -126,6 +130,11 @@ class Frame:
         self._replay()
         return [x.clone() for x in self._fixed_outputs]
 
+    def only_steps(self, symbols: Mapping[str, int]) -> None:
+        """Run the steps on whatever is in memory, to be timed."""
+        self.symbols = dict(symbols)
+        self._all_steps()
+
     def _all_steps(self) -> None:
         for step in self.ready.steps:
             self._step(step)
@@ -158,15 +167,29 @@ class Frame:
             if any(s == 0 for n, s in sizes.items() if n in ("count", "rows", "batch")):
                 bound = (None, (0,), [], Config(()))
             else:
-                config = self.owner.config(step, sizes)
-                args: list[Any] = [self.pointer(buffer, kind) for _, buffer, kind in step.pointers]
-                args += [self.fault] if step.fault else []
-                args += numbers.values()
-                bound = (self.owner.function(step), step.grid(sizes, config), args, config)
+                bound = self._bind(step, numbers, sizes)
             self._bound[step] = bound
         function, grid, args, config = bound
         if function is not None and all(grid):
             self.device.launch(function, grid, args, config)
+
+    def _bind(
+        self, step: Launch, numbers: Mapping[str, int], sizes: Mapping[str, int]
+    ) -> tuple[Any, tuple[int, ...], list[Any], Config]:
+        """Function, grid, arguments and configuration of a launch. The first launch of a kernel is made here, where it looks
+        for code that came with the model; it is made again by the caller, to the same effect."""
+        args: list[Any] = [self.pointer(buffer, kind) for _, buffer, kind in step.pointers]
+        args += [self.fault] if step.fault else []
+        args += numbers.values()
+        function = self.owner.function(step)
+        config = self.owner.config(step, sizes, lambda c: self.device.launch(function, step.grid(sizes, c), args, c))
+        grid = step.grid(sizes, config)
+        first = (step.name, config)
+        if self.owner.shipped is not None and first not in self.owner.started and all(grid):
+            with looking_in(self.owner.shipped):
+                self.device.launch(function, grid, args, config)
+            self.owner.started.add(first)
+        return function, grid, args, config
 
     def pointer(self, buffer: Buffer, kind: str) -> Tensor:
         """The memory of a buffer as elements of a type; truths as bytes."""
@@ -281,9 +304,19 @@ class Frame:
     def _uses_fault(self) -> bool:
         return any(isinstance(s, Launch) and s.fault for s in self.ready.steps)
 
-    def _check_fault(self) -> None:
+    def _look_for_faults(self, *, wait: bool) -> None:
+        """Raise CallError for a bad index of this call, or with `wait` false, for one of an earlier call: results that stay
+        on the device are not waited for."""
+        if wait:
+            self._check_fault(int(self.fault.item()))
+            return
+        self._watched.append(self.device.watch(self.fault))
+        known = [code for watch in self._watched if (code := watch()) is not None]
+        del self._watched[: len(known)]
+        self._check_fault(max(known, default=0))
+
+    def _check_fault(self, code: int) -> None:
         """Raise CallError when a kernel met a bad index."""
-        code = int(self.fault.item())
         if not code:
             return
         self.fault.zero_()

@@ -154,7 +154,8 @@ class KernelText:
         """Load elements as they are computed (`raw`: as they are stored); returns their name."""
         index, used = self.index(view, groups)
         mask = inside_of(used)
-        text = f"tl.load({self.pointer(view)} + {index}{f', mask={mask}, other=0' if mask else ''})"
+        nothing = "0.0" if view.dtype.is_float else "0"
+        text = f"tl.load({self.pointer(view)} + {index}{f', mask={mask}, other={nothing}' if mask else ''})"
         if not raw:
             text = widened(text, view.dtype)
         target = name or f"v{self._loads}"

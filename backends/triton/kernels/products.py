@@ -48,14 +48,14 @@ def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, a
             if b_inside is None:
                 b = tl.load(b_at)
             else:
-                b = tl.load(b_at, mask=b_inside[None, :], other=0)
+                b = tl.load(b_at, mask=b_inside[None, :], other=0.0)
         else:
             inside = k < last
-            a = tl.load(a_at, mask=inside[None, :], other=0)
+            a = tl.load(a_at, mask=inside[None, :], other=0.0)
             if b_inside is None:
-                b = tl.load(b_at, mask=inside[:, None], other=0)
+                b = tl.load(b_at, mask=inside[:, None], other=0.0)
             else:
-                b = tl.load(b_at, mask=inside[:, None] & b_inside[None, :], other=0)
+                b = tl.load(b_at, mask=inside[:, None] & b_inside[None, :], other=0.0)
         if b.dtype != a.dtype:
             b = narrow(b, a.dtype)
         acc = dot(a, b, acc)

@@ -9,6 +9,7 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.elementwise import flat, flat_grid
+from mcomp.backends.triton.program import Launch
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, computed_type, literal, stored_type
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -68,9 +69,7 @@ def _placed(index: View, start: int, rank: int, shape: Sequence[Dim]) -> tuple[D
     return tuple(strides)
 
 
-def _launches(b: Builder) -> list[object]:
-    from mcomp.backends.triton.program import Launch
-
+def _launches(b: Builder) -> list[Launch]:
     return [s for s in b.steps if isinstance(s, Launch)]
 
 

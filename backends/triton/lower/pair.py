@@ -97,9 +97,9 @@ def _configs(bits: int) -> configs.Configs:
             return [configs.config(BLOCK_M=power(sizes["rows"], 16, 64), BLOCK_N=power(sizes["cols"], 16, 64),
                                    BLOCK_K=power(sizes["inner"], 16, 128), BLOCK_R=middle)]
         listed = []
-        shapes = ((64, 64, 64, 4, 3), (64, 128, 64, 8, 3), (32, 64, 64, 4, 3), (16, 64, 64, 4, 3), (128, 64, 64, 8, 3))
+        shapes = [(64, 64, 64, 4, 3), (64, 128, 64, 8, 3), (32, 64, 64, 4, 3), (16, 64, 64, 4, 3), (128, 64, 64, 8, 3)]
         if bits == 32:
-            shapes = ((32, 32, 32, 4, 2), (16, 32, 32, 4, 2), (16, 64, 32, 4, 2))
+            shapes = [(32, 32, 32, 4, 2), (16, 32, 32, 4, 2), (16, 64, 32, 4, 2)]
         for bm, bn, bk, warps, stages in shapes:
             held = (stages * bk * (bm + middle) + middle * (bm + bn)) * bits // 8
             if held <= chip.shared and bm * middle <= (64 * 256 if bits == 16 else 16 * 128):
