@@ -85,6 +85,28 @@ def products(bits: int, *, most_rows: int = 256, most_cols: int = 256, least_inn
     return found
 
 
+_PACKED_TILES = ((64, 64, 32, 4, 3), (64, 128, 32, 8, 3), (128, 64, 32, 8, 3), (32, 64, 32, 4, 3), (32, 128, 32, 8, 3),
+                 (16, 64, 64, 4, 3), (16, 128, 32, 4, 3), (16, 32, 64, 4, 3))
+
+
+def grouped(group: int) -> Configs:
+    """Configurations of tiles whose weights are integers with scales for groups of so many: no piece of a tile goes beyond
+    one group, and integers and real numbers are held side by side."""
+    def found(sizes: Numbers, chip: Chip) -> list[Config]:
+        m, n, k = sizes["rows"], sizes["cols"], sizes["inner"]
+        if chip.interpreted:
+            return products(32)(sizes, chip)
+        most = max(16, group & -group)
+        listed = [
+            config(warps, stages, BLOCK_M=min(bm, power(m, 16, 256)), BLOCK_N=min(bn, power(n, 16, 256)), BLOCK_K=min(bk, most),
+                   GROUP_M=8)
+            for bm, bn, bk, warps, stages in _PACKED_TILES
+        ]
+        return sorted(dict.fromkeys(listed), key=lambda c: _product_cost(c, m, n, k, 1, chip))
+
+    return found
+
+
 def _product_cost(c: Config, m: int, n: int, k: int, batch: int, chip: Chip) -> float:
     """Relative time: waves of tiles over the chip, each as long as its work at the rate that its shape reaches."""
     bm, bn = c["BLOCK_M"], c["BLOCK_N"]

@@ -60,8 +60,9 @@ class Frame:
         self.device = ready.owner.device
         import torch
 
-        self.pool = self.device.empty(max(1, ready.plan.nbytes), torch.uint8)
-        self.fault = torch.zeros(1, dtype=torch.int32, device=self.device.torch_device)
+        with torch.inference_mode(False):
+            self.pool = self.device.empty(max(1, ready.plan.nbytes), torch.uint8)
+            self.fault = torch.zeros(1, dtype=torch.int32, device=self.device.torch_device)
         self.tensors: dict[Buffer, Tensor] = {}
         self.symbols: dict[str, int] = {}
         self._watched: list[Callable[[], int | None]] = []
@@ -80,7 +81,7 @@ class Frame:
         """One call; see `Executable.run`."""
         import torch
 
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             given = [self._given(x, b) for x, b in zip(inputs, self.owner.program.inputs, strict=True)]
             away = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in inputs)
             outputs = self._replayed(given, symbols) if self.ready.recordable else self._walked(given, symbols)
@@ -95,7 +96,7 @@ class Frame:
         from mcomp.backends.triton.executor import clock
 
         times: list[float] = []
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self._start([self._given(x, b) for x, b in zip(inputs, self.owner.program.inputs, strict=True)], symbols)
             for step in self.ready.steps:
                 before = clock(self.device)

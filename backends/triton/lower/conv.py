@@ -9,8 +9,8 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, View, dense
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.products import FLOATS, byte_weight, start_tile, tile_grid
-from mcomp.backends.triton.lower.tail import Tail, finish, plain
-from mcomp.backends.triton.program import Config, Numbers
+from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.program import Chip, Config, Numbers
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
@@ -101,9 +101,15 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
     taps = windows.kernel[0] * windows.kernel[1] * windows.kernel[2]
     sizes = {"rows": positions, "cols": each_out, "inner": taps * each_in, "batch": windows.groups}
     bits = 8 if bytes_ else configs.BITS[dtype.name]
-    b.emit(b.launch(name, text, tile_grid, configs.products(bits, most_rows=128, most_cols=128, least_inner=32 if bytes_ else 16),
-                    sizes=sizes, kind=name, dtypes=("i8" if bytes_ else dtype.name,)))
+    form = configs.products(bits, most_rows=128, most_cols=128, least_inner=32 if bytes_ else 16)
+    ours = b.launch(name, text, tile_grid, form, sizes=sizes, kind=name, dtypes=("i8" if bytes_ else dtype.name,))
+    library = None if bytes_ else library_way(node, tail, views, room, b)
+    b.choose([("tile", [ours]), *([library] if library is not None else [])], _first, {"rows": positions})
     return None
+
+
+def _first(sizes: Numbers, chip: Chip) -> int:
+    return 0
 
 
 def _byte_input(place: Coded) -> bool:

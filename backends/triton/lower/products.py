@@ -8,8 +8,8 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, Place, View, dense
 from mcomp.backends.triton.builder import TARGET, Builder
-from mcomp.backends.triton.lower.tail import Tail, finish, plain
-from mcomp.backends.triton.program import Chip, Config, Launch, Numbers
+from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.program import Chip, Config, Launch, Numbers, TorchStep
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
@@ -17,6 +17,9 @@ from mcomp.ir.encoding import Affine, BlockSparse
 from mcomp.ir.graph import Node, Value
 
 FLOATS = (dtypes.f32, dtypes.f16, dtypes.bf16, dtypes.f8e4m3)
+LIBRARY = (dtypes.f32, dtypes.f16, dtypes.bf16)
+"""Element types whose products torch's libraries compute too."""
+Ways = list[tuple[str, list[Launch | TorchStep]]]
 VECTOR_ROWS = 4
 """Up to so many rows are multiplied one by one, without tensor cores, which would be mostly idle."""
 
@@ -153,8 +156,14 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
         b.emit(_bytes(whole, place, b))
         return None
     way = weight_way(weight, b)
-    b.choose([("tile", [_tile(whole, way, b)]), ("vector", [_vector(whole, way, b)])], _by_rows, {"rows": sizes["rows"]})
+    ways: Ways = [("tile", [_tile(whole, way, b)]), ("vector", [_vector(whole, way, b)])]
+    library = library_way(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else None
+    b.choose([*ways, *([library] if library is not None else [])], _by_rows, {"rows": sizes["rows"]})
     return None
+
+
+def _first(sizes: Numbers, chip: Chip) -> int:
+    return 0
 
 
 def _by_rows(sizes: Numbers, chip: Chip) -> int:
@@ -206,8 +215,9 @@ def _tile(whole: Linear, way: Way, b: Builder) -> Launch:
     whole.finish(text, tiles.all, b, *_factors(whole, way))
     kind, dtype = _KINDS[way.kind][0], x.dtype.name
     least = 32 if dtype == "f8e4m3" else 16
-    return b.launch(kind, text, tile_grid, configs.products(configs.BITS[dtype], least_inner=least), sizes=whole.sizes,
-                    kind=kind, dtypes=(dtype,))
+    plain = way.kind in ("dense", "rows")
+    form = configs.products(configs.BITS[dtype], least_inner=least) if plain else configs.grouped(way.group)
+    return b.launch(kind, text, tile_grid, form, sizes=whole.sizes, kind=kind, dtypes=(dtype,))
 
 
 _KINDS = {
@@ -366,9 +376,12 @@ def matmul(node: Node, tail: Tail, b: Builder) -> Declined | None:
         f"{text.number(right.strides[-2])}, {'cols_in' if near else 'None'}, 0, {inner}, "
         f"tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), {even}, BLOCK_K)"
     )
-    finish(tail, views, "acc", tiles.all, tail.room(b), text, b)
+    room = tail.room(b)
+    finish(tail, views, "acc", tiles.all, room, text, b)
     sizes = {"rows": row_group.numel, "cols": cols.numel, "inner": size, "batch": 1 if batch is None else dims.product(lead)}
     dtype = node.type.dtype.name
-    b.emit(b.launch("matmul", text, tile_grid, configs.products(configs.BITS[dtype], least_inner=32 if dtype == "f8e4m3" else 16),
-                    sizes=sizes, kind="matmul", dtypes=(dtype,)))
+    form = configs.products(configs.BITS[dtype], least_inner=32 if dtype == "f8e4m3" else 16)
+    ours = b.launch("matmul", text, tile_grid, form, sizes=sizes, kind="matmul", dtypes=(dtype,))
+    library = library_way(node, tail, views, room, b) if node.type.dtype in LIBRARY else None
+    b.choose([("tile", [ours]), *([library] if library is not None else [])], _first, {"rows": sizes["rows"]})
     return None

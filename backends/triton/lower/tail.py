@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcomp.backend import Declined
-from mcomp.backends.triton.access import Place, View
-from mcomp.backends.triton.builder import Builder
+from mcomp.backends.triton import configs
+from mcomp.backends.triton.access import Coded, Place, View
+from mcomp.backends.triton.builder import Builder, work_of
 from mcomp.backends.triton.expressions import scalar_lines, unsupported
-from mcomp.backends.triton.lower.elementwise import is_static_quantize, room_for, store_value
+from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, room_for, store_value
+from mcomp.backends.triton.program import Launch, TorchStep
 from mcomp.backends.triton.text import KNOWN, Group, KernelText
+from mcomp.ir import dims
 from mcomp.ir.graph import Node, Value
 
 
@@ -71,3 +74,27 @@ def finish(
     assert not isinstance(known, str), known
     for (value, _), place in zip(tail.results, room, strict=True):
         store_value(value, place, known, groups, text)
+
+
+def library_way(
+    node: Node, tail: Tail, views: dict[Value, View], room: Sequence[Place], b: Builder
+) -> tuple[str, list[Launch | TorchStep]] | None:
+    """A library's kernel for a node, and one of ours for its tail: a candidate that only measuring can choose. None where
+    operands are encoded."""
+    places = [None if v is None else b.place(v) for v in node.operands]
+    if any(isinstance(p, Coded) for p in places):
+        return None
+    steps: list[Launch | TorchStep] = []
+    direct = not tail.nodes and len(room) == 1 and isinstance(room[0], View) and room[0].is_dense()
+    shape = node.type.shape
+    target = room[0] if direct else b.temp(node.type.dtype, shape)
+    assert isinstance(target, View)
+    inputs: list[Place | None] = list(places)
+    steps.append(TorchStep(node, inputs, [target], work_of(node), library=True))
+    if not direct:
+        text = KernelText()
+        at = flat(text, shape)
+        finish(tail, views, text.load(target, [at]), [at], room, text, b)
+        steps.append(b.launch("tail", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)}, kind="pointwise",
+                              dtypes=(node.type.dtype.name,)))
+    return "library", steps
