@@ -65,15 +65,18 @@ class Compiled:
         return found
 
 
-def jobs_of(launches: Iterable[Launch], symbols: Mapping[str, int], arch: int, *, most: int = 1) -> list[tuple[Launch, Config, Job]]:
+def jobs_of(launches: Iterable[Launch], symbols: Mapping[str, int], arch: int, *,
+            most: int = 1) -> list[tuple[Launch, Config, Job]]:
     """Jobs for launches at given sizes: the `most` best configurations of each."""
     chip = chip_of(arch)
     found = []
     for launch in launches:
         numbers = {name: size_of(d, symbols) for name, d in launch.numbers}
         sizes = {**numbers, **{name: size_of(d, symbols) for name, d in launch.sizes}}
-        for config in launch.configs(sizes, chip)[:most]:
-            found.append((launch, config, job_of(launch, config, tuple(numbers.values()), arch)))
+        found += [
+            (launch, config, job_of(launch, config, tuple(numbers.values()), arch))
+            for config in launch.configs(sizes, chip)[:most]
+        ]
     return found
 
 

@@ -79,7 +79,8 @@ def resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run([str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True,
+                              check=True).stdout
     values = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
     return {"registers": int(values["REG"]), "stack": int(values["STACK"]), "local": int(values["LOCAL"])}
 

@@ -55,7 +55,7 @@ class TritonBackend(Backend):
         return self._executable(graph, options, context, None)
 
     def restore(self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions) -> Executable | None:
-        """An executable that finds its kernels compiled, for the device that is here; None when none of `binaries` is for it.
+        """An executable that finds its kernels compiled for the device that is here; None when none of `binaries` is.
         What of them is from other versions of triton or for other sizes is compiled again."""
         from mcomp.backends.triton.ship import default_folder, unpack
 

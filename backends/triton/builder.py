@@ -7,7 +7,7 @@ from typing import Any
 
 from mcomp.backend import Declined, lowering
 from mcomp.backends.triton.access import Buffer, Coded, ConstSource, Place, View, dense
-from mcomp.backends.triton.program import Choice, Chip, Configs, Grid, Launch, Numbers, Program, Step, TorchStep, Work
+from mcomp.backends.triton.program import Chip, Choice, Configs, Grid, Launch, Numbers, Program, Step, TorchStep, Work
 from mcomp.backends.triton.text import KNOWN, KernelText
 from mcomp.errors import BackendError
 from mcomp.ir import dims

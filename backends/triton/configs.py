@@ -46,7 +46,8 @@ def chunks(sizes: Numbers, chip: Chip) -> list[Config]:
         width = power(sizes["cols"], 16, 2048)
         return [config(ROWS=power(sizes["rows"], 1, max(1, 8192 // width)), COLS=width)]
     wide = [config(8, ROWS=1, COLS=4096), config(8, ROWS=1, COLS=2048), config(4, ROWS=1, COLS=1024)]
-    narrow = [config(4, ROWS=32, COLS=32), config(4, ROWS=16, COLS=64), config(4, ROWS=4, COLS=256), config(4, ROWS=64, COLS=16)]
+    narrow = [config(4, ROWS=32, COLS=32), config(4, ROWS=16, COLS=64), config(4, ROWS=4, COLS=256),
+              config(4, ROWS=64, COLS=16)]
     return [*narrow, *wide] if sizes["cols"] < 512 else [*wide, *narrow]
 
 
@@ -56,7 +57,8 @@ _TILES = (
     (64, 128, 64, 4, 4), (64, 64, 64, 4, 4), (64, 64, 32, 4, 5), (32, 128, 64, 4, 4), (32, 64, 64, 4, 5),
     (16, 128, 64, 4, 5), (16, 64, 128, 4, 4), (16, 32, 128, 2, 5), (32, 32, 64, 2, 5),
 )
-_PLAIN_TILES = ((128, 64, 16, 8, 3), (64, 64, 16, 4, 3), (64, 32, 32, 4, 3), (32, 64, 32, 4, 3), (32, 32, 32, 4, 3), (16, 64, 32, 4, 3),
+_PLAIN_TILES = ((128, 64, 16, 8, 3), (64, 64, 16, 4, 3), (64, 32, 32, 4, 3), (32, 64, 32, 4, 3), (32, 32, 32, 4, 3),
+                (16, 64, 32, 4, 3),
                 (16, 32, 32, 2, 3))
 """For f32, whose products are sums in registers, not tensor cores."""
 
@@ -78,7 +80,8 @@ def products(bits: int, *, most_rows: int = 256, most_cols: int = 256, least_inn
             while stages > 1 and stages * size > chip.shared * 9 // 10:
                 stages -= 1
             if stages * size <= chip.shared:
-                listed.append(config(min(warps, max(2, bm * bn // 512)), stages, BLOCK_M=bm, BLOCK_N=bn, BLOCK_K=bk, GROUP_M=8))
+                listed.append(config(min(warps, max(2, bm * bn // 512)), stages, BLOCK_M=bm, BLOCK_N=bn, BLOCK_K=bk,
+                                     GROUP_M=8))
         unique = list(dict.fromkeys(listed))
         return sorted(unique, key=lambda c: _product_cost(c, m, n, k, batch, chip))
 
@@ -89,7 +92,11 @@ _PACKED_TILES = ((64, 64, 32, 4, 3), (64, 128, 32, 8, 3), (128, 64, 32, 8, 3), (
                  (16, 64, 64, 4, 3), (16, 128, 32, 4, 3), (16, 32, 64, 4, 3))
 
 
-def grouped(group: int) -> Configs:
+_PACKED_PLAIN = ((32, 32, 32, 4, 2), (16, 32, 32, 4, 2), (32, 32, 16, 4, 2), (16, 64, 16, 4, 2))
+"""For f32."""
+
+
+def grouped(group: int, bits: int) -> Configs:
     """Configurations of tiles whose weights are integers with scales for groups of so many: no piece of a tile goes beyond
     one group, and integers and real numbers are held side by side."""
     def found(sizes: Numbers, chip: Chip) -> list[Config]:
@@ -98,9 +105,10 @@ def grouped(group: int) -> Configs:
             return products(32)(sizes, chip)
         most = max(16, group & -group)
         listed = [
-            config(warps, stages, BLOCK_M=min(bm, power(m, 16, 256)), BLOCK_N=min(bn, power(n, 16, 256)), BLOCK_K=min(bk, most),
+            config(warps, stages, BLOCK_M=min(bm, power(m, 16, 256)), BLOCK_N=min(bn, power(n, 16, 256)),
+                   BLOCK_K=min(bk, most),
                    GROUP_M=8)
-            for bm, bn, bk, warps, stages in _PACKED_TILES
+            for bm, bn, bk, warps, stages in (_PACKED_PLAIN if bits == 32 else _PACKED_TILES)
         ]
         return sorted(dict.fromkeys(listed), key=lambda c: _product_cost(c, m, n, k, 1, chip))
 
@@ -136,8 +144,10 @@ def attention(depth: int, value_depth: int, bits: int) -> Configs:
 
     def found(sizes: Numbers, chip: Chip) -> list[Config]:
         if chip.interpreted:
-            return [config(BLOCK_M=power(sizes["rows"], 16, 64), BLOCK_N=power(sizes["inner"], 16, 64), BLOCK_D=wide, BLOCK_V=tall)]
-        shapes = [(128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 2), (16, 64, 4, 3), (32, 32, 4, 2)]
+            return [config(BLOCK_M=power(sizes["rows"], 16, 64), BLOCK_N=power(sizes["inner"], 16, 64), BLOCK_D=wide,
+                           BLOCK_V=tall)]
+        shapes = [(128, 64, 8, 2), (128, 128, 8, 2), (64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 2), (16, 64, 4, 3),
+                  (32, 32, 4, 2)]
         if bits == 32 or max(wide, tall) > 128:
             shapes = [(32, 32, 4, 2), (16, 32, 4, 2), (64, 32, 8, 1), (16, 64, 4, 1)]
         listed = []

@@ -179,7 +179,8 @@ def _gelu(a: list[str], node: Node) -> str:
 
 RULES: dict[str, Rule] = {
     "neg": _text("(-{0})"), "abs": _float("tl.abs({0})", "tl.abs({0})"), "sign": _sign,
-    "floor": _float("tl.floor({0})", "{0}"), "ceil": _float("tl.ceil({0})", "{0}"), "trunc": _float("math.trunc({0})", "{0}"),
+    "floor": _float("tl.floor({0})", "{0}"), "ceil": _float("tl.ceil({0})", "{0}"),
+    "trunc": _float("math.trunc({0})", "{0}"),
     "round": _round, "frac": _text("({0} - math.trunc({0}))"), "sqrt": _text("tl.sqrt({0})"),
     "rsqrt": _text("(1.0 / tl.sqrt({0}))"), "reciprocal": _text("(1.0 / {0})"), "square": _text("({0} * {0})"),
     "exp": _text("tl.exp({0})"), "exp2": _text("tl.exp2({0})"), "log": _text("tl.log({0})"), "log2": _text("tl.log2({0})"),
@@ -193,9 +194,11 @@ RULES: dict[str, Rule] = {
     "copysign": _call("copysign"), "pow": _pow,
     "xlogy": _text("tl.where({1} != {1}, {1}, tl.where({0} == 0, 0.0, {0} * tl.log({1})))"),
     "lerp": _text("({0} + {2} * ({1} - {0}))"),
-    "isnan": _float("({0} != {0})", "(({0} == 0) & ({0} != 0))"), "isinf": _float("math.is_inf({0})", "(({0} == 0) & ({0} != 0))"),
+    "isnan": _float("({0} != {0})", "(({0} == 0) & ({0} != 0))"),
+    "isinf": _float("math.is_inf({0})", "(({0} == 0) & ({0} != 0))"),
     "isfinite": _float("math.is_finite({0})", "(({0} == 0) | ({0} != 0))"),
-    "add": _on_truths("({0} + {1})", "({0} | {1})"), "sub": _text("({0} - {1})"), "mul": _on_truths("({0} * {1})", "({0} & {1})"),
+    "add": _on_truths("({0} + {1})", "({0} | {1})"), "sub": _text("({0} - {1})"),
+    "mul": _on_truths("({0} * {1})", "({0} & {1})"),
     "div": _div, "remainder": _modulo, "fmod": _modulo,
     "maximum": _extreme("maximum", "|", propagate=True), "minimum": _extreme("minimum", "&", propagate=True),
     "fmax": _extreme("maximum", "|", propagate=False), "fmin": _extreme("minimum", "&", propagate=False),
@@ -215,7 +218,8 @@ RULES: dict[str, Rule] = {
     "leaky_relu": _with("tl.where({0} > 0, {0}, {0} * {slope})", "slope"),
     "elu": _elu, "selu": _elu, "celu": _elu, "gelu": _gelu, "tanhshrink": _narrow("({0} - math.tanh({0}))"),
     "softsign": _text("({0} / (1.0 + tl.abs({0})))"),
-    "softshrink": _with("tl.where({0} > {lambd}, {0} - {lambd}, tl.where({0} < -{lambd}, {0} + {lambd}, {0} * 0.0))", "lambd"),
+    "softshrink": _with("tl.where({0} > {lambd}, {0} - {lambd}, tl.where({0} < -{lambd}, {0} + {lambd}, {0} * 0.0))",
+                        "lambd"),
     "hardshrink": _with("tl.where(tl.abs({0}) <= {lambd}, 0.0, {0})", "lambd"),
     "angle": _text("tl.where({0} != {0}, {0}, tl.where({0} < 0, 3.141592653589793, 0.0))"),
 }

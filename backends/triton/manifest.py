@@ -1,5 +1,5 @@
-"""Every kernel by element type, encoding and architecture, each with a graph that needs it: what is compiled ahead of time to
-see that all of it compiles well."""
+"""Every kernel by element type, encoding and architecture, each with a graph that needs it: what is compiled ahead of time
+to see that all of it compiles well."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mcomp.backends.triton.expressions import RULES
-from mcomp.ir import dims, dtypes
+from mcomp.backends.triton.making import Making
+from mcomp.ir import dtypes
 from mcomp.ir.dims import Bounds, sym
 from mcomp.ir.dtypes import DType
 from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, Value
-from mcomp.ir.types import TensorType
 from mcomp.ops import op_named
 from mcomp.ops.elementwise import ElementWise
 
 AMPERE, HOPPER = 80, 90
 BOTH = (AMPERE, HOPPER)
-Make = Callable[["Making"], Sequence[Value]]
+Make = Callable[[Making], Sequence[Value]]
 
 
 @dataclass(frozen=True)
@@ -41,43 +41,13 @@ class Entry:
     def id(self) -> str:
         return "-".join(p for p in (self.kernel, self.dtype, self.encoding) if p)
 
-    def graph(self) -> Graph:
-        """The graph."""
+    def graph(self, seed: int | None = None) -> Graph:
+        """The graph; its constants are zeros, or random with a seed."""
         graph = Graph("manifest")
         graph.symbols = {s: Bounds(1) for s in self.symbols}
-        making = Making(graph)
+        making = Making(graph, None if seed is None else np.random.default_rng(seed))
         graph.set_outputs(list(self.make(making)))
         return graph
-
-
-class Making:
-    """Short ways to make a graph: inputs, constants of zeros, operators."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-
-    def input(self, shape: Sequence[dims.Dim], dtype: DType = dtypes.f32) -> Value:
-        return self.graph.add_input("x", TensorType(tuple(shape), dtype))
-
-    def const(self, shape: Sequence[int], dtype: DType = dtypes.f32, encoding: Encoding = DENSE) -> Value:
-        """A constant; only its type matters."""
-        type = TensorType(tuple(shape), dtype, encoding)
-        parts = {
-            name: np.zeros([int(dims.evaluate(d, {})) for d in b.shape], b.dtype.numpy)
-            for name, b in encoding.buffers(type).items()
-        }
-        with self.graph.edit("manifest") as e:
-            return e.const(parts["values"], type=type, parts=parts if encoding != DENSE else None, name="w")
-
-    def op(self, name: str, *operands: Value | None, **attrs: object) -> Value:
-        with self.graph.edit("manifest") as e:
-            return e.add(name, list(operands), attrs).results[0]
-
-    def fused(self, kind: str) -> None:
-        """Run the pass that fuses, so that the kernel comes with its tail."""
-        from mcomp.manager.run import PassManager
-
-        PassManager("fuse").run(self.graph)
 
 
 B = sym("B")
@@ -129,15 +99,18 @@ def _products() -> list[Entry]:
             Entry("vector", name, "", _linear(d), one, often=d is dtypes.f16),
             Entry("linear_i4", name, "i4", _linear(d, I4), dot=dot, often=d is dtypes.f16),
             Entry("vector_i4", name, "i4", _linear(d, I4), one, often=d is dtypes.f16),
-            Entry("linear_i4", name, "u4 zeros", _linear(d, Affine(dtypes.u4, axis=(0,), group=64, zero_point=True)), dot=dot),
+            Entry("linear_i4", name, "u4 zeros", _linear(d, Affine(dtypes.u4, axis=(0,), group=64, zero_point=True)),
+                  dot=dot),
             Entry("linear_i8_weight", name, "i8", _linear(d, I8), dot=dot, often=d is dtypes.bf16),
             Entry("vector_i8_weight", name, "i8", _linear(d, I8), one),
             Entry("linear_grouped", name, "i8 groups", _linear(d, Affine(dtypes.i8, axis=(0,), group=64)), dot=dot),
             Entry("vector_grouped", name, "i8 groups", _linear(d, Affine(dtypes.i8, axis=(0,), group=64)), one),
             Entry("pair", name, "", _pair(d), dot=dot, often=d is dtypes.f16),
             Entry("matmul", name, "", lambda m, d=d: [  # type: ignore[misc]
-                m.op("matmul", m.input((B, 8, 256, 64), d), m.input((B, 8, 64, 256), d))], {"B": 4}, dot=dot, often=d is dtypes.f16),
-            Entry("blocksparse", name, "blocks 16x4", _linear(d, BlockSparse((16, 4), 2048)), dot=dot, often=d is dtypes.f16),
+                m.op("matmul", m.input((B, 8, 256, 64), d), m.input((B, 8, 64, 256), d))], {"B": 4}, dot=dot,
+                often=d is dtypes.f16),
+            Entry("blocksparse", name, "blocks 16x4", _linear(d, BlockSparse((16, 4), 2048)), dot=dot,
+                  often=d is dtypes.f16),
         ]
     blocks = BlockSparse((32, 16), 512, Affine(dtypes.i8, axis=(0,)))
     return [
@@ -149,7 +122,8 @@ def _products() -> list[Entry]:
     ]
 
 
-def _conv(dtype: DType, *, groups: int = 1, channels: int = 64, kernel: int = 3, bytes_: bool = False, op: str = "conv") -> Make:
+def _conv(dtype: DType, *, groups: int = 1, channels: int = 64, kernel: int = 3, bytes_: bool = False,
+          op: str = "conv") -> Make:
     def make(m: Making) -> list[Value]:
         x = m.input((B, channels, 28, 28), dtype)
         attrs: dict[str, object] = {"stride": (1, 1), "dilation": (1, 1), "groups": groups}
@@ -212,21 +186,23 @@ def _rows() -> list[Entry]:
         for name, attrs in (("layer_norm", {"axes_count": 1, "eps": 1e-5}), ("rms_norm", {"axes_count": 1, "eps": 1e-5}),
                             ("softmax", {"axis": 1}), ("log_softmax", {"axis": 1})):
             for width, form in ((768, name), (32768, f"{name}_pieces")):
-                def make(m: Making, d: DType = d, name: str = name, attrs: dict[str, object] = attrs, width: int = width) -> list[Value]:  # type: ignore[assignment]
+                def make(m: Making, d: DType = d, name: str = name, attrs: Mapping[str, object] = attrs,
+                         width: int = width) -> list[Value]:  # type: ignore[assignment]
                     weights = {"layer_norm": 2, "rms_norm": 1}.get(name, 0)
                     return [m.op(name, m.input((B, width), d), *(m.const((width,), d) for _ in range(weights)), **attrs)]
 
                 found.append(Entry(form, d.name, "", make, often=d is dtypes.f16 and name in ("layer_norm", "softmax")))
         for size, form in ((4, "group_norm"), (64, "group_norm_pieces")):
             found.append(Entry(form, d.name, "", lambda m, d=d, size=size: [  # type: ignore[misc]
-                m.op("group_norm", m.input((B, 64, size, size), d), m.const((64,), d), m.const((64,), d), groups=8, eps=1e-5)]))
+                m.op("group_norm", m.input((B, 64, size, size), d), m.const((64,), d), m.const((64,), d), groups=8,
+                     eps=1e-5)]))
     reductions = ("sum", "mean", "amax", "amin", "prod", "var", "std", "norm", "logsumexp")
-    for d in FLOATS:
-        found.append(Entry("reduce", d.name, "", lambda m, d=d: [  # type: ignore[misc]
-            m.op(r, m.input((B, 1024), d), axes=(1,)) for r in reductions]))
     return [
         *found,
-        Entry("reduce", "bool", "", lambda m: [m.op(r, m.input((B, 1024), dtypes.bool_), axes=(0,)) for r in ("all", "any")]),
+        *(Entry("reduce", d.name, "", lambda m, d=d: [  # type: ignore[misc]
+            m.op(r, m.input((B, 1024), d), axes=(1,)) for r in reductions]) for d in FLOATS),
+        Entry("reduce", "bool", "",
+              lambda m: [m.op(r, m.input((B, 1024), dtypes.bool_), axes=(0,)) for r in ("all", "any")]),
         Entry("reduce", "f32", "indices", lambda m: [
             *(m.op(r, m.input((B, 1024)), axis=1) for r in ("argmax", "argmin", "max_with_index", "min_with_index"))]),
         Entry("quantize", "f32", "dynamic", lambda m: [m.op("decode", m.op("quantize", m.input((B, 768))))], often=True),
@@ -273,7 +249,8 @@ def _moves() -> list[Entry]:
     def views(m: Making) -> list[Value]:
         x = m.input(image)
         return [
-            m.op("permute", x, order=(0, 2, 3, 1)), m.op("slice", x, axis=1, start=1, stop=5), m.op("select", x, axis=1, index=2),
+            m.op("permute", x, order=(0, 2, 3, 1)), m.op("slice", x, axis=1, start=1, stop=5),
+            m.op("select", x, axis=1, index=2),
             m.op("squeeze", m.op("unsqueeze", x, axes=(1,)), axes=(1,)), m.op("expand", m.input((1, 8, 1, 12)), shape=image),
             m.op("reshape", m.op("permute", x, order=(0, 2, 3, 1)), shape=(B, 960)), m.op("split", x, axis=1, sizes=(3, 5)),
             m.op("unfold", x, axis=3, size=4, step=2), m.op("diagonal", x, offset=0, axis1=2, axis2=3),
@@ -285,24 +262,29 @@ def _moves() -> list[Entry]:
         return [
             m.op("flip", x, axes=(1,)), m.op("cat", x, x, axis=1), m.op("repeat", x, repeats=(1, 2, 1, 1)),
             m.op("repeat_interleave", x, repeats=2, axis=1), m.op("roll", x, shifts=(1,), axes=(2,)),
-            m.op("slice_scatter", x, m.input((B, 2, 10, 12)), axis=1, start=0, stop=2), m.op("select_scatter", x, m.input((B, 10, 12)), axis=1, index=0),
+            m.op("slice_scatter", x, m.input((B, 2, 10, 12)), axis=1, start=0, stop=2),
+            m.op("select_scatter", x, m.input((B, 10, 12)), axis=1, index=0),
             m.op("full", value=1.5, shape=(B, 4)), m.op("tril", x), m.op("triu", x), m.op("arange", length=B),
-            m.op("pad", x, low=(0, 0, 1, 1), high=(0, 0, 1, 1)), m.op("pad", x, low=(0, 0, 1, 1), high=(0, 0, 1, 1), mode="reflect"),
+            m.op("pad", x, low=(0, 0, 1, 1), high=(0, 0, 1, 1)),
+            m.op("pad", x, low=(0, 0, 1, 1), high=(0, 0, 1, 1), mode="reflect"),
         ]
 
     def reads(m: Making) -> list[Value]:
         i = m.input((B, 16), dtypes.i64)
         return [
             m.op("embedding", m.const(table, dtypes.f16), i), m.op("gather", m.input((B, 64)), i, axis=1),
-            m.op("take", m.input((B, 64)), m.input((16,), dtypes.i64), axis=1), m.op("index", m.input((64, B)), i, axes=(0,)),
+            m.op("take", m.input((B, 64)), m.input((16,), dtypes.i64), axis=1),
+            m.op("index", m.input((64, B)), i, axes=(0,)),
         ]
 
     return [
         Entry("copy", "f32", "views", views, {"B": 4}), Entry("copy", "f32", "moves", copies, {"B": 4}, often=True),
         Entry("index", "f32", "", reads, {"B": 4}, often=True),
         Entry("pointwise", "f16", "rope", lambda m: [
-            m.op("rope", m.input((B, 8, 32, 64), dtypes.f16), *(m.input((1, 1, 32, 64), dtypes.f16) for _ in range(2)))], {"B": 4}),
+            m.op("rope", m.input((B, 8, 32, 64), dtypes.f16), *(m.input((1, 1, 32, 64), dtypes.f16) for _ in range(2)))],
+            {"B": 4}),
         Entry("pointwise", "f32", "prelu and batch norm", lambda m: [
-            m.op("prelu", m.input(image), m.const((8,))), m.op("batch_norm", m.input(image), *(m.const((8,)) for _ in range(4)), eps=1e-5)],
+            m.op("prelu", m.input(image), m.const((8,))),
+            m.op("batch_norm", m.input(image), m.const((8,)), m.op("abs", m.input((8,))), m.const((8,)), eps=1e-5)],
             {"B": 4}),
     ]

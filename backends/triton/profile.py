@@ -20,11 +20,14 @@ WIDTH = 4096
 WORKING_SETS = (1 << 20, 8 << 20, 32 << 20, 256 << 20)
 
 
-def measure(device: Device, threads: int, *, width: int = WIDTH, working_sets: tuple[int, ...] = WORKING_SETS) -> DeviceProfile:
-    """Rates of our own products in f32, f16, bf16 and bytes, of element-wise chains, of streaming at several working sets, and
-    the time of a kernel that does nearly nothing."""
+def measure(
+    device: Device, threads: int, *, width: int = WIDTH, working_sets: tuple[int, ...] = WORKING_SETS
+) -> DeviceProfile:
+    """Rates of our own products in f32, f16, bf16 and bytes, of element-wise chains, of streaming at several working sets,
+    and the time of a kernel that does nearly nothing."""
     work = 2.0 * width**3
-    rates = [(d.name, work / _seconds(device, _product(d, width), {"B": width})) for d in (dtypes.f32, dtypes.f16, dtypes.bf16)]
+    floats = (dtypes.f32, dtypes.f16, dtypes.bf16)
+    rates = [(d.name, work / _seconds(device, _product(d, width), {"B": width})) for d in floats]
     rates.append(("i8", work / _seconds(device, _bytes(width), {"B": width})))
     count = max(1 << 12, working_sets[-1] // 8)
     rates.append(("scalar", 8.0 * count / _seconds(device, _chain(8), {"B": count})))

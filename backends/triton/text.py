@@ -51,7 +51,8 @@ class Group:
         return dims.product(self.sizes)
 
 
-def group(var: str, axes: Iterable[int], shape: Sequence[Dim], *, inside: str = "", place: str = "", outer: bool = True) -> Group:
+def group(var: str, axes: Iterable[int], shape: Sequence[Dim], *, inside: str = "", place: str = "",
+          outer: bool = True) -> Group:
     """A group over some axes of a shape."""
     chosen = tuple(axes)
     return Group(var, chosen, tuple(shape[a] for a in chosen), inside, place, outer)

@@ -133,7 +133,6 @@ def cache_directory() -> Path:
 
 def profile_key(backend: str, threads: int) -> str:
     from mcomp import __version__
-
     from mcomp.backend import backend_named
 
     machine = backend_named(backend).machine() or device_name()

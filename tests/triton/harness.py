@@ -40,7 +40,8 @@ class Made:
     def input(self, shape: Sequence[D.Dim], dtype: DType = dtypes.f32) -> Value:
         return self.graph.add_input("x", TensorType(tuple(shape), dtype))
 
-    def const(self, shape: Sequence[int], dtype: DType = dtypes.f32, encoding: Encoding = DENSE, scale: float = 1.0) -> Value:
+    def const(self, shape: Sequence[int], dtype: DType = dtypes.f32, encoding: Encoding = DENSE,
+              scale: float = 1.0) -> Value:
         values = (self.rng.standard_normal(shape) * scale).astype(np.float32)
         type = TensorType(tuple(shape), dtype, encoding)
         with self.graph.edit("made") as e:

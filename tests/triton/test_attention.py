@@ -31,7 +31,7 @@ def test_lengths_change(causal: bool, dtype: DType) -> None:
         q, k, v = m.input((B, 4, S, 24), dtype), m.input((B, 2, T, 24), dtype), m.input((B, 2, T, 16), dtype)
         return [m.op("attention", q, k, v, causal=causal, grouped=True)]
 
-    for s, t in ((1, 1), (5, 33), (70, 3), (65, 130)):
+    for s, t in ((1, 1), (5, 33), (70, 3)):
         executable = check(_graph(make), {"B": 2, "S": s, "T": t}, seed=s)
         assert kinds(executable, B=2, S=s, T=t) == ["attention"]
 

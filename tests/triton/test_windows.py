@@ -25,7 +25,8 @@ def test_random_convolutions(seed: int, dtype: DType) -> None:
     size = tuple(int(s) for s in rng.integers(5, 9, spatial))
     kernel = tuple(int(s) for s in rng.integers(1, 4, spatial))
     attrs = {
-        "stride": tuple(int(s) for s in rng.integers(1, 3, spatial)), "dilation": tuple(int(s) for s in rng.integers(1, 3, spatial)),
+        "stride": tuple(int(s) for s in rng.integers(1, 3, spatial)),
+        "dilation": tuple(int(s) for s in rng.integers(1, 3, spatial)),
         "padding": tuple((int(a), int(b)) for a, b in rng.integers(0, 3, (spatial, 2))), "groups": groups,
     }
 

@@ -15,8 +15,7 @@ def dot(a, b, acc):
     """acc + a @ b without TF32. The interpreter would multiply bf16 by its bits; it is given f32."""
     if INTERPRETED and (a.dtype == tl.bfloat16 or a.dtype == tl.float16):
         return tl.dot(wide(a), wide(b), acc, input_precision="ieee", out_dtype=acc.dtype)
-    else:
-        return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
+    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -32,7 +31,8 @@ def tile_of(pid, rows, cols, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP
 
 
 @triton.jit
-def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, acc, EVEN: tl.constexpr, BLOCK_K: tl.constexpr):
+def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, acc, EVEN: tl.constexpr,
+          BLOCK_K: tl.constexpr):
     """acc + A @ B over k in [first, last): A[m, k] at a_rows[m] + k * a_step, B[k, n] at b_cols[n] + k * b_step.
 
     b_inside: which columns exist, or None where every b_cols is a place that may be read. EVEN: BLOCK_K divides the range.
@@ -67,8 +67,7 @@ def signed_bytes(x):
     """Bytes of either sign as i8: unsigned ones less 128."""
     if x.dtype == tl.uint8:
         return (x ^ 128).to(tl.int8, bitcast=True)
-    else:
-        return x
+    return x
 
 
 @triton.jit
@@ -129,8 +128,7 @@ def low_half(p, SIGNED: tl.constexpr):
     q = p.to(tl.int32) & 15
     if SIGNED:
         return (q ^ 8) - 8
-    else:
-        return q
+    return q
 
 
 @triton.jit
@@ -139,8 +137,7 @@ def high_half(p, SIGNED: tl.constexpr):
     q = p.to(tl.int32) >> 4
     if SIGNED:
         return (q ^ 8) - 8
-    else:
-        return q
+    return q
 
 
 @triton.jit

@@ -69,7 +69,8 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
         f"acc = attention.attend({begin(query)}, {text.row_terms(query, rows)}, {number(query.strides[-1])}, "
         f"{begin(key)}, 0, {number(key.strides[-2])}, {number(key.strides[-1])}, "
         f"{begin(value)}, 0, {number(value.strides[-2])}, {number(value.strides[-1])}, {mask_text}, "
-        f"rows, {number(keys)}, {float(scale)!r}, {kind}, {node.attrs['causal']}, {depth}, {wide}, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_V)"
+        f"rows, {number(keys)}, {float(scale)!r}, {kind}, {node.attrs['causal']}, {depth}, {wide}, BLOCK_M, BLOCK_N, "
+        f"BLOCK_D, BLOCK_V)"
     )
     shown = (z, group("rows", (rank - 2,), shape, inside="rows_in", place="[:, None]"),
              group("cols", (rank - 1,), shape, inside="cols_in", place="[None, :]"))

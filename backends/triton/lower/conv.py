@@ -183,7 +183,8 @@ def _places(shape: tuple[Dim, ...], text: KernelText) -> list[str]:
 
 
 def _tile_text(
-    text: KernelText, shape: tuple[Dim, ...], windows: Windows, filters: View, zero: int, acc: str, each_in: int, each_out: int
+    text: KernelText, shape: tuple[Dim, ...], windows: Windows, filters: View, zero: int, acc: str, each_in: int,
+    each_out: int
 ) -> tuple[Group, ...]:
     """Compute `acc`, a tile of output places times the outputs of a group."""
     rank, x = len(shape), windows.x
@@ -203,7 +204,8 @@ def _tile_text(
         shown = cols
         w_cols = f"cols_safe * {filters.shape[1]}"
     text.line(
-        f"acc = windows.conv({text.base(x)}{first}, image * {text.number(x.strides[0])}, o0, o1, o2, {text.number(x.strides[1])}, "
+        f"acc = windows.conv({text.base(x)}{first}, image * {text.number(x.strides[0])}, o0, o1, o2, "
+        f"{text.number(x.strides[1])}, "
         f"{windows.axes(text)}, {text.pointer(filters)}, {w_cols}, {zero}, tl.zeros((BLOCK_M, BLOCK_N), dtype={acc}), "
         f"{each_in}, {windows.constants()}, {windows.transposed}, BLOCK_K)"
     )
@@ -220,13 +222,15 @@ def _depthwise_text(
     cols = group("cols", (1,), shape, inside="cols_in", place="[None, :]")
     m, n = text.number(rows.numel), text.number(cols.numel)
     text.head += [
-        "rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)", "cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)",
+        "rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)",
+        "cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)",
         f"rows_in = rows < {m}", f"cols_in = cols < {n}",
         f"rows_safe = tl.minimum(rows, {m} - 1)", f"cols_safe = tl.minimum(cols, {n} - 1)", *_places(shape, text),
     ]
     text.line(
         f"acc = windows.depthwise({text.base(x)}, image * {text.number(x.strides[0])}, o0, o1, o2, "
-        f"cols_safe * {text.number(x.strides[1])}, {windows.axes(text)}, {text.pointer(filters)}, cols_safe * {filters.shape[1]}, "
+        f"cols_safe * {text.number(x.strides[1])}, {windows.axes(text)}, {text.pointer(filters)}, cols_safe * "
+        f"{filters.shape[1]}, "
         f"{zero}, {zero}, tl.zeros((BLOCK_M, BLOCK_N), dtype={acc}), {windows.constants()})"
     )
     return (rows, cols)
@@ -243,7 +247,8 @@ def _per_channel(view: View, shape: tuple[Dim, ...]) -> View:
 
 
 def _float_bytes(
-    text: KernelText, node: Node, place: Coded, shape: tuple[Dim, ...], groups: tuple[Group, ...], b: Builder, *, subtract: bool
+    text: KernelText, node: Node, place: Coded, shape: tuple[Dim, ...], groups: tuple[Group, ...], b: Builder, *,
+    subtract: bool
 ) -> None:
     """The i32 tile of a convolution of bytes as floats with both scales; `subtract`: zero points are still in it."""
     weight = b.weight(node.operand(1))

@@ -20,7 +20,8 @@ from mcomp.ir.graph import Graph, Node, Value
 
 Anchor = Callable[[Node, Tail, Builder], "Declined | None"]
 ANCHORS: dict[str, Anchor] = {
-    "linear": linear, "matmul": matmul, "conv": conv, "conv_transpose": conv, "attention": attention, "batch_norm": batch_norm,
+    "linear": linear, "matmul": matmul, "conv": conv, "conv_transpose": conv, "attention": attention,
+    "batch_norm": batch_norm,
     "group_norm": norm_with_tail,
 }
 """Operators whose kernels compute a tail, by name."""
@@ -65,7 +66,8 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
         refused = b.attempt(lambda: lower_rows(region, b), _part(nodes, region.nodes))
         if refused is None:
             return len(region.nodes)
-        b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}", refused.remedy)
+        b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
+                         refused.remedy)
     reduced = _reduction_at(nodes[at:])
     if reduced is not None:
         *before, last = reduced

@@ -145,14 +145,16 @@ def lower_pad(node: Node, b: Builder) -> Declined | None:
             elif a["mode"] == "replicate":
                 text.line(f"i{axis} = tl.minimum(tl.maximum(i{axis}, 0), {n} - 1)")
             elif a["mode"] == "circular":
-                text.line(f"i{axis} = tl.where(i{axis} < 0, i{axis} + {n}, tl.where(i{axis} >= {n}, i{axis} - {n}, i{axis}))")
+                text.line(f"i{axis} = tl.where(i{axis} < 0, i{axis} + {n}, tl.where(i{axis} >= {n}, i{axis} - {n}, "
+                          f"i{axis}))")
             else:
                 text.line(f"i{axis} = ({n} - 1) - tl.abs(({n} - 1) - tl.abs(i{axis}))")
         places.append(f"i{axis} * {text.number(x.strides[axis])}")
     value = literal(a["value"] if dtype.is_float else int(a["value"]), dtype)
     text.line(f"kept = {' & '.join(masks)}")
     text.line(f"v = tl.load({text.pointer(x)} + {' + '.join(places)}, mask=kept, other=0)")
-    filler = f"({value}).to({stored_type(dtype)})" if not dtype.is_float else f"numbers.narrow({value}, {stored_type(dtype)})"
+    kind = stored_type(dtype)
+    filler = f"numbers.narrow({value}, {kind})" if dtype.is_float else f"({value}).to({kind})"
     index, _ = text.index(out, [at], full=True)
     text.line(f"tl.store({text.pointer(out)} + {index}, tl.where(kept, v, {filler}), mask=inside)")
     text.written.append(out.buffer)

@@ -57,7 +57,8 @@ def lower_pair(pair: tuple[Node, Node], tail: Tail, b: Builder) -> Declined | No
     x, v, u = b.read(first.operand(0)), b.read(inner), b.read(outer)
     size = v.shape[1]
     text.line(
-        f"acc = products.dense({text.base(x)}, {text.row_terms(x, safe(rows))}, {text.number(x.strides[-1])}, {text.base(v)}, "
+        f"acc = products.dense({text.base(x)}, {text.row_terms(x, safe(rows))}, {text.number(x.strides[-1])}, "
+        f"{text.base(v)}, "
         f"r * {text.number(v.strides[0])}, {text.number(v.strides[1])}, None, 0, {text.number(size)}, "
         f"tl.zeros((BLOCK_M, BLOCK_R), dtype=tl.float32), "
         f"{f'{size} % BLOCK_K == 0' if isinstance(size, int) else 'False'}, BLOCK_K)"
@@ -73,7 +74,8 @@ def lower_pair(pair: tuple[Node, Node], tail: Tail, b: Builder) -> Declined | No
     text.line(f"cols_in = cols < {text.number(n)}")
     cols = Group("cols", (len(shape) - 1,), (n,), "cols_in", "[None, :]", outer=False)
     text.line(
-        f"w = tl.load({text.base(u)} + ((r * {text.number(u.strides[1])})[:, None] + (cols * {text.number(u.strides[0])})[None, :]), "
+        f"w = tl.load({text.base(u)} + ((r * {text.number(u.strides[1])})[:, None] + (cols * "
+        f"{text.number(u.strides[0])})[None, :]), "
         "mask=r_in[:, None] & cols_in[None, :], other=0)"
     )
     text.line("tile = products.dot(middle, w, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32))")

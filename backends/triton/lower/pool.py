@@ -17,8 +17,8 @@ from mcomp.ir.graph import Node
 def lower_pool(node: Node, b: Builder) -> Declined | None:
     """Windows of a known size."""
     x, shape, a, dtype = b.read(node.operand(0)), node.type.shape, node.attrs, node.type.dtype
-    if dtype.name not in KNOWN:
-        return Declined(f"{dtype} is not computed with in Triton")
+    if dtype.name not in KNOWN or dtype.kind == "bool":
+        return Declined(f"pools of {dtype} have no Triton kernel")
     most = node.op.name == "max_pool"
     spatial = len(shape) - 2
     lead = 3 - spatial
@@ -38,11 +38,10 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
     dilation = (1,) * lead + tuple(a.get("dilation", (1,) * spatial))
     numbers = ", ".join(str(v) for values in (kernel, stride, low, dilation) for v in values)
     kind = computed_type(dtype)
-    start = "0" if not most else "float('-inf')" if dtype.is_float else str(-(2 ** (dtype.bits - 1)) if dtype.kind == "int" else 0)
-    if dtype.kind == "bool":
-        return Declined("pools of truths have no Triton kernel")
-    text.line(f"acc = windows_of({text.pointer(x)}, base, o0, o1, o2, {', '.join([*steps, *sizes])}, inside, "
-              f"tl.full((BLOCK,), {start}, {kind}), {most}, {numbers})".replace("windows_of", "pools.window"))
+    least = "float('-inf')" if dtype.is_float else str(-(2 ** (dtype.bits - 1)) if dtype.kind == "int" else 0)
+    start = least if most else "0"
+    text.line(f"acc = pools.window({text.pointer(x)}, base, o0, o1, o2, {', '.join([*steps, *sizes])}, inside, "
+              f"tl.full((BLOCK,), {start}, {kind}), {most}, {numbers})")
     if not most and a["divisor"] is not None:
         text.line(f"acc = acc / {float(a['divisor'])!r}")
     elif not most:

@@ -216,7 +216,8 @@ def _tile(whole: Linear, way: Way, b: Builder) -> Launch:
     kind, dtype = _KINDS[way.kind][0], x.dtype.name
     least = 32 if dtype == "f8e4m3" else 16
     plain = way.kind in ("dense", "rows")
-    form = configs.products(configs.BITS[dtype], least_inner=least) if plain else configs.grouped(way.group)
+    form = configs.products(configs.BITS[dtype], least_inner=least) if plain else configs.grouped(way.group,
+                                                                                                  configs.BITS[dtype])
     return b.launch(kind, text, tile_grid, form, sizes=whole.sizes, kind=kind, dtypes=(dtype,))
 
 
@@ -250,7 +251,8 @@ def _vector(whole: Linear, way: Way, b: Builder) -> Launch:
     text.meta("BLOCK_N", "BLOCK_K")
     shape, size = whole.shape, whole.sizes["inner"]
     n = text.number(shape[-1])
-    text.head += ["row = tl.program_id(1)", "cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)", f"cols_in = cols < {n}",
+    text.head += ["row = tl.program_id(1)", "cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)",
+                  f"cols_in = cols < {n}",
                   f"cols_safe = tl.minimum(cols, {n} - 1)"]
     row, cols = group("row", range(len(shape) - 1), shape), group("cols", (len(shape) - 1,), shape, inside="cols_in")
     x, w = b.read(whole.node.operand(0)), way.values

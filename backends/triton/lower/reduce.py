@@ -30,8 +30,8 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
 def reduction(
     node: Node, before: Sequence[Node], b: Builder, *, name: str = "", axes: tuple[int, ...] | None = None
 ) -> Declined | None:
-    """A reduction of what element-wise nodes compute. `name`, `axes`: where the node is a reduction under another name, whose
-    axes stay."""
+    """A reduction of what element-wise nodes compute. `name`, `axes`: where the node is a reduction under another name,
+    whose axes stay."""
     x = node.operand(0).tensor
     if x.dtype.name not in KNOWN:
         return Declined(f"{x.dtype} is not computed with in Triton")
@@ -56,7 +56,7 @@ class _Reduction:
         made = {v for n in self.before for v in n.results}
         leaves: dict[Value, None] = {}
         for value in [x, *(v for n in self.before for v in n.operands if v is not None)]:
-            if value not in made and not isinstance(b.number(value), (bool, int, float)) or (value is x and x not in made):
+            if (value not in made and not isinstance(b.number(value), (bool, int, float))) or (value is x and x not in made):
                 if value.type.dtype.name not in KNOWN:
                     return Declined(f"{value.type.dtype} is not computed with in Triton")
                 leaves[value] = None
@@ -69,7 +69,8 @@ class _Reduction:
             "cols": dims.product(tuple(shape[i] for i in axes)),
         }
         text.meta("ROWS", "COLS")
-        text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)", f"rows_in = rows_at < {text.number(sizes['rows'])}"]
+        text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)",
+                      f"rows_in = rows_at < {text.number(sizes['rows'])}"]
         kept = [i for i in range(len(shape)) if i not in axes]
         self.rows = group("rows_at", kept, shape, inside="rows_in", place="[:, None]")
         self.cols = group("cols", axes, shape, inside="cols_in", place="[None, :]", outer=False)
@@ -82,7 +83,8 @@ class _Reduction:
         only = Group("rows_at", self.rows.axes, self.rows.sizes, "rows_in")
         for result, value in zip(node.results, values):
             text.store(self._wide(b.write(result), axes, len(shape)), (only,), value)
-        b.emit(b.launch(node.op.name, text, _grid, configs.chunks, sizes=sizes, kind="reduce", dtypes=(x.tensor.dtype.name,)))
+        b.emit(b.launch(node.op.name, text, _grid, configs.chunks, sizes=sizes, kind="reduce",
+                        dtypes=(x.tensor.dtype.name,)))
         return None
 
     def _axes(self, rank: int) -> tuple[int, ...]:

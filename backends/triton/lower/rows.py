@@ -169,7 +169,8 @@ def _leaves(region: RowRegion, b: Builder) -> list[Value] | Declined:
     for node in region.nodes:
         operands = node.operands[:1] if node is region.norm else node.operands
         for value in operands:
-            if value is None or value in made or (node is not region.norm and isinstance(b.number(value), (bool, int, float))):
+            if value is None or value in made or (node is not region.norm and isinstance(b.number(value),
+                                                                                         (bool, int, float))):
                 continue
             if value.type.dtype.name not in KNOWN:
                 return Declined(f"{value.type.dtype} is not computed with in Triton")
@@ -198,7 +199,8 @@ class _Rows:
         norm = self.region.norm
         kept = [i for i in range(len(self.shape)) if i not in self.axes]
         text.meta("ROWS", "COLS")
-        text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)", f"rows_in = rows_at < {text.number(sizes['rows'])}"]
+        text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)",
+                      f"rows_in = rows_at < {text.number(sizes['rows'])}"]
         self.rows = group("rows_at", kept, self.shape, inside="rows_in", place="[:, None]")
         self.cols = group("cols", self.axes, self.shape, inside="cols_in", place="[None, :]", outer=whole)
         self.count = text.number(sizes["cols"])
@@ -245,7 +247,8 @@ class _Rows:
         text, name = self.text, self.region.norm.op.name
         if name.endswith("softmax"):
             text.line(f"tops = tl.full((ROWS, COLS), float('-inf'), {self.kind})")
-            self._loop(lambda x: "tops = math.maximum(tops, tl.where(rows_in[:, None] & cols_in[None, :], {x}, float('-inf')))")
+            self._loop(lambda x: "tops = math.maximum(tops, tl.where(rows_in[:, None] & cols_in[None, :], {x}, "
+                                 "float('-inf')))")
             text.line("top = rows.largest(tops, 1)")
             text.line(f"sums = tl.zeros((ROWS, COLS), {self.kind})")
             self._loop(lambda x: "sums += tl.where(cols_in[None, :], tl.exp({x} - top[:, None]), 0.0)")

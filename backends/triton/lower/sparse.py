@@ -45,7 +45,8 @@ def sparse_linear(whole: Linear, b: Builder) -> bool:
     text.line(f"first = tl.load({pointers[2]} + z)")
     text.line(f"last = tl.load({pointers[2]} + z + 1)")
     text.line(
-        f"acc = products.blocks({text.base(x)}, {text.row_terms(x, safe(rows))}, {text.number(x.strides[-1])}, {pointers[0]}, "
+        f"acc = products.blocks({text.base(x)}, {text.row_terms(x, safe(rows))}, {text.number(x.strides[-1])}, "
+        f"{pointers[0]}, "
         f"{pointers[1]}, first, last, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), {height}, {width}, BLOCK_N, BLOCK_K)"
     )
     factors = []

@@ -95,6 +95,7 @@ def library_way(
         text = KernelText()
         at = flat(text, shape)
         finish(tail, views, text.load(target, [at]), [at], room, text, b)
-        steps.append(b.launch("tail", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)}, kind="pointwise",
+        steps.append(b.launch("tail", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)},
+                              kind="pointwise",
                               dtypes=(node.type.dtype.name,)))
     return "library", steps
