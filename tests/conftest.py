@@ -13,6 +13,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="write what golden tests find as what they expect")
+    parser.addoption("--whole-manifest", action="store_true", help="compile every entry of the Triton backend's manifest")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -65,7 +65,7 @@ def minilm(small: bool) -> Network:
         from benchmarks.models import _minilm_module
 
         return Network("MiniLM", _Pooled(_minilm_module()), _tokens(128, 30000), "trained")
-    config = BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, vocab_size=100)
+    config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100)
     return Network("MiniLM", Hidden(BertModel(config), "input_ids"), _tokens(10, 100))
 
 
@@ -101,7 +101,7 @@ def vit(small: bool) -> Network:
     from transformers import ViTConfig, ViTModel
 
     config = ViTConfig() if not small else ViTConfig(
-        hidden_size=48, num_hidden_layers=1, num_attention_heads=3, intermediate_size=96, image_size=32, patch_size=8
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8
     )
     return Network("ViT-B/16", Hidden(ViTModel(config), "pixel_values"), _images(224 if not small else 32))
 

@@ -175,7 +175,8 @@ def is_negative(x):
     """Whether the sign bit is set; float32 and float64."""
     if x.dtype == tl.float64:
         return x.to(tl.int64, bitcast=True) < 0
-    return x.to(tl.int32, bitcast=True) < 0
+    else:
+        return x.to(tl.int32, bitcast=True) < 0
 
 
 @triton.jit

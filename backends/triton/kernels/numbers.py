@@ -12,7 +12,8 @@ def wide(x):
     """Floats of at most 16 bits as f32."""
     if INTERPRETED and x.dtype == tl.bfloat16:
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return x.to(tl.float32)
+    else:
+        return x.to(tl.float32)
 
 
 @triton.jit
@@ -23,7 +24,7 @@ def narrow(x, dtype: tl.constexpr):
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         rounded = tl.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FC0, rounded)
         return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    if INTERPRETED and (dtype == tl.float8e4nv or dtype == tl.float8e5) and x.dtype != dtype:
+    elif INTERPRETED and (dtype == tl.float8e4nv or dtype == tl.float8e5) and x.dtype != dtype:
         LOST: tl.constexpr = 20 if dtype == tl.float8e4nv else 21
         STEP: tl.constexpr = 512.0 if dtype == tl.float8e4nv else 65536.0
         LEAST: tl.constexpr = 0.015625 if dtype == tl.float8e4nv else 6.103515625e-05
@@ -33,4 +34,5 @@ def narrow(x, dtype: tl.constexpr):
         magic = 12582912.0 / STEP
         small = tl.where(wide_ < 0, (wide_ - magic) + magic, (wide_ + magic) - magic)
         return tl.where(tl.abs(wide_) < LEAST, small, rounded.to(tl.float32, bitcast=True)).to(dtype)
-    return x.to(dtype)
+    else:
+        return x.to(dtype)

@@ -15,7 +15,8 @@ def dot(a, b, acc):
     """acc + a @ b without TF32. The interpreter would multiply bf16 by its bits; it is given f32."""
     if INTERPRETED and (a.dtype == tl.bfloat16 or a.dtype == tl.float16):
         return tl.dot(wide(a), wide(b), acc, input_precision="ieee", out_dtype=acc.dtype)
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
+    else:
+        return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -31,8 +32,9 @@ def tile_of(pid, rows, cols, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP
 
 
 @triton.jit
-def dense(a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, acc, EVEN: tl.constexpr,
-          BLOCK_K: tl.constexpr):
+def dense(
+    a_ptr, a_rows, a_step, b_ptr, b_cols, b_step, b_inside, first, last, acc, EVEN: tl.constexpr, BLOCK_K: tl.constexpr
+):
     """acc + A @ B over k in [first, last): A[m, k] at a_rows[m] + k * a_step, B[k, n] at b_cols[n] + k * b_step.
 
     b_inside: which columns exist, or None where every b_cols is a place that may be read. EVEN: BLOCK_K divides the range.
@@ -67,7 +69,8 @@ def signed_bytes(x):
     """Bytes of either sign as i8: unsigned ones less 128."""
     if x.dtype == tl.uint8:
         return (x ^ 128).to(tl.int8, bitcast=True)
-    return x
+    else:
+        return x
 
 
 @triton.jit
@@ -128,7 +131,8 @@ def low_half(p, SIGNED: tl.constexpr):
     q = p.to(tl.int32) & 15
     if SIGNED:
         return (q ^ 8) - 8
-    return q
+    else:
+        return q
 
 
 @triton.jit
@@ -137,7 +141,8 @@ def high_half(p, SIGNED: tl.constexpr):
     q = p.to(tl.int32) >> 4
     if SIGNED:
         return (q ^ 8) - 8
-    return q
+    else:
+        return q
 
 
 @triton.jit
@@ -195,8 +200,8 @@ def vector(a_ptr, a_row, a_step, b_ptr, b_cols, b_step, first, last, BLOCK_N: tl
     for start in range(first, last, BLOCK_K):
         k = start + ks
         inside = k < last
-        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0))
-        b = wide(tl.load(b_ptr + (b_cols[:, None] + (k * b_step)[None, :]), mask=inside[None, :], other=0))
+        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0.0))
+        b = wide(tl.load(b_ptr + (b_cols[:, None] + (k * b_step)[None, :]), mask=inside[None, :], other=0.0))
         acc += a[None, :] * b
     return tl.sum(acc, 1)
 
@@ -214,10 +219,10 @@ def vector_nibbles(
         k = start + ks
         inside = k < last
         p = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0)
-        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0))
+        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0.0))
         b = scaled(low_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, ONE, tl.float32)
         acc += a[:, None] * b
-        a = wide(tl.load(a_ptr + (a_row + (k + half) * a_step), mask=inside, other=0))
+        a = wide(tl.load(a_ptr + (a_row + (k + half) * a_step), mask=inside, other=0.0))
         b = scaled(
             high_half(p, SIGNED) - zero, s_ptr, s_cols, z_ptr, k + half, start + half, inside, GROUP, ONE, tl.float32
         )
@@ -237,6 +242,6 @@ def vector_grouped(
         k = start + ks
         inside = k < last
         q = tl.load(b_ptr + (k[:, None] + b_cols[None, :]), mask=inside[:, None], other=0).to(tl.int32) - zero
-        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0))
+        a = wide(tl.load(a_ptr + (a_row + k * a_step), mask=inside, other=0.0))
         acc += a[:, None] * scaled(q, s_ptr, s_cols, z_ptr, k, start, inside, GROUP, GROUP % BLOCK_K == 0, tl.float32)
     return tl.sum(acc, 0)
