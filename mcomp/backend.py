@@ -97,6 +97,8 @@ class Executable(ABC):
     """The graph of kernels, as it runs."""
     devices: tuple[str, ...] = ("cpu",)
     """Kinds of torch devices whose tensors it takes; results are where the arguments are."""
+    suffix: str = ".cpp"
+    """What the name of a file with its source ends in."""
 
     @abstractmethod
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:

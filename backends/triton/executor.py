@@ -29,6 +29,7 @@ class TritonExecutable(Executable):
     they are queued on the caller's current stream."""
 
     devices = ("cpu", "cuda")
+    suffix = ".py"
 
     def __init__(
         self, program: Program, device: Device, tuner: Tuner | None = None, *, record: bool = True, arch: int | None = None,

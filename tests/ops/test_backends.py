@@ -57,8 +57,8 @@ def _executable(backend: str, case: Case) -> Executable:
 def test_agrees_with_the_reference(backend: str, case: Case) -> None:
     graph = graph_of(case)
     executable = _executable(backend, case)
-    for i, sizes in enumerate(case.all_sizes()):
-        for variant in _variants(backend, case, first=i == 0):
+    for count, sizes in enumerate(case.all_sizes()):
+        for variant in _variants(backend, case, first=count == 0):
             inputs = inputs_of(case, sizes, variant)
             before = [x.clone() for x in inputs]
             found = executable.run(inputs, sizes)
@@ -76,8 +76,8 @@ def test_agrees_with_the_reference(backend: str, case: Case) -> None:
 
 
 def _variants(backend: str, case: Case, *, first: bool) -> list[str]:
-    """Kinds of inputs. Triton's interpreter is slow: strided ones, which become contiguous before kernels see them, are tried
-    at the first sizes only."""
+    """Kinds of inputs. Triton's interpreter is slow: strided ones, which become contiguous before kernels see them, are
+    tried at the first sizes only."""
     plain = ["plain", "special"] if case.special else ["plain"]
     return [*plain, "strided"] if first or backend != "cuda" else plain
 

@@ -69,7 +69,7 @@ def test_what_is_wrong_is_seen() -> None:
     PassManager("fuse").run(graph)
     launch = launches_of(lower_graph(graph, None), entry.symbols, AMPERE)[0]
     numbers = jobs_of([launch], entry.symbols, AMPERE)[0][2].numbers
-    huge = job_of(launch, config(4, 4, BLOCK_M=256, BLOCK_N=256, BLOCK_K=64, GROUP_M=8), numbers, AMPERE)
+    huge = job_of(launch, config(1, 2, BLOCK_M=64, BLOCK_N=128, BLOCK_K=32, GROUP_M=8), numbers, AMPERE)
     vector = next(e for e in entries() if e.id == "vector-f16")
     plain = jobs([vector], 1)[0][3]
     found = compile_jobs([huge, plain])
