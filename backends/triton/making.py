@@ -16,9 +16,11 @@ from mcomp.ir.types import TensorType
 class Making:
     """A graph in the making. Constants are zeros where only types matter, else random by `rng`."""
 
-    def __init__(self, graph: Graph, rng: np.random.Generator | None = None) -> None:
+    def __init__(self, graph: Graph, rng: np.random.Generator | None = None, width: int = 1024) -> None:
+        """`width`: features of layers whose size does not matter."""
         self.graph = graph
         self.rng = rng
+        self.width = width
 
     def input(self, shape: Sequence[dims.Dim], dtype: DType = dtypes.f32) -> Value:
         return self.graph.add_input("x", TensorType(tuple(shape), dtype))

@@ -41,11 +41,11 @@ class Entry:
     def id(self) -> str:
         return "-".join(p for p in (self.kernel, self.dtype, self.encoding) if p)
 
-    def graph(self, seed: int | None = None) -> Graph:
-        """The graph; its constants are zeros, or random with a seed."""
+    def graph(self, seed: int | None = None, width: int = 1024) -> Graph:
+        """The graph; its constants are zeros, or random with a seed. `width`: features of products; a multiple of 128."""
         graph = Graph("manifest")
         graph.symbols = {s: Bounds(1) for s in self.symbols}
-        making = Making(graph, None if seed is None else np.random.default_rng(seed))
+        making = Making(graph, None if seed is None else np.random.default_rng(seed), width)
         graph.set_outputs(list(self.make(making)))
         return graph
 
@@ -61,10 +61,14 @@ def entries() -> list[Entry]:
     return [*_products(), *_windows(), *_attention(), *_rows(), *_pointwise(), *_moves()]
 
 
-def _linear(dtype: DType, encoding: Encoding = DENSE, *, tail: bool = True, n: int = 1024, k: int = 1024) -> Make:
+Stored = Encoding | Callable[[int], Encoding]
+
+
+def _linear(dtype: DType, encoding: Stored = DENSE, *, tail: bool = True) -> Make:
     def make(m: Making) -> list[Value]:
-        x = m.input((B, k), dtype)
-        y = m.op("linear", x, m.const((n, k), dtype, encoding), m.const((n,), dtype))
+        n = m.width
+        how = encoding if isinstance(encoding, Encoding) else encoding(n)
+        y = m.op("linear", m.input((B, n), dtype), m.const((n, n), dtype, how), m.const((n,), dtype))
         return [m.op("add", m.op("gelu", y), m.input((B, n), dtype))] if tail else [y]
 
     return make
@@ -72,10 +76,10 @@ def _linear(dtype: DType, encoding: Encoding = DENSE, *, tail: bool = True, n: i
 
 def _bytes(static: bool, requantized: bool) -> Make:
     def make(m: Making) -> list[Value]:
-        x = m.input((B, 1024))
+        n = m.width
         how: dict[str, object] = {"scale": 0.02, "dtype": dtypes.u8, "zero": 128} if static else {}
-        y = m.op("linear", m.op("quantize", x, **how), m.const((1024, 1024), dtypes.f32, I8), m.const((1024,)))
-        y = m.op("relu", y)
+        given = m.op("quantize", m.input((B, n)), **how)
+        y = m.op("relu", m.op("linear", given, m.const((n, n), dtypes.f32, I8), m.const((n,))))
         return [m.op("decode", m.op("quantize", y, scale=0.05))] if requantized else [y]
 
     return make
@@ -83,10 +87,19 @@ def _bytes(static: bool, requantized: bool) -> Make:
 
 def _pair(dtype: DType) -> Make:
     def make(m: Making) -> list[Value]:
-        inner = m.op("linear", m.input((B, 1024), dtype), m.const((64, 1024), dtype))
-        return [m.op("gelu", m.op("linear", inner, m.const((1024, 64), dtype), m.const((1024,), dtype)))]
+        n = m.width
+        inner = m.op("linear", m.input((B, n), dtype), m.const((64, n), dtype))
+        return [m.op("gelu", m.op("linear", inner, m.const((n, 64), dtype), m.const((n,), dtype)))]
 
     return make
+
+
+def _tall_blocks(width: int) -> Encoding:
+    return BlockSparse((16, 4), width * width // 512)
+
+
+def _wide_blocks(width: int) -> Encoding:
+    return BlockSparse((32, 16), width * width // 2048, I8)
 
 
 def _products() -> list[Entry]:
@@ -109,13 +122,12 @@ def _products() -> list[Entry]:
             Entry("matmul", name, "", lambda m, d=d: [  # type: ignore[misc]
                 m.op("matmul", m.input((B, 8, 256, 64), d), m.input((B, 8, 64, 256), d))], {"B": 4}, dot=dot,
                 often=d is dtypes.f16),
-            Entry("blocksparse", name, "blocks 16x4", _linear(d, BlockSparse((16, 4), 2048)), dot=dot,
+            Entry("blocksparse", name, "blocks 16x4", _linear(d, _tall_blocks), dot=dot,
                   often=d is dtypes.f16),
         ]
-    blocks = BlockSparse((32, 16), 512, Affine(dtypes.i8, axis=(0,)))
     return [
         *found, Entry("linear", "f8e4m3", "", _linear(dtypes.f8e4m3, tail=False), archs=(HOPPER,), dot=True),
-        Entry("blocksparse_i8", "f16", "blocks 32x16 of i8", _linear(dtypes.f16, blocks), dot=True),
+        Entry("blocksparse_i8", "f16", "blocks 32x16 of i8", _linear(dtypes.f16, _wide_blocks), dot=True),
         Entry("linear_i8", "i8", "static", _bytes(True, False), dot=True, often=True),
         Entry("linear_i8", "i8", "static requantized", _bytes(True, True), dot=True),
         Entry("linear_i8", "i8", "dynamic", _bytes(False, False), dot=True, often=True),

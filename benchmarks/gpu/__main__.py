@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="small models and sizes")
     parser.add_argument("--models", default="minilm,bert,resnet,vit,llama")
     parser.add_argument("--batches", default="1,8,64")
+    parser.add_argument("--no-kernels", action="store_true", help="networks only")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-times", action="store_true", help="correctness only")
     parser.add_argument("--json", default="benchmarks/results/gpu.json",

@@ -12,7 +12,7 @@ def window(
 ):
     """The sum, or with MOST the largest, of the window of each output place (o0, o1, o2); what is outside of the image does
     not count. Elements at base + i * step. K, S, L, D: size, stride, padding before and dilation by axis."""
-    for tap in range(0, K0 * K1 * K2):
+    for tap in range(K0 * K1 * K2):
         i0 = o0 * S0 - L0 + (tap // (K1 * K2)) * D0
         i1 = o1 * S1 - L1 + (tap // K2 % K1) * D1
         i2 = o2 * S2 - L2 + (tap % K2) * D2

@@ -68,7 +68,7 @@ def depthwise(
 ):
     """acc + every channel with a filter of its own: rows are output places, columns channels; w[n, tap] at
     w_cols[n] + tap. `offset` is subtracted from inputs (a byte's zero point)."""
-    for tap in range(0, K0 * K1 * K2):
+    for tap in range(K0 * K1 * K2):
         i0, in0 = along(o0, tap // (K1 * K2), size0, S0, L0, D0, False)
         i1, in1 = along(o1, tap // K2 % K1, size1, S1, L1, D1, False)
         i2, in2 = along(o2, tap % K2, size2, S2, L2, D2, False)
