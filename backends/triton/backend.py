@@ -80,7 +80,7 @@ class TritonBackend(Backend):
     def source(self, graph: Graph, options: CompileOptions) -> str:
         from mcomp.backends.triton.modules import source_of
 
-        return source_of(lower_graph(graph, None).launches())
+        return source_of(lower_graph(graph, None).launches(), layers=True)
 
     def compile_ahead(self, graph: Graph, options: CompileOptions) -> list[Ahead]:
         from mcomp.backends.triton.aot import compile_jobs, jobs_of, launches_of

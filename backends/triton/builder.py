@@ -185,6 +185,11 @@ class Builder:
             tuple(text.written), self._node, chosen, ops if ops is not None else names, text.fault, kind or base, dtypes,
         )
 
+    def missed(self, reason: str, remedy: str = "") -> None:
+        """Leave a remark about the node that is being lowered."""
+        if self._node is not None:
+            self.context.missed("lower", self._node, reason, remedy)
+
     def emit(self, step: Step) -> None:
         """Add a step."""
         self.steps.append(step)

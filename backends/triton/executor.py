@@ -10,10 +10,12 @@ from typing import Any
 
 from mcomp.backend import Array, Executable, KernelInfo
 from mcomp.backends.triton.access import Buffer
+from mcomp.backends.triton.aot import job_of, jobs_of, launches_of
 from mcomp.backends.triton.constants import constant_tensor
 from mcomp.backends.triton.device import Device
 from mcomp.backends.triton.frame import Frame, Ready
 from mcomp.backends.triton.modules import load_source, source_of
+from mcomp.backends.triton.plan import size_of
 from mcomp.backends.triton.program import Choice, Config, Launch, Program, TorchStep
 from mcomp.backends.triton.ship import packed
 from mcomp.backends.triton.tune import Tuner
@@ -43,8 +45,8 @@ class TritonExecutable(Executable):
         self.device = device
         self.records = record
         self.tuner = tuner
-        self._source = source_of(program.launches())
-        self._module: Any = None
+        self._source = source_of(program.launches(), layers=True)
+        self._functions: dict[str, Any] = {}
         self._constants: dict[Buffer, Any] = {}
         self._ready: dict[tuple[int, ...], Ready] = {}
         self.started: set[tuple[str, Config]] = set()
@@ -101,10 +103,11 @@ class TritonExecutable(Executable):
         return launch.configs(sizes, self.device.chip)[0]
 
     def function(self, launch: Launch) -> Any:
-        """The compiled function of a launch."""
-        if self._module is None:
-            self._module = load_source(self._source)
-        return getattr(self._module, launch.name)
+        """The function of a launch. Each kernel is a module of its own: Triton knows compiled kernels by their line too, and
+        so finds those that other models, or compiling ahead of time, left in its cache."""
+        if launch.name not in self._functions:
+            self._functions[launch.name] = getattr(load_source(source_of([launch])), launch.name)
+        return self._functions[launch.name]
 
     def constant(self, buffer: Buffer) -> Any:
         """A constant on the device."""
@@ -132,11 +135,26 @@ class TritonExecutable(Executable):
         """Kernels compiled ahead of time for `arch`, where one was asked for or the device has one."""
         import tempfile
 
-        arch = self.arch or self.device.chip.arch
+        here = self.device.chip.arch
+        arch = self.arch or here
         if not arch:
             return {}
+        values = self._assumed(self.hints)
+        if arch == here:
+            launches = [s for s in self.steps(values) if isinstance(s, Launch)]
+            listed = [job_of(launch, *self._settled(launch, values), arch) for launch in launches]
+        else:
+            listed = [job for *_, job in jobs_of(launches_of(self.program, values, arch), values, arch)]
         with tempfile.TemporaryDirectory() as folder:
-            return {f"sm_{arch}": packed(self.program, arch, self._assumed(self.hints), Path(folder))}
+            return {f"sm_{arch}": packed(listed, Path(folder))}
+
+    def _settled(self, launch: Launch, values: Mapping[str, int]) -> tuple[Config, tuple[int, ...]]:
+        """The configuration that a launch has on this device at given sizes, without measuring; and its numbers."""
+        numbers = {name: size_of(d, values) for name, d in launch.numbers}
+        sizes = {**numbers, **{name: size_of(d, values) for name, d in launch.sizes}}
+        candidates = launch.configs(sizes, self.device.chip)
+        found = None if self.tuner is None else self.tuner.known(launch, sizes)
+        return next((c for c in candidates if str(c) == found), candidates[0]), tuple(numbers.values())
 
     def arena_bytes(self, symbols: Mapping[str, int]) -> int:
         return self.ready(symbols).plan.nbytes

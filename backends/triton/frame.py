@@ -9,7 +9,7 @@ import numpy as np
 
 from mcomp.backend import Array
 from mcomp.backends.triton.access import Buffer, Coded, Place, View
-from mcomp.backends.triton.plan import Plan, plan_memory, size_of
+from mcomp.backends.triton.plan import Plan, buffers_of, plan_memory, size_of
 from mcomp.backends.triton.program import Config, Launch, TorchStep
 from mcomp.backends.triton.ship import looking_in
 from mcomp.errors import BackendError, CallError
@@ -36,6 +36,9 @@ class Ready:
                     for s in self.steps if isinstance(s, Launch))
         self.recordable = owner.records and known and all(isinstance(s, Launch) or s.library for s in self.steps)
         self._free: dict[int, list[Frame]] = {}
+        for step in self.steps if not owner.program.graph.symbols.keys() - symbols.keys() else ():
+            for buffer in buffers_of(step):
+                check_size(size_of(buffer.numel, symbols))
 
     def take(self) -> Frame:
         """A frame that no other call uses, nor one that may still run on another stream."""
@@ -209,9 +212,7 @@ class Frame:
             constant: Tensor = self.owner.constant(buffer)
             return constant
         count = size_of(buffer.numel, self.symbols)
-        if count > LARGEST:
-            raise BackendError(f"a tensor has {count} elements; kernels count in 32 bits", code="MC0611",
-                               help="use a smaller batch")
+        check_size(count)
         self.tensors[buffer] = made = self.device.empty(count, _stored(buffer))
         return made
 
@@ -328,6 +329,13 @@ class Frame:
             f"{name}: an index is out of range", code="MC0405", where=None if node is None else str(node.loc) or node.layer,
             help="check the arguments: an index must be smaller than the table it is looked up in",
         )
+
+
+def check_size(count: int) -> None:
+    """Raise BackendError for a tensor whose elements 32 bits cannot count."""
+    if count > LARGEST:
+        raise BackendError(f"a tensor has {count} elements; kernels count in 32 bits", code="MC0611",
+                           help="use a smaller batch")
 
 
 def _stored(buffer: Buffer) -> Any:

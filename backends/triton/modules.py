@@ -23,10 +23,17 @@ from mcomp.backends.triton.kernels import attention, index, math, numbers, pools
 _lock = threading.Lock()
 
 
-def source_of(launches: Iterable[Launch]) -> str:
-    """One source for some launches; equal kernels appear once."""
-    texts = {launch.name: launch.text for launch in launches}
-    return "\n\n".join([HEADER, *texts.values()])
+def source_of(launches: Iterable[Launch], *, layers: bool = False) -> str:
+    """One source for some launches; equal kernels appear once. `layers`: with the module paths that each is for,
+    in comments; such a source is for reading and is never run."""
+    texts: dict[str, str] = {}
+    paths: dict[str, dict[str, None]] = {}
+    for launch in launches:
+        texts[launch.name] = launch.text
+        found = paths.setdefault(launch.name, {})
+        found.update(dict.fromkeys(launch.node.loc.paths if launch.node is not None else ()))
+    lines = {name: "".join(f"# {path}\n" for path in found if path.isprintable()) for name, found in paths.items()}
+    return "\n\n".join([HEADER, *((lines[name] if layers else "") + text for name, text in texts.items())])
 
 
 def folder() -> Path:

@@ -10,27 +10,22 @@ import hashlib
 import io
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from mcomp.backends.triton.aot import compile_jobs, jobs_of, launches_of
-from mcomp.backends.triton.program import Program
+from mcomp.backends.triton.aot import Job, compile_jobs
 from mcomp.errors import ArtifactError, BackendError
 
 MOST_BYTES = 1 << 30
 _lock = threading.RLock()
 
 
-def packed(program: Program, arch: int, symbols: Mapping[str, int], folder: Path) -> bytes:
-    """The kernels of a program for given sizes and a chip, compiled into an empty folder, as one archive.
-
-    Raises BackendError when a kernel does not compile.
-    """
-    jobs = [job for _, _, job in jobs_of(launches_of(program, symbols, arch), symbols, arch)]
+def packed(jobs: Sequence[Job], folder: Path) -> bytes:
+    """Kernels compiled into an empty folder, as one archive. Raises BackendError when one does not compile."""
     for compiled in compile_jobs(list(dict.fromkeys(jobs)), cache=folder):
         if compiled.error:
-            raise BackendError(f"{compiled.name} does not compile for sm_{arch}: {compiled.error}", code="MC0604")
+            raise BackendError(f"{compiled.name} does not compile for sm_{compiled.arch}: {compiled.error}", code="MC0604")
     return pack(folder)
 
 

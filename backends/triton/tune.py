@@ -57,6 +57,11 @@ class Tuner:
                 return candidates[0]
             return self._search(key, candidates, run)
 
+    def known(self, launch: Launch, sizes: Numbers) -> str | None:
+        """The text of the configuration that was found for a launch, if it was searched for."""
+        found = self._known.get(f"{launch.name}|{_text(sizes)}")
+        return None if found is None else str(found["best"])
+
     def way(self, choice: Choice, sizes: Numbers, time_way: Callable[[int], float]) -> int:
         """The way of a choice for given sizes. `time_way(i)` gives its milliseconds."""
         names = [name for name, _ in choice.ways]

@@ -118,3 +118,14 @@ def test_calls_inside_of_inference_mode_and_outside() -> None:
         executable.run([x.clone() for x in given], {"B": 2})
     for a, b in zip(executable.run(given, {"B": 2}), first):
         close(a, b)
+
+
+def test_a_tensor_too_large_to_count_is_refused() -> None:
+    """Before anything is allocated."""
+    import pytest
+
+    from mcomp.errors import BackendError
+
+    executable = compiled(made(lambda m: [m.op("neg", m.input((B, 1 << 20)))]))
+    with pytest.raises(BackendError, match="32 bits"):
+        executable.ready({"B": 4096})

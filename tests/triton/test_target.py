@@ -71,12 +71,12 @@ def test_opt_shows_source_and_compiled_kernels(tmp_path: Path) -> None:
 @needs_triton
 def test_shipped_kernels_are_found_and_not_compiled_again(tmp_path: Path) -> None:
     program = lower_graph(graph_of(TEXT), None)
-    content = packed(program, 90, {"B": 64}, tmp_path / "made")
+    jobs = [job for *_, job in jobs_of(launches_of(program, {"B": 64}, 90), {"B": 64}, 90)]
+    content = packed(jobs, tmp_path / "made")
     folder = unpack(content, tmp_path / "unpacked")
     assert unpack(content, tmp_path / "unpacked") == folder
     before = set(folder.rglob("*.cubin"))
     assert before
-    jobs = [job for *_, job in jobs_of(launches_of(program, {"B": 64}, 90), {"B": 64}, 90)]
     stamps = {p: p.stat().st_mtime_ns for p in before}
     assert not compile_jobs(jobs, cache=folder)[0].error
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.cubin")} == stamps

@@ -269,4 +269,3 @@ def _float_bytes(
     factor = b.constant(weight, "scales")
     one = View(factor, factor.dtype, (weight.type.shape[0],), (0 if kept[0] == 1 else 1,))
     text.line(f"acc = acc * {text.load(_per_channel(one, shape), groups)}")
-

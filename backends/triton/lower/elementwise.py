@@ -7,7 +7,7 @@ from typing import Any
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
-from mcomp.backends.triton.access import Coded, Place, View, dense
+from mcomp.backends.triton.access import Coded, Place, View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import RULES, scalar_lines
 from mcomp.backends.triton.program import Config, Numbers, Work
@@ -160,7 +160,3 @@ def is_static_quantize(node: Node) -> bool:
 def moved(place: Coded, result: Value, view: View) -> Coded:
     """An encoded value of one scale whose values are seen by another view."""
     return Coded(result.tensor, (("values", view),))
-
-
-__all__ = ["copy_kernel", "dense", "fill", "flat", "flat_grid", "is_static_quantize", "lower_region", "moved", "order_of",
-           "room_for", "store_value"]

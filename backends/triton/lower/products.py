@@ -173,9 +173,10 @@ def _by_rows(sizes: Numbers, chip: Chip) -> int:
 def weight_way(weight: Value, b: Builder) -> Way:
     """How a weight is stored for products with floats."""
     place, encoding, found = b.place(weight), weight.tensor.encoding, b.weight(weight)
-    if not isinstance(place, Coded) or not isinstance(encoding, Affine) or found is None or encoding.scale is not None:
-        return Way("dense", b.read(weight))
-    if set(encoding.axis) - {0}:
+    fits = isinstance(encoding, Affine) and encoding.scale is None and not set(encoding.axis) - {0}
+    if not isinstance(place, Coded) or not isinstance(encoding, Affine) or found is None or not fits:
+        if isinstance(place, Coded):
+            b.missed(f"its weight, {encoding}, is decoded when the model is loaded", "use int8, int4 or blocks")
         return Way("dense", b.read(weight))
     n, k = found.type.static_shape
     scales = dense(b.constant(found, "scales"), encoding.scale_shape((n, k)))
