@@ -51,7 +51,7 @@ def optimize(
         them the model is captured at its first call, again, with symbolic sizes, when a call brings other sizes, and once
         more for each other structure, element type or rank (a few of them are kept).
     dynamic: which sizes are symbolic besides the batch: `{"input_ids": {1: "S"}}`; True for all, False for none.
-    target: a backend, "cpu" or "reference".
+    target: a backend: "cpu", "cuda" (NVIDIA GPUs, with triton installed) or "reference".
     objective: what to improve first: latency, size of the weights, or memory at run time.
     calibration: unlabelled batches: an iterable of argument tuples, tensors or keyword dicts.
     evaluate: called with a module; returns a number, higher is better, or an array of per-sample scores.
@@ -69,7 +69,7 @@ def optimize(
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
-    PassError (unknown pass or option).
+    PassError (unknown pass or option), BackendError (an unknown target, or "cuda" on a machine without a GPU).
 
     >>> fast = mcomp.optimize(model, (x,), calibration=batches, evaluate=accuracy, max_drop=0.01)
     >>> print(fast.report())
@@ -137,7 +137,12 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
 def _check_target(target: str) -> None:
     from mcomp.backend import backend_named
 
-    backend_named(target)
+    backend = backend_named(target)
+    reason = None if backend.replaceable else backend.available()
+    if reason is not None:
+        from mcomp.runtime.choose import cannot_run
+
+        raise cannot_run(backend, reason)
 
 
 def _captured_at_first_call(model: nn.Module, settings: Settings) -> CompiledModel:

@@ -95,6 +95,10 @@ class Executable(ABC):
 
     graph: Graph
     """The graph of kernels, as it runs."""
+    devices: tuple[str, ...] = ("cpu",)
+    """Kinds of torch devices whose tensors it takes; results are where the arguments are."""
+    suffix: str = ".cpp"
+    """What the name of a file with its source ends in."""
 
     @abstractmethod
     def run(self, inputs: Sequence[Array], symbols: Mapping[str, int], *, numpy: bool = False) -> list[Array]:
@@ -152,10 +156,24 @@ class Bound:
             old[...] = new
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """One kernel compiled ahead of time for a machine that need not be there. `facts`: what the compiler tells of it, by
+    name. `faults`: what is wrong with it."""
+
+    name: str
+    ops: tuple[str, ...]
+    layers: tuple[str, ...]
+    facts: Mapping[str, str]
+    faults: tuple[str, ...] = ()
+
+
 class Backend(ABC):
     """Lowers graphs for one kind of machine."""
 
     name: str
+    replaceable: bool = True
+    """Whether the reference backend may run a model where this one cannot, with a warning; else that is an error."""
 
     @abstractmethod
     def pipeline(self) -> str:
@@ -177,6 +195,20 @@ class Backend(ABC):
         """An executable from compiled code that `Executable.binaries` gave, by instruction set; None when none of it fits
         this machine or this version. `graph` went through `pipeline`. The caller vouches for the code."""
         return None
+
+    def source(self, graph: Graph, options: CompileOptions) -> str:
+        """The source that a graph, which went through `pipeline`, is lowered to. Needs no such machine."""
+        raise BackendError(f"target {self.name} does not show source ahead of time", code="MC0612",
+                           help="compile the graph, and look at its source()")
+
+    def compile_ahead(self, graph: Graph, options: CompileOptions) -> list[Ahead]:
+        """Compile the kernels of a graph, which went through `pipeline`, for the machine `options.isa`, which need not be
+        there, at the sizes `options.hints`."""
+        raise BackendError(f"target {self.name} does not compile ahead of time", code="MC0612", help="compile the graph")
+
+    def machine(self) -> str:
+        """The name of the device that it runs on; empty for this computer's processor."""
+        return ""
 
     def describe(self) -> dict[str, str]:
         """Facts about this backend on this machine, for `mcomp doctor`: compiler, instruction sets, cache."""

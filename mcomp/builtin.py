@@ -4,7 +4,7 @@ from importlib import import_module
 
 MODULES = (
     "mcomp.passes.analysis", "mcomp.passes.cleanup", "mcomp.passes.compress", "mcomp.backends.reference",
-    "mcomp.backends.cpu.lower", "mcomp.backends.cpu.backend",
+    "mcomp.backends.cpu.lower", "mcomp.backends.cpu.backend", "mcomp.backends.triton.lower", "mcomp.backends.triton.backend",
 )
 REVIVERS = {"cpu": "mcomp.backends.cpu.recipe"}
 """By target: the module whose `revive` runs code of an artifact without its graph; importing it registers nothing."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+# Without a GPU the kernels of target cuda run in Triton's interpreter. Triton looks at this when it is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="write what golden tests find as what they expect")
+    parser.addoption("--whole-manifest", action="store_true", help="compile every entry of the Triton backend's manifest")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,11 @@ from mcomp.commands.common import example_arrays, open_graph, parse_sizes, read_
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("file", help="a .mir or .mcomp file, a reproducer's folder, or - for standard input")
-    parser.add_argument("--pipeline", required=True, help='passes, such as "fold,cse,dce", or a file that holds them')
+    parser.add_argument("--pipeline", help='passes, such as "fold,cse,dce", or a file that holds them (default: those that '
+                        "prepare a graph for the target)")
+    parser.add_argument("--emit", choices=["ir", "source", "kernels"], default="ir",
+                        help="what to print: the graph, the source that the target's passes and lowering give, or what "
+                        "compiling it ahead of time gives (for a machine that need not be there: --target cuda:sm_90)")
     parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--exclude", action="append", default=[])
@@ -33,13 +37,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a pipeline over a graph and print the result."""
+    from mcomp.backend import backend_named
     from mcomp.ir.printer import graph_text
     from mcomp.manager import Context, Instrument, PassManager
     from mcomp.manager import instruments as tools
     from mcomp.runtime.calibration import Calibration
 
     graph = open_graph(arguments.file, arguments.weights)
-    pipeline = arguments.pipeline
+    backend = backend_named(arguments.target)
+    pipeline = arguments.pipeline if arguments.pipeline is not None else backend.pipeline() if arguments.emit == "ir" else ""
     if pipeline.endswith(".txt") and Path(pipeline).exists():
         pipeline = Path(pipeline).read_text().strip()
     inputs = _inputs(graph, arguments)
@@ -61,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         if reproducer is not None and reproducer.written:
             print(f"a reproducer was written to {reproducer.folder}", file=sys.stderr)
-    text = graph_text(graph) + "\n"
+    text = graph_text(graph) + "\n" if arguments.emit == "ir" else _emitted(backend, graph, context, arguments)
     if arguments.output:
         Path(arguments.output).write_text(text)
     else:
@@ -74,6 +80,24 @@ def run(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line, file=sys.stderr)
     return 0
+
+
+def _emitted(backend: Any, graph: Any, context: Any, arguments: argparse.Namespace) -> str:
+    """The source of a graph, or a line for each of its compiled kernels."""
+    from mcomp.backend import CompileOptions
+    from mcomp.runtime.choose import lowered
+
+    sizes = {s: max(1, b.low) for s, b in graph.symbols.items()} | parse_sizes(arguments.size)
+    options = CompileOptions(isa=arguments.target.partition(":")[2] or None, hints=sizes)
+    ready = lowered(backend, graph, context)
+    if arguments.emit == "source":
+        return str(backend.source(ready, options))
+    lines = []
+    for kernel in backend.compile_ahead(ready, options):
+        facts = ", ".join(f"{value} {name}" for name, value in kernel.facts.items())
+        faults = "".join(f"\n  fault: {fault}" for fault in kernel.faults)
+        lines.append(f"{kernel.name}: {', '.join(kernel.ops)}: {facts}{faults}")
+    return "\n".join(lines) + "\n"
 
 
 def _inputs(graph: Any, arguments: argparse.Namespace) -> list[Any]:

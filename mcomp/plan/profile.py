@@ -133,8 +133,10 @@ def cache_directory() -> Path:
 
 def profile_key(backend: str, threads: int) -> str:
     from mcomp import __version__
+    from mcomp.backend import backend_named
 
-    text = "|".join((backend, device_name(), platform.machine(), str(threads), __version__, str(FORMAT)))
+    machine = backend_named(backend).machine() or device_name()
+    text = "|".join((backend, machine, platform.machine(), str(threads), __version__, str(FORMAT)))
     return f"{backend}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -227,7 +227,8 @@ class Workshop:
         programs: dict[str, CompiledProgram] = {}
         for work in self.works:
             graph, program = graphs[work.path], work.program
-            options = CompileOptions(threads=self.settings.threads, hints=self.hints(work))
+            isa = self.settings.target.partition(":")[2] or None
+            options = CompileOptions(isa=isa, threads=self.settings.threads, hints=self.hints(work))
             if backend.available() is None:
                 backend.tune(graph, options, lambda text: self.progress.step(f"{name}: {text}"))
                 self.progress.step(f"{name}: compiling")

@@ -28,11 +28,13 @@ def compile_on(
 ) -> Executable:
     """Compile a graph. Without a compiler on the machine: the reference backend, and a warning that says what to install.
 
-    Raises BackendError when neither can run the graph (no compiler and no torch).
+    Raises BackendError when neither can run the graph (no compiler and no torch), or when the backend is not replaceable.
     """
     reason = backend.available()
     if reason is None:
         return backend.compile(lowered(backend, graph, context), options, context)
+    if not backend.replaceable:
+        raise cannot_run(backend, reason)
     try:
         import torch  # noqa: F401
     except ImportError as e:
@@ -43,3 +45,12 @@ def compile_on(
         context.remark("warning", "backend", "", f"target {backend.name} cannot run here: {reason}",
                        "the reference backend runs the model instead")
     return backend_named("reference").compile(graph, options, context)
+
+
+def cannot_run(backend: Backend, reason: str) -> BackendError:
+    """The error for a target that this machine lacks."""
+    return BackendError(
+        f"target {backend.name} cannot run here: {reason}", code="MC0602",
+        help='optimize for target="cpu"; lowering and compiling ahead of time need no such machine: mcomp opt --target '
+        f"{backend.name} --emit source",
+    )

@@ -34,7 +34,7 @@ def _texts(model: CompiledModel) -> dict[str, str]:
         stem = path or "model"
         texts[f"{stem}.mir"] = f"{program.graph}\n"
         texts[f"{stem}.lowered.mir"] = f"{program.executable.graph}\n"
-        texts[f"{stem}.cpp"] = program.executable.source()
+        texts[f"{stem}{program.executable.suffix}"] = program.executable.source()
     texts["report.txt"] = f"{model.report()}\n"
     texts["report.json"] = json.dumps(model.report().to_json(), indent=1) + "\n"
     return {name: text for name, text in texts.items() if text}

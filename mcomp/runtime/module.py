@@ -35,10 +35,13 @@ class CompiledModule(nn.Module):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> CompiledModule:
-        """Accepts what changes nothing (the CPU, the captured dtype). Raises CallError for anything else."""
+        """Accepts what changes nothing (the CPU, devices of the target, the captured dtype). Raises CallError for anything
+        else."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
-        if device is not None and device.type != "cpu":
-            raise CallError(f"this model was compiled for the CPU and cannot move to {device}")
+        target = self._compiled.target.partition(":")[0]
+        if device is not None and device.type not in ("cpu", target):
+            name = "the CPU" if target == "cpu" else target
+            raise CallError(f"this model was compiled for {name} and cannot move to {device}")
         own = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         if dtype is not None and own is not None and dtype != own:
             raise CallError(f"a compiled model keeps its dtype {own}; it cannot become {dtype}",

@@ -102,7 +102,7 @@ class CompiledProgram:
                     code="MC0402", ir=repr(value), help=f"convert it to {expected.dtype}, or capture with {given}",
                 )
             device = getattr(leaf, "device", None)
-            if device is not None and getattr(device, "type", "cpu") not in ("cpu",):
+            if device is not None and getattr(device, "type", "cpu") not in self.executable.devices:
                 raise CallError(f"{paths.get(i, value.name)} is on {device}", help="move it to the CPU")
         return bind_symbols(
             self.face, [tuple(int(d) for d in leaf.shape) for leaf in leaves],

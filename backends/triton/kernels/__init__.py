@@ -1,0 +1,1 @@
+"""Device functions that generated kernels are made of. Importing a module here imports triton."""

@@ -1,0 +1,92 @@
+"""Quantizing activations, and decoding encoded values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.triton import configs
+from mcomp.backends.triton.access import Coded, View
+from mcomp.backends.triton.builder import TARGET, Builder
+from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, lower_region
+from mcomp.backends.triton.lower.rows import quantize_lines
+from mcomp.backends.triton.program import Config, Numbers, Work
+from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
+from mcomp.errors import BackendError
+from mcomp.ir import dims
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Node
+
+WIDEST = 16384
+"""Slices of up to so many elements get their scale in one pass."""
+
+
+@lowers("quantize", target=TARGET)
+def lower_quantize(node: Node, b: Builder) -> Declined | None:
+    if node.operand(0).tensor.dtype.name not in KNOWN:
+        return Declined(f"{node.operand(0).tensor.dtype} is not computed with in Triton")
+    if is_static_quantize(node):
+        return lower_region([node], list(node.results), list(node.results), b)
+    return _from_data(node, b)
+
+
+def _from_data(node: Node, b: Builder) -> Declined | None:
+    """Scales from the data: a program reads the slices that share a scale, and writes bytes, scales and zero points."""
+    encoding, shape = node.type.encoding, node.type.shape
+    assert isinstance(encoding, Affine)
+    if encoding.group is not None or encoding.dtype.bits != 8:
+        return Declined(f"{encoding} from the data has no Triton kernel")
+    over = [i for i in range(len(shape)) if i not in encoding.axis]
+    cols = dims.product(tuple(shape[i] for i in over))
+    if not isinstance(cols, int) or cols > WIDEST:
+        return Declined(f"a scale for {cols} elements has no Triton kernel", "quantize per token, or with a known scale")
+    x, place = b.read(node.operand(0)), b.write_coded(node.result)
+    text = KernelText()
+    text.meta("ROWS", "COLS")
+    rows_dim = dims.product(tuple(shape[i] for i in encoding.axis))
+    text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)", f"rows_in = rows_at < {text.number(rows_dim)}",
+                  "cols = tl.arange(0, COLS)", f"cols_in = cols < {cols}"]
+    rows = group("rows_at", encoding.axis, shape, inside="rows_in", place="[:, None]")
+    columns = group("cols", over, shape, inside="cols_in", place="[None, :]")
+    quantize_lines(text, text.load(x, (rows, columns)), encoding, "cols_in[None, :]", 1)
+    text.store(place.values, (rows, columns), "q.to(tl.int32)")
+    only = Group("rows_at", rows.axes, rows.sizes, "rows_in")
+    for name, value in (("scales", "scale"), ("zeros", "zero.to(tl.int32)")):
+        part = place.part(name)
+        if part is not None:
+            seen = replace(part, shape=shape, strides=tuple(0 if i in over else s for i, s in enumerate(part.strides)))
+            text.store(seen, (only,), value)
+    b.emit(b.launch("quantize", text, _grid, configs.rows, sizes={"rows": rows_dim, "cols": cols}, kind="quantize",
+                    dtypes=(node.type.dtype.name,)))
+    return None
+
+
+def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
+    return (-(-sizes["rows"] // chosen["ROWS"]),)
+
+
+def decode(place: Coded, b: Builder) -> View:
+    """The numbers of an encoded value that is computed, in memory."""
+    encoding, type = place.type.encoding, place.type
+    if not isinstance(encoding, Affine) or encoding.group is not None:
+        raise BackendError(f"an activation that is {encoding} has no decoding kernel")
+    values = place.values
+    order = None if values.is_dense() else _order(values)
+    out = b.temp(type.dtype, type.shape, order)
+    text = KernelText()
+    at = flat(text, type.shape, order)
+    q = f"{text.load(values, [at])}.to(tl.float32)"
+    scales, zeros = place.part("scales"), place.part("zeros")
+    zero = str(float(encoding.zero)) if zeros is None else f"{text.load(zeros.expand(type.shape), [at])}.to(tl.float32)"
+    scale = repr(encoding.scale) if scales is None else text.load(scales.expand(type.shape), [at])
+    text.store(out, [at], f"({q} - {zero}) * {scale}")
+    moved = dims.mul(out.numel, out.dtype.itemsize)
+    b.emit(b.launch("decode", text, flat_grid, configs.pointwise, sizes={"count": out.numel},
+                    work=Work(0, out.numel, moved), ops=("decode",), kind="pointwise", dtypes=(type.dtype.name,)))
+    return out
+
+
+def _order(view: View) -> tuple[int, ...] | None:
+    from mcomp.backends.triton.lower.elementwise import order_of
+
+    return order_of([view], view.rank)

@@ -1,0 +1,249 @@
+"""Shape operators: views where strides can say them, strided copies elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcomp.backend import Declined, lowers
+from mcomp.backends.triton.access import Coded, View
+from mcomp.backends.triton.builder import TARGET, Builder
+from mcomp.backends.triton.lower.elementwise import moved
+from mcomp.backends.triton.text import KNOWN
+from mcomp.ir import dims
+from mcomp.ir.dims import Dim
+from mcomp.ir.encoding import Affine
+from mcomp.ir.graph import Node
+
+Move = Callable[[View], "View | None"]
+
+
+def _view(node: Node, b: Builder, move: Move) -> View | None:
+    """Bind a result to a view of its operand; bytes that share one known scale stay bytes. The operand's view where strides
+    cannot say it."""
+    operand = node.operand(0)
+    place = b.place(operand) if b.number(operand) is None else None
+    if isinstance(place, Coded) and isinstance(place.type.encoding, Affine) and place.type.encoding.scale is not None:
+        view = move(place.values)
+        if view is not None and node.type.encoding == place.type.encoding:
+            b.bind(node.result, moved(place, node.result, view))
+            return None
+    source = b.read(operand)
+    view = move(source)
+    if view is None:
+        return source
+    b.bind(node.result, view)
+    return None
+
+
+@lowers("reshape", target=TARGET)
+def lower_reshape(node: Node, b: Builder) -> Declined | None:
+    left = _view(node, b, lambda v: v.reshape(node.type.shape))
+    if left is None:
+        return None
+    if left.dtype.name not in KNOWN:
+        return Declined(f"{left.dtype} cannot be copied by a kernel")
+    whole = b.contiguous(node.operand(0)).reshape(node.type.shape)
+    assert whole is not None
+    b.bind(node.result, whole)
+    return None
+
+
+@lowers("permute", target=TARGET)
+def lower_permute(node: Node, b: Builder) -> Declined | None:
+    _view(node, b, lambda v: v.permute(node.attrs["order"]))
+    return None
+
+
+@lowers("expand", target=TARGET)
+def lower_expand(node: Node, b: Builder) -> Declined | None:
+    number = b.number(node.operand(0))
+    if number is not None:
+        b.bind_number(node.result, number)
+        return None
+    _view(node, b, lambda v: v.expand(node.type.shape))
+    return None
+
+
+@lowers("slice", target=TARGET)
+def lower_slice(node: Node, b: Builder) -> Declined | None:
+    a = node.attrs
+    _view(node, b, lambda v: v.slice(a["axis"], a["start"], node.type.shape[a["axis"]], a["step"]))
+    return None
+
+
+@lowers("select", target=TARGET)
+def lower_select(node: Node, b: Builder) -> Declined | None:
+    _view(node, b, lambda v: v.select(node.attrs["axis"], node.attrs["index"]))
+    return None
+
+
+@lowers("squeeze", target=TARGET)
+def lower_squeeze(node: Node, b: Builder) -> Declined | None:
+    _view(node, b, lambda v: v.without(node.attrs["axes"]))
+    return None
+
+
+@lowers("unsqueeze", target=TARGET)
+def lower_unsqueeze(node: Node, b: Builder) -> Declined | None:
+    _view(node, b, lambda v: v.insert(node.attrs["axes"]))
+    return None
+
+
+@lowers("contiguous", "dropout", target=TARGET)
+def lower_identity(node: Node, b: Builder) -> Declined | None:
+    b.alias(node.result, node.operand(0))
+    return None
+
+
+@lowers("split", target=TARGET)
+def lower_split(node: Node, b: Builder) -> Declined | None:
+    view, axis = b.read(node.operand(0)), node.attrs["axis"]
+    start: Dim = 0
+    for result in node.results:
+        size = result.tensor.shape[axis]
+        b.bind(result, view.slice(axis, start, size))
+        start = dims.add(start, size)
+    return None
+
+
+@lowers("unfold", target=TARGET)
+def lower_unfold(node: Node, b: Builder) -> Declined | None:
+    """Windows of an axis: the result's last axis runs inside of a window."""
+    view, axis = b.read(node.operand(0)), node.attrs["axis"]
+    stride = view.strides[axis]
+    strides = list(view.strides)
+    strides[axis] = dims.mul(stride, node.attrs["step"])
+    b.bind(node.result, View(view.buffer, view.dtype, node.type.shape, (*strides, stride), view.offset))
+    return None
+
+
+@lowers("diagonal", target=TARGET)
+def lower_diagonal(node: Node, b: Builder) -> Declined | None:
+    """A diagonal of two axes; it becomes the last axis."""
+    view, a = b.read(node.operand(0)), node.attrs
+    first, second, offset = a["axis1"], a["axis2"], a["offset"]
+    start = dims.mul(view.strides[second], offset) if offset >= 0 else dims.mul(view.strides[first], -offset)
+    step = dims.add(view.strides[first], view.strides[second])
+    rest = view.without((first, second))
+    b.bind(node.result, View(view.buffer, view.dtype, node.type.shape, (*rest.strides, step), dims.add(view.offset, start)))
+    return None
+
+
+@lowers("flip", target=TARGET)
+def lower_flip(node: Node, b: Builder) -> Declined | None:
+    """A view with negative strides."""
+    view = b.read(node.operand(0))
+    if view.dtype.name not in KNOWN:
+        return Declined(f"{view.dtype} has no views with negative strides")
+    strides, offset = list(view.strides), view.offset
+    for axis in node.attrs["axes"]:
+        offset = dims.add(offset, dims.mul(strides[axis], dims.add(view.shape[axis], -1)))
+        strides[axis] = dims.mul(strides[axis], -1)
+    out = b.write(node.result)
+    b.copy(View(view.buffer, view.dtype, view.shape, tuple(strides), offset), out)
+    return None
+
+
+@lowers("cat", target=TARGET)
+def lower_cat(node: Node, b: Builder) -> Declined | None:
+    """Each operand is copied to its place."""
+    given = [v for v in node.operands if v is not None and v.tensor.rank == node.type.rank]
+    if node.type.dtype.name not in KNOWN:
+        return Declined(f"{node.type.dtype} cannot be copied by a kernel")
+    views = [b.read(v) for v in given]
+    from mcomp.backends.triton.lower.elementwise import order_of
+
+    out, axis = b.write(node.result, order_of(views, node.type.rank)), node.attrs["axis"]
+    start: Dim = 0
+    for view in views:
+        size = view.shape[axis]
+        b.copy(view, out.slice(axis, start, size))
+        start = dims.add(start, size)
+    return None
+
+
+@lowers("repeat", target=TARGET)
+def lower_repeat(node: Node, b: Builder) -> Declined | None:
+    """[r0, d0, r1, d1 ...] with broadcast copies, in one strided copy."""
+    view, repeats = b.read(node.operand(0)), node.attrs["repeats"]
+    if len(repeats) != view.rank or view.dtype.name not in KNOWN:
+        return Declined("the repeats do not match the rank, or the element type has no kernel")
+    out = b.write(node.result)
+    split: list[Dim] = []
+    for times, size in zip(repeats, view.shape):
+        split += [times, size]
+    target = out.reshape(split)
+    assert target is not None
+    b.copy(view.insert(range(0, 2 * view.rank, 2)).expand(split), target)
+    return None
+
+
+@lowers("repeat_interleave", target=TARGET)
+def lower_repeat_interleave(node: Node, b: Builder) -> Declined | None:
+    """Every index of an axis several times in a row."""
+    view, axis, times = b.read(node.operand(0)), node.attrs["axis"], node.attrs["repeats"]
+    if view.dtype.name not in KNOWN:
+        return Declined(f"{view.dtype} cannot be copied by a kernel")
+    out = b.write(node.result)
+    shape = (*view.shape[: axis + 1], times, *view.shape[axis + 1 :])
+    target = out.reshape(shape)
+    assert target is not None
+    b.copy(view.insert((axis + 1,)).expand(shape), target)
+    return None
+
+
+@lowers("roll", target=TARGET)
+def lower_roll(node: Node, b: Builder) -> Declined | None:
+    """Every axis is copied in two pieces: what moves on, and what comes around."""
+    view = b.read(node.operand(0))
+    if view.dtype.name not in KNOWN:
+        return Declined(f"{view.dtype} cannot be copied by a kernel")
+    out = b.write(node.result)
+    pieces: list[tuple[View, View]] = [(view, out)]
+    for shift, axis in zip(node.attrs["shifts"], node.attrs["axes"]):
+        size = view.shape[axis]
+        if size == 0:
+            continue
+        away = dims.mod(shift, size)
+        kept = dims.add(size, dims.mul(away, -1))
+        pieces = [
+            pair for source, target in pieces for pair in (
+                (source.slice(axis, 0, kept), target.slice(axis, away, kept)),
+                (source.slice(axis, kept, away), target.slice(axis, 0, away)),
+            )
+        ]
+    if len(pieces) > 8:
+        return Declined("it rolls more than three axes")
+    for source, target in pieces:
+        b.copy(source, target)
+    return None
+
+
+@lowers("slice_scatter", "select_scatter", target=TARGET)
+def lower_slice_scatter(node: Node, b: Builder) -> Declined | None:
+    """A copy of x, then the piece over it."""
+    x, piece, a = b.read(node.operand(0)), b.read(node.operand(1)), node.attrs
+    if x.dtype.name not in KNOWN:
+        return Declined(f"{x.dtype} cannot be copied by a kernel")
+    out = b.write(node.result)
+    b.copy(x, out)
+    if node.op.name == "select_scatter":
+        b.copy(piece, out.select(a["axis"], a["index"]))
+    else:
+        b.copy(piece, out.slice(a["axis"], a["start"], piece.shape[a["axis"]], a["step"]))
+    return None
+
+
+@lowers("full", target=TARGET)
+def lower_full(node: Node, b: Builder) -> Declined | None:
+    """A number, which kernels hold themselves."""
+    if node.type.dtype.is_complex:
+        return Declined("complex numbers are not computed with in Triton")
+    b.bind_number(node.result, node.attrs["value"])
+    return None
+
+
+@lowers("decode", target=TARGET)
+def lower_decode(node: Node, b: Builder) -> Declined | None:
+    b.bind(node.result, b.read(node.operand(0)))
+    return None

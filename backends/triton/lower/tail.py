@@ -1,0 +1,101 @@
+"""What is computed behind an anchor in the same kernel: element-wise nodes, and the results that leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcomp.backend import Declined
+from mcomp.backends.triton import configs
+from mcomp.backends.triton.access import Coded, Place, View
+from mcomp.backends.triton.builder import Builder, work_of
+from mcomp.backends.triton.expressions import scalar_lines, unsupported
+from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, room_for, store_value
+from mcomp.backends.triton.program import Launch, TorchStep
+from mcomp.backends.triton.text import KNOWN, Group, KernelText
+from mcomp.ir import dims
+from mcomp.ir.graph import Node, Value
+
+
+@dataclass(frozen=True)
+class Tail:
+    """`anchor`: the value that the tile holds first. `nodes`: element-wise nodes behind it, in order; the last may quantize
+    with a known scale. `results`: values that leave the kernel, with what they are called outside."""
+
+    anchor: Value
+    nodes: tuple[Node, ...]
+    results: tuple[tuple[Value, Value], ...]
+
+    def leaves(self, b: Builder) -> list[Value] | Declined:
+        """Values in memory that the nodes read."""
+        inside = {self.anchor, *(v for n in self.nodes for v in n.results)}
+        found: dict[Value, None] = {}
+        for node in self.nodes:
+            if node.op.name == "quantize":
+                if not is_static_quantize(node):
+                    return Declined("its scales come from the data")
+            elif (reason := unsupported(node)) is not None:
+                return Declined(reason)
+            for value in node.operands:
+                if value is None or value in inside or isinstance(b.number(value), (bool, int, float)):
+                    continue
+                if value.type.dtype.name not in KNOWN:
+                    return Declined(f"{value.type.dtype} is not computed with in Triton")
+                found[value] = None
+        for _, result in self.results:
+            if result.type.dtype.name not in KNOWN:
+                return Declined(f"{result.type.dtype} is not computed with in Triton")
+        return list(found)
+
+    def views(self, b: Builder) -> dict[Value, View] | Declined:
+        """Where the leaves are, as wide as the anchor."""
+        leaves = self.leaves(b)
+        if isinstance(leaves, Declined):
+            return leaves
+        return {v: b.read(v).expand(self.anchor.tensor.shape) for v in leaves}
+
+    def room(self, b: Builder, order: Sequence[int] | None = None) -> list[Place]:
+        """Memory for the results, axes in this order."""
+        return [room_for(result, order, b) for _, result in self.results]
+
+
+def plain(node: Node) -> Tail:
+    """Nothing behind a node."""
+    return Tail(node.result, (), ((node.result, node.result),))
+
+
+def finish(
+    tail: Tail, views: dict[Value, View], start: str, groups: Sequence[Group], room: Sequence[Place], text: KernelText,
+    b: Builder,
+) -> None:
+    """Compute the tail from the tile `start` and store its results where there is room for them."""
+    names = {tail.anchor: start, **{value: text.load(view, groups) for value, view in views.items()}}
+    known = scalar_lines([n for n in tail.nodes if n.op.name != "quantize"], names, b.number, text.line)
+    assert not isinstance(known, str), known
+    for (value, _), place in zip(tail.results, room, strict=True):
+        store_value(value, place, known, groups, text)
+
+
+def library_way(
+    node: Node, tail: Tail, views: dict[Value, View], room: Sequence[Place], b: Builder
+) -> tuple[str, list[Launch | TorchStep]] | None:
+    """A library's kernel for a node, and one of ours for its tail: a candidate that only measuring can choose. None where
+    operands are encoded."""
+    places = [None if v is None else b.place(v) for v in node.operands]
+    if any(isinstance(p, Coded) for p in places):
+        return None
+    steps: list[Launch | TorchStep] = []
+    direct = not tail.nodes and len(room) == 1 and isinstance(room[0], View) and room[0].is_dense()
+    shape = node.type.shape
+    target = room[0] if direct else b.temp(node.type.dtype, shape)
+    assert isinstance(target, View)
+    inputs: list[Place | None] = list(places)
+    steps.append(TorchStep(node, inputs, [target], work_of(node), library=True))
+    if not direct:
+        text = KernelText()
+        at = flat(text, shape)
+        finish(tail, views, text.load(target, [at]), [at], room, text, b)
+        steps.append(b.launch("tail", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)},
+                              kind="pointwise",
+                              dtypes=(node.type.dtype.name,)))
+    return "library", steps

@@ -1,0 +1,1 @@
+"""Checks and timings of target cuda; see `python -m benchmarks.gpu --help`."""
