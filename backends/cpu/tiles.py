@@ -64,7 +64,7 @@ def _vectors(columns: Dim, int8: bool, panel: int | None) -> str:
 def suits_matrix(shape: Sequence[Dim], groups: Dim = 1) -> bool:
     """Whether a product of bytes with a weight [N, K] or [O, C / groups, *kernel] gains from matrix registers, which take
     64 bytes of a reduction at once. What a kernel larger than one reads has to be gathered first."""
-    length = dims.product(shape[1:])
+    length = dims.product(tuple(shape[1:]))
     if groups != 1 or not isinstance(length, int):
         return False
     return length >= (_MATRIX_LENGTH if all(size == 1 for size in shape[2:]) else _GATHERED_LENGTH)
