@@ -33,7 +33,7 @@ ANALYSED = 128
 """Calibration batches that errors are measured on; training takes all."""
 BATCHES = {"minilm": 4, "efficientnet_lite0": 2}
 """Inputs of a calibration batch, where it is not `BATCH`."""
-BATCH = 16
+BATCH = 8
 TOGETHER = 50
 
 

@@ -20,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], help="module path pattern to leave alone; repeatable")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--time-limit", type=float, help="seconds for the search")
+    parser.add_argument("--resume", metavar="DIR", help="keep the search in a folder, and go on from what is there")
     parser.add_argument("--no-code", action="store_true", help="leave compiled code out of the file")
     parser.add_argument("--dump", metavar="DIR", help="also write IR, source and report to a folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         source.model, source.args, source.kwargs, calibration=source.calibration, evaluate=source.evaluate,
         pipeline=arguments.pipeline, max_drop=arguments.max_drop, max_error=arguments.max_error,
         objective=arguments.objective, target=arguments.target, exclude=arguments.exclude, threads=arguments.threads,
-        time_limit=arguments.time_limit,
+        time_limit=arguments.time_limit, resume=arguments.resume,
     )
     fast.save(arguments.output, code=not arguments.no_code)
     report = fast.report()

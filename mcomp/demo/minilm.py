@@ -35,7 +35,8 @@ def main(output: str) -> int:
           flush=True)
     fast = mcomp.optimize(
         model, (), example, calibration=calibration, evaluate=lambda m: agreement(embed(m, tokenizer, held_out), reference),
-        max_drop=0.01, dynamic={name: {1: ("S", 1, model.config.max_position_embeddings)} for name in example},
+        max_drop=0.01, pipeline="quantize{bits=8}",
+        dynamic={name: {1: ("S", 1, model.config.max_position_embeddings)} for name in example},
     )
     report = fast.report()
     report.print()

@@ -68,7 +68,7 @@ def case() -> Case:
 
 def test_the_search_sees_unlabelled_batches_and_scores_by_sample(case: Case) -> None:
     batches = frontier.calibration_of(case)
-    assert [tuple(b[0].shape) for b in batches] == [(16, 16)] * 20
+    assert [tuple(b[0].shape) for b in batches] == [(8, 16)] * 40
     scores = frontier.evaluator(case)(case.build())
     assert scores.shape == (100,)
     assert scores.mean() == 100.0
