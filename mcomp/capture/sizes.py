@@ -93,9 +93,12 @@ class _Names:
 def _apply(
     choice: Choice, path: str, axes: Any, shapes: Sequence[Shape], paths: Sequence[Path], names: _Names
 ) -> None:
-    tensors = [i for i, one in enumerate(paths) if _below(structure.path_text(one), path)]
+    texts = [structure.path_text(one) for one in paths]
+    tensors = [i for i, text in enumerate(texts) if _below(text, path)]
+    if not tensors:  # a keyword that the model takes among others
+        tensors = [i for i, text in enumerate(texts) if _below(text.removeprefix("kwargs."), path)]
     if not tensors:
-        known = ", ".join(structure.path_text(one) for one in paths)
+        known = ", ".join(texts)
         raise CaptureError(f"dynamic names `{path}`, which is no argument with a tensor", help=f"there are: {known}")
     wanted: Mapping[int, Any] = axes if isinstance(axes, Mapping) else dict.fromkeys(axes, "")
     for tensor in tensors:

@@ -26,7 +26,7 @@ def test_strided_inputs_and_inference_mode() -> None:
     torch.testing.assert_close(fast(x.t()), expected)
     with torch.inference_mode():
         torch.testing.assert_close(fast(x.t()), expected)
-    np.testing.assert_allclose(fast(x.numpy().T), expected.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(fast(x.numpy().T), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("bad", "words"), [
@@ -110,5 +110,5 @@ def test_the_module_view_behaves_and_refuses_training() -> None:
     with pytest.raises(CallError, match="cannot be trained"):
         module.train()
     assert module.to("cpu") is module
-    with pytest.raises(CallError, match="compiled for the CPU"):
+    with pytest.raises(CallError, match="compiled for reference"):
         module.to("cuda")

@@ -211,7 +211,7 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
                                             (behind < Product::kStep && end > m - ceil_div(Product::kStep, lda))));
     for (int64_t r = 0; copied && r < height; ++r) {
       convert_row(rows + r * stride, a + (b + r) * lda, k);
-      if (Product::kFinite && ragged)
+      if constexpr (Product::kFinite)
         for (int64_t i = k; i < round_up(k, Product::kStep); ++i) rows[r * stride + i] = product.fill();
     }
     const Element* base = copied ? rows : reinterpret_cast<const Element*>(a + b * lda);
