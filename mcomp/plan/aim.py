@@ -17,7 +17,8 @@ ENOUGH = 0.9
 """A load from which on nothing more is tried."""
 CLOSE = 1.12
 """Errors that differ by less than this factor are not told apart."""
-_LEAST, _MOST = 0.1, 4.0
+_LEAST, _MOST, _LEAP = 0.1, 4.0, 10.0
+_NOTHING = 0.05
 _FLAT, _STEEP = 0.4, 2.5
 _EDGE = 0.15
 
@@ -77,6 +78,6 @@ class Aim:
         return next(load for e, load in reversed(self.attempts) if e == error)
 
     def _step(self, load: float) -> float:
-        if load <= 0.0:
-            return _MOST
+        if load <= _NOTHING:
+            return _LEAP
         return min(_MOST, max(CLOSE, (WANTED / load) ** (1 / self._slope())))

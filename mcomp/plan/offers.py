@@ -98,7 +98,7 @@ def register_offers(survey: Survey) -> Survey:
 
 
 def registered_offers() -> Sequence[Survey]:
-    """All surveys, those of plug-ins included, in order of registration."""
+    """All surveys in order of registration, mcomp's own first. The planner asks the last one."""
     from mcomp.plugins import load_plugins
 
     load_plugins()

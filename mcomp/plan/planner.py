@@ -10,6 +10,7 @@ from mcomp.backend import backend_named
 from mcomp.errors import BudgetError
 from mcomp.plan.aim import Aim
 from mcomp.plan.costs import CostTable
+from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.offers import Choice, Menu, registered_offers
 from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
@@ -58,7 +59,7 @@ class Planner:
             return
         try:
             self._run()
-        except (BudgetError, KeyboardInterrupt):
+        except (BudgetError, OutOfTime):
             raise
         except Exception as e:
             place = traceback.extract_tb(e.__traceback__)[-1]
@@ -69,7 +70,7 @@ class Planner:
 
     def _run(self) -> None:
         settings = self.workshop.settings
-        survey = registered_offers()[0]
+        survey = registered_offers()[-1]
         assert self.work.cleaned is not None
         menu = Menu(wide=settings.objective != "latency", thin=settings.time_limit is not None)
         catalog = survey(
@@ -111,7 +112,7 @@ class Planner:
     def _attempt(self, choice: Choice, name: str) -> bool:
         """Make, measure and judge the whole model with a choice; whether it keeps the budget."""
         start = time.monotonic()
-        version = self.workshop.make(name, self.catalog.pipeline(choice))
+        version = self.workshop.make(name, self.catalog.pipeline(choice), hurry=True)
         self.tried[choice] = version
         error = self.workshop.judge_error(version) ** 2
         self.pricing.learn(choice, error)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from mcomp.errors import BudgetError
+from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.planner import Planner, offered
 from mcomp.plan.retreat import retreat
 from mcomp.plan.standing import Standing
@@ -22,6 +23,7 @@ CANDIDATES = (
 """Pipelines tried first, in order of preference."""
 TELLING = 1.15
 """A ratio of times that noise does not explain."""
+_TIME_IS_UP = "the time limit ended the search; this is the best version so far"
 
 
 def search(workshop: Workshop, lossless: Version) -> Version:
@@ -36,7 +38,9 @@ def search(workshop: Workshop, lossless: Version) -> Version:
     try:
         _search(workshop, standing)
         if workshop.out_of_time():
-            workshop.warnings.append("the time limit ended the search; this is the best version so far")
+            workshop.warnings.append(_TIME_IS_UP)
+    except OutOfTime:
+        workshop.warnings.append(_TIME_IS_UP)
     except BudgetError as e:
         workshop.warnings.append(f"the search ended early: {e.message}")
     except KeyboardInterrupt:

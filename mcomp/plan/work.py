@@ -16,6 +16,7 @@ from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
 from mcomp.plan.contest import race
+from mcomp.plan.hurry import Hurry, OutOfTime
 from mcomp.plan.identity import identity_of
 from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
@@ -119,7 +120,6 @@ class Workshop:
         self.started = time.monotonic()
         self.warnings: list[str] = []
         self.memory = Memory.open(None if settings.resume is None else Path(settings.resume), self._identity())
-        self.say = progress.step
         self.interrupted = False
         """Whether the user interrupted a pass that gave what it had by then."""
 
@@ -145,6 +145,12 @@ class Workshop:
         left = self.seconds_left(share)
         return left is not None and left <= 0.0
 
+    def say(self, text: str) -> None:
+        """Show what goes on in work that can be given up. Raises OutOfTime when the time is up."""
+        self.progress.step(text)
+        if self.out_of_time():
+            raise OutOfTime
+
     def spread(self) -> Spread:
         """Where work of layers is done."""
         return Spread(self.settings.executor, self.say)
@@ -164,9 +170,11 @@ class Workshop:
             contexts[work.path], graphs[work.path] = context, graph
         return self._finish("lossless", CLEANUP, graphs, contexts)
 
-    def make(self, name: str, pipeline: Any, skip: Mapping[str, set[str]] | None = None) -> Version:
+    def make(
+        self, name: str, pipeline: Any, skip: Mapping[str, set[str]] | None = None, *, hurry: bool = False
+    ) -> Version:
         """The cleaned-up model after a further pipeline; `skip` names nodes that a rule must leave alone. What is kept on
-        disk of the same pipeline is taken from there."""
+        disk of the same pipeline is taken from there. `hurry`: raise OutOfTime between passes when the time is up."""
         self.progress.step(f"{name}: running passes")
         steps = parse_pipeline(pipeline)
         text = pipeline_text(steps)
@@ -179,7 +187,7 @@ class Workshop:
                 context.skip = {rule: set(names) for rule, names in (skip or {}).items()}
                 if self.memory.folder is not None:
                     context.shared[CHECKPOINTS] = self.memory.folder / f"{stem_of(text)}-states"
-                graphs[work.path] = self._run(work, steps, context)
+                graphs[work.path] = self._run(work, steps, context, hurry)
             if not skip and not self.interrupted:
                 self.memory.keep_version(text, graphs, contexts)
         version = self._finish(name, text, graphs, contexts)
@@ -190,8 +198,8 @@ class Workshop:
         return version
 
     def trial(self, work: Work, pipeline: str) -> Graph:
-        """A cleaned-up graph after a pipeline, not compiled."""
-        return self._run(work, parse_pipeline(pipeline), self.context_of(work))
+        """A cleaned-up graph after a pipeline, not compiled. Raises OutOfTime between passes when the time is up."""
+        return self._run(work, parse_pipeline(pipeline), self.context_of(work), True)
 
     def trial_error(self, work: Work) -> Callable[[str], float]:
         """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration
@@ -204,10 +212,11 @@ class Workshop:
 
         return measure
 
-    def _run(self, work: Work, steps: Sequence[Any], context: Context) -> Graph:
+    def _run(self, work: Work, steps: Sequence[Any], context: Context, hurry: bool) -> Graph:
         assert work.cleaned is not None
         graph = work.cleaned.clone()
-        PassManager((*steps, *parse_pipeline(AFTER)), self.settings.instruments).run(graph, context)
+        instruments = (*self.settings.instruments, *([Hurry(self.out_of_time)] if hurry else []))
+        PassManager((*steps, *parse_pipeline(AFTER)), instruments).run(graph, context)
         self.interrupted |= bool(context.shared.get(INTERRUPTED))
         return graph
 
@@ -218,7 +227,7 @@ class Workshop:
             exclude=self.settings.exclude, calibration=work.calibration, threads=self.settings.threads,
             seed=self.settings.seed,
         )
-        context.shared.update({PROGRESS: self.say} | ({} if self.deadline is None else {DEADLINE: self.deadline}))
+        context.shared.update({PROGRESS: self.progress.step} | ({} if self.deadline is None else {DEADLINE: self.deadline}))
         return context
 
     def _finish(self, name: str, pipeline: str, graphs: dict[str, Graph], contexts: dict[str, Context]) -> Version:
