@@ -95,8 +95,8 @@ def _apply(
 ) -> None:
     texts = [structure.path_text(one) for one in paths]
     tensors = [i for i, text in enumerate(texts) if _below(text, path)]
-    if not tensors:  # a keyword that the model takes among others
-        tensors = [i for i, text in enumerate(texts) if _below(text.removeprefix("kwargs."), path)]
+    if not tensors:  # a keyword that the model takes among others, in its `**kwargs`
+        tensors = [i for i, text in enumerate(texts) if _below(text.partition(".")[2], path)]
     if not tensors:
         known = ", ".join(texts)
         raise CaptureError(f"dynamic names `{path}`, which is no argument with a tensor", help=f"there are: {known}")

@@ -33,6 +33,18 @@ def agrees(model: nn.Module, program: CapturedProgram, *args: Any, **kwargs: Any
     assert compare(model, Interpreted(program), args, kwargs) <= 1e-5
 
 
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor, **rest: torch.Tensor) -> torch.Tensor:
+        return x * rest["scale"].sum(1, keepdim=True)
+
+
+def test_sizes_of_keywords_that_are_taken_among_others() -> None:
+    model = Scaled()
+    program = captured(model, torch.randn(2, 3), scale=torch.randn(2, 5), dynamic={"scale": {1: "S"}})
+    assert "S" in program.graph.symbols
+    agrees(model, program, torch.randn(4, 3), scale=torch.randn(4, 9))
+
+
 @dataclass
 class Result:
     total: torch.Tensor
