@@ -83,7 +83,8 @@ struct FloatTiles<Clamped> {
     constexpr int64_t NR = NV * kLanes;
     run_tile<FloatDot<float, W>, MR, NV>(
         static_cast<const float*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, static_cast<const W*>(t.b), NR,
-        nullptr, [&](const auto& sums) MCOMP_LAMBDA {
+        static_cast<const float*>(t.part.add), t.part.ahead, [&](const auto& sums) MCOMP_LAMBDA {
+          if (t.part.sums != nullptr) return sums.store(static_cast<float*>(t.part.sums));
           const Clamped ep = *static_cast<const Clamped*>(t.epilogue);
           if (t.count < NR) {
             alignas(64) float tile[MR * NR];

@@ -76,6 +76,7 @@ struct DirectTile {
   bool fits;                            // what prepare() said
   const void* epilogue;
   int64_t row0, row_step, col, count;
+  Ahead ahead;
 };
 
 // The epilogue's own tiles, by their height.
@@ -179,6 +180,7 @@ struct Int8Product {
   static constexpr int64_t kStep = Tile::kByteStep;  // elements of a reduction step, to which panels pad with zeros
   static constexpr bool kMatrix = Tile::kMatrix;
   static constexpr bool kFinite = false;  // whatever lies behind a row, zeros make it nothing
+  static constexpr bool kParts = false;
   static constexpr bool kPerRow = std::is_same<Scales, RowScales8>::value;
 
   const int8_t* packed;
@@ -220,7 +222,7 @@ struct Int8Product {
   mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
 
   void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
-            int64_t panel, int64_t row0, int64_t row_step) const {
+            int64_t panel, int64_t row0, int64_t row_step, const Part& part = {}) const {
     Waiting& h = waiting;
     if (h.terms[h.terms_at].panel != panel) compute_terms(panel, h.terms[h.terms_at ^= 1]);
     const PanelTerms& terms = h.terms[h.terms_at];
@@ -230,12 +232,13 @@ struct Int8Product {
     } else {
       if (emit.direct != nullptr) {
         emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,
-                              terms.shift, terms.fits, emit.epilogue, row0, row_step, terms.first, terms.count});
+                              terms.shift, terms.fits, emit.epilogue, row0, row_step, terms.first, terms.count,
+                              part.ahead});
         return;
       }
       using Micro = typename MicroTable<ByteDot<A>, MR, Tile::NV>::Function;
       static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, 4 * NR, h.sums[h.at],
-                                                terms.start);
+                                                terms.start, part.ahead);
     }
     finish();
     h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step;

@@ -98,6 +98,7 @@ struct WeightOnlyProduct {
   static constexpr int MR = Tile::MR;
   static constexpr bool kMatrix = false;
   static constexpr bool kFinite = false;
+  static constexpr bool kParts = false;
   static constexpr int64_t kStep = 1;
   static constexpr int NR = Tile::NR;
 
@@ -132,14 +133,14 @@ struct WeightOnlyProduct {
   }
 
   void tile(const float* a, int64_t row_stride, const int64_t* taps, int64_t, int64_t length, int64_t mr, int64_t panel,
-            int64_t row0, int64_t row_step) const {
+            int64_t row0, int64_t row_step, const Part& = {}) const {
     alignas(64) float out[MR * NR] = {};
     alignas(64) float sums[MR * NR];
     const int64_t first = panels.first(panel), count = panels.size(panel);
     const int8_t* b = packed + panel * panel_stride;
     for (int64_t k = 0, g = 0; k < length; k += scales.group, ++g) {
       const int64_t part = min_i64(scales.group, length - k), at = g * panels.columns + first;
-      micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums, nullptr);
+      micro_tiles<Dot, MR, Tile::NV>.table[mr](a + k, row_stride, taps, 1, part, b, NR, sums, nullptr, {});
       add_group(out, sums, mr, scales.scale + at, scales.offset == nullptr ? nullptr : scales.offset + at, a + k,
                 row_stride, part, count);
       b += group_bytes<Tile, Bits>(part);
@@ -223,7 +224,7 @@ void decoded_rows(const Worker& w, const WeightOnlyProduct<Tile, Bits>& product,
           float* out = from == 0 ? sums + r0 * NR : more;
           micro_tiles<FloatDot<float, float>, MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride + from, base_stride,
                                                                            &no_tap, 1, to - from, piece, NR, out,
-                                                                           nullptr);
+                                                                           nullptr, {});
           if (from > 0)
             for (int64_t i = 0; i < (r1 - r0) * NR; i += kLanes)
               vstore(sums + r0 * NR + i, vload(sums + r0 * NR + i) + vload(more + i));

@@ -158,7 +158,7 @@ void matmul_one(const A* a, const B* b, const MatmulShape& s, const Split& split
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
           micro_tiles<FloatDot<T, T>, Tile::MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride, base_stride, &no_tap,
-                                                                         1, s.k, panel, direct ? s.b_row : NR, out, nullptr);
+                                                                         1, s.k, panel, direct ? s.b_row : NR, out, nullptr, {});
           emit(out, NR, r1 - r0, row0 + r + r0, 1, p * NR, panels.size(p));
         }
       }

@@ -99,14 +99,18 @@ struct RowPointers {
 
 constexpr int64_t kAhead = 32;  // reduction steps by which a panel is prefetched: hides the latency of the outer caches
 
+// What a tile prefetches while it runs: each step the lines at `at`, as many as it has vectors of columns, then `step`
+// bytes on. Without an address, its own panel.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t step = 0;
+};
+
 template <class Dot, int NV>
 struct ColumnVectors {
   typename Dot::Columns v[NV];
   MCOMP_INLINE void load(const typename Dot::Panel* b) {
     unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = Dot::columns(b + i * Dot::kPanel); });
-  }
-  static MCOMP_INLINE void prefetch(const typename Dot::Panel* b) {
-    unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(b + i * Dot::kPanel); });
   }
 };
 
@@ -125,6 +129,9 @@ struct RowSums {
   MCOMP_INLINE void merge(const RowSums& other) {
     unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = v[i] + other.v[i]; });
   }
+  MCOMP_INLINE void add(const typename Dot::Out* other) {
+    unroll<NV>([&](auto i) MCOMP_LAMBDA { v[i] = v[i] + vload(other + i * Dot::kWidth); });
+  }
   MCOMP_INLINE void store(typename Dot::Out* out) const {
     unroll<NV>([&](auto i) MCOMP_LAMBDA { vstore(out + i * Dot::kWidth, v[i]); });
   }
@@ -142,6 +149,7 @@ struct TileSums {
     last.add(Dot::row(a.row(MR - 1) + offset), b);
   }
   MCOMP_INLINE void merge(const TileSums& other) { above.merge(other.above), last.merge(other.last); }
+  MCOMP_INLINE void add(const typename Dot::Out* other) { above.add(other), last.add(other + (MR - 1) * NV * Dot::kWidth); }
   MCOMP_INLINE void store(typename Dot::Out* out) const {
     above.store(out), last.store(out + (MR - 1) * NV * Dot::kWidth);
   }
@@ -160,16 +168,17 @@ struct TileSums<Dot, NV, 0> {
   MCOMP_INLINE void start(const typename Dot::Acc*) {}
   MCOMP_INLINE void step(const RowPointers&, int64_t, const ColumnVectors<Dot, NV>&) {}
   MCOMP_INLINE void merge(const TileSums&) {}
+  MCOMP_INLINE void add(const typename Dot::Out*) {}
   MCOMP_INLINE void store(typename Dot::Out*) const {}
 };
 
 // finish(sums), a TileSums, with sums[r][c] = sum over taps t and i < length of a[r * row_stride + taps[t] + i] *
-// b[step(t, i)][c]; steps count through all segments, each of which takes a whole number of steps. Where the Dot says
-// so, `first` (one per column) is added to every row.
+// b[step(t, i)][c]; steps count through all segments, each of which takes a whole number of steps. To it is added `first`:
+// one per column where the Dot says so, else sums in the tile's order, or nothing where it is null.
 template <class Dot, int MR, int NV, class Finish>
 MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps, int64_t tap_count,
                            int64_t length, const typename Dot::Panel* b, int64_t b_step,
-                           const typename Dot::Out* first, Finish&& finish) {
+                           const typename Dot::Out* first, Ahead ahead, Finish&& finish) {
   static_assert(MR <= 20, "RowPointers reach twenty rows");
   // Few accumulators would wait for each other: split the reduction over KU independent sets.
   constexpr int KU = MR * NV >= 8 ? 1 : MR * NV >= 4 ? 2 : 4;
@@ -181,6 +190,10 @@ MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, c
     unroll<NV>([&](auto i) MCOMP_LAMBDA { columns[i] = vload(first + i * Dot::kWidth); });
     sums[0].start(columns);
   }
+  if (ahead.at == nullptr) {
+    ahead.step = b_step * static_cast<int64_t>(sizeof(typename Dot::Panel));
+    ahead.at = reinterpret_cast<const char*>(b) + kAhead * ahead.step;
+  }
   RowPointers rows(row_stride * static_cast<int64_t>(sizeof(typename Dot::Element)));
   for (int64_t t = 0; t < tap_count; ++t) {
     rows.start(a + taps[t]);
@@ -189,7 +202,10 @@ MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, c
       unroll<KU>([&](auto u) MCOMP_LAMBDA {
         ColumnVectors<Dot, NV> columns;
         columns.load(b + u * b_step);
-        if constexpr (KU == 1) columns.prefetch(b + kAhead * b_step);
+        if constexpr (KU == 1) {
+          unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(ahead.at + i * kVectorBytes, 0, 2); });
+          ahead.at += ahead.step;
+        }
         sums[u].step(rows, u * bytes, columns);
       });
       rows.advance(KU * bytes);
@@ -220,6 +236,8 @@ MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, c
   }
   if constexpr (KU == 4) sums[1].merge(sums[3]), sums[0].merge(sums[2]);
   if constexpr (KU >= 2) sums[0].merge(sums[1]);
+  if constexpr (!Dot::kStarts)
+    if (first != nullptr) sums[0].add(first);
   finish(sums[0]);
 }
 
@@ -227,8 +245,8 @@ MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, c
 template <class Dot, int MR, int NV>
 MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_stride, const int64_t* taps,
                                int64_t tap_count, int64_t length, const typename Dot::Panel* b, int64_t b_step,
-                               typename Dot::Out* tile, const typename Dot::Out* first) {
-  run_tile<Dot, MR, NV>(a, row_stride, taps, tap_count, length, b, b_step, first,
+                               typename Dot::Out* tile, const typename Dot::Out* first, Ahead ahead) {
+  run_tile<Dot, MR, NV>(a, row_stride, taps, tap_count, length, b, b_step, first, ahead,
                         [&](const auto& sums) MCOMP_LAMBDA { sums.store(tile); });
 }
 
@@ -236,7 +254,7 @@ MCOMP_NOINLINE void micro_tile(const typename Dot::Element* a, int64_t row_strid
 template <class Dot, int MAX, int NV>
 struct MicroTable {
   using Function = void (*)(const typename Dot::Element*, int64_t, const int64_t*, int64_t, int64_t,
-                            const typename Dot::Panel*, int64_t, typename Dot::Out*, const typename Dot::Out*);
+                            const typename Dot::Panel*, int64_t, typename Dot::Out*, const typename Dot::Out*, Ahead);
   Function table[MAX + 1];
   template <int... R>
   static constexpr MicroTable make(std::integer_sequence<int, R...>) {

@@ -50,6 +50,7 @@ struct Bf16Product {
   static constexpr bool kMatrix = Tile::kMatrix;
   // What lies past a row or a segment could be NaN, which zero weights do not remove.
   static constexpr bool kFinite = true;
+  static constexpr bool kParts = false;
   static constexpr int64_t kStep = kMatrix ? Tile::kPairStep : 1;
 
   const bf16* packed;
@@ -61,14 +62,15 @@ struct Bf16Product {
   bf16 fill() const { return bf16{0}; }
 
   void tile(const bf16* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
-            int64_t panel, int64_t row0, int64_t row_step) const {
+            int64_t panel, int64_t row0, int64_t row_step, const Part& part = {}) const {
     alignas(64) float out[MR * NR];
     const bf16* b = packed + panel * panel_stride;
     if constexpr (kMatrix) {
       alignas(64) static constexpr float zeros[NR] = {};
       matrix_tile<bf16, Tile::NV>(registers, a, row_stride, taps, tap_count, length, mr, b, zeros, out);
     } else {
-      micro_tiles<Bf16Dot, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, b, 2 * NR, out, nullptr);
+      micro_tiles<Bf16Dot, MR, Tile::NV>.table[mr](a, row_stride, taps, tap_count, length, b, 2 * NR, out, nullptr,
+                                              part.ahead);
     }
     emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }

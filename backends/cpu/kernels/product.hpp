@@ -50,6 +50,15 @@ inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, in
   return {share(units, 1, w.id % row_parts, row_parts), share(panels, 1, w.id / row_parts, best_parts)};
 }
 
+// A part of a tile's reduction: the elements of its panel before it, sums that are added to its own (or null), where the
+// sums then go (null: to the epilogue), and what is prefetched meanwhile.
+struct Part {
+  int64_t skip = 0;
+  const void* add = nullptr;
+  void* sums = nullptr;
+  Ahead ahead{};
+};
+
 // One tile of float products whose epilogue takes the sums while they are in registers: the operands of run_tile, and
 // where the tile's results belong.
 struct FloatTile {
@@ -60,6 +69,7 @@ struct FloatTile {
   const void* b;
   const void* epilogue;
   int64_t row0, row_step, col, count;
+  Part part;
 };
 
 // An epilogue without its type: walks over tiles are compiled once, only this once per epilogue. direct: the epilogue's
@@ -135,6 +145,7 @@ struct FloatProduct {
   static constexpr int64_t kStep = 1;
   static constexpr bool kMatrix = false;
   static constexpr bool kFinite = false;
+  static constexpr bool kParts = true;  // whether a long reduction may be divided
 
   const W* packed;
   int64_t panel_stride;  // elements from a panel to the next: reduction length * NR
@@ -144,17 +155,19 @@ struct FloatProduct {
   T fill() const { return T(0); }
 
   void tile(const T* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
-            int64_t panel, int64_t row0, int64_t row_step) const {
-    const W* b = packed + panel * panel_stride;
+            int64_t panel, int64_t row0, int64_t row_step, const Part& part = {}) const {
+    const W* b = packed + panel * panel_stride + part.skip;
     if (emit.direct != nullptr) {
       emit.direct[mr]({a, row_stride, taps, tap_count, length, b, emit.epilogue, row0, row_step, panels.first(panel),
-                       panels.size(panel)});
+                       panels.size(panel), part});
       return;
     }
     using Micro = typename MicroTable<FloatDot<T, W>, MR, Tile::NV>::Function;
     alignas(64) T out[MR * NR];
-    static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, NR, out, nullptr);
-    emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
+    T* sums = part.sums == nullptr ? out : static_cast<T*>(part.sums);
+    static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, NR, sums,
+                                              static_cast<const T*>(part.add), part.ahead);
+    if (part.sums == nullptr) emit(out, NR, mr, row0, row_step, panels.first(panel), panels.size(panel));
   }
 
   // Hands over what tile() may keep back: nothing.
@@ -162,15 +175,26 @@ struct FloatProduct {
 };
 
 constexpr int64_t kRowBlockBytes = 640 * 1024;  // A rows that are kept hot while panels pass by
+// Longer reductions of floats are divided into equal parts: the rows of several tiles and a part of a panel, which all of
+// them use, then lie in L1, and what is prefetched meanwhile in L2. Rows may take more, since few of them are in use at once.
+constexpr int64_t kPartSteps = 512;
+constexpr int64_t kPartsRowBytes = 1280 * 1024;
 constexpr int64_t kAlias = 2048;                // row strides that are multiples of this many bytes collide in L1
 
 // With so many rows for each worker, workers take rows, which they and the row kernels before and after have in their own
 // caches, rather than columns: the weights are read once more, but rarely enough.
 constexpr int64_t kOwnRows = 48;
 
-// Rows of A handled at once, of `row_bytes` each: equal parts of m that fit the budget, or 56 rows where that is more.
-inline int64_t row_block(int64_t m, int64_t row_bytes) {
-  const int64_t fit = max_i64(56, kRowBlockBytes / max_i64(row_bytes, 1));
+// Whether a product divides its reduction.
+inline bool in_parts(int64_t k, int64_t element_bytes) { return element_bytes >= 4 && k > kPartSteps; }
+
+// Rows of A, of `row_bytes` each, that fit the budget, or 56 where that is more.
+inline int64_t rows_that_fit(int64_t row_bytes, bool parts = false) {
+  return max_i64(56, (parts ? kPartsRowBytes : kRowBlockBytes) / max_i64(row_bytes, 1));
+}
+// Rows of A handled at once: equal parts of m that fit.
+inline int64_t row_block(int64_t m, int64_t row_bytes, bool parts = false) {
+  const int64_t fit = rows_that_fit(row_bytes, parts);
   return m <= fit ? m : ceil_div(m, ceil_div(m, fit));
 }
 // Stride, in elements, of rows copied to scratch: no two rows of a tile share a cache set.
@@ -178,10 +202,20 @@ inline int64_t copied_stride(int64_t k, int64_t element_bytes) {
   return (round_up(k * element_bytes, 64) + 64) / element_bytes;
 }
 
+// Scratch of gemm_rows for each row: a copy and, where there are parts, sums of a panel.
+inline int64_t row_scratch_bytes(int64_t k, int64_t element_bytes) {
+  return copied_stride(k, element_bytes) * element_bytes + (in_parts(k, element_bytes) ? 4 * kVectorBytes : 0);
+}
 // Scratch of gemm_rows for all workers together.
 inline int64_t gemm_rows_scratch_bytes(int64_t m, int64_t k, int64_t element_bytes, int64_t workers) {
-  const int64_t stride = copied_stride(k, element_bytes) * element_bytes;
-  return workers * row_block(m, stride) * stride;
+  const int64_t row = copied_stride(k, element_bytes) * element_bytes;
+  return workers * row_block(m, row, in_parts(k, element_bytes)) * row_scratch_bytes(k, element_bytes);
+}
+
+// What the tiles of a block prefetch during a part: an equal share, each, of the next part, so that the memory behind the
+// caches is asked for evenly. The tile is number t of `tiles`, and `bytes` of a panel belong to a part of `steps` steps.
+inline Ahead next_part(const void* next, int64_t bytes, int64_t steps, int64_t t, int64_t tiles) {
+  return {static_cast<const char*>(next) + bytes * t / tiles, ceil_div(bytes, max_i64(1, steps * tiles))};
 }
 
 // All tiles of the worker's share of an m-row product. Rows of another type than the product reads, and rows whose
@@ -200,8 +234,11 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
   if (split.rows.empty() || split.panels.empty()) return;
   const bool copy = !same || (m > 4 && lda * static_cast<int64_t>(sizeof(A)) % kAlias == 0 && split.panels.size() > 1);
   const int64_t stride = copied_stride(k, sizeof(Element));
-  const int64_t block = row_block(m, stride * static_cast<int64_t>(sizeof(Element)));
-  Element* rows = static_cast<Element*>(scratch) + w.id * block * stride;
+  const bool divided = Product::kParts && in_parts(k, sizeof(Element));
+  const int64_t block = row_block(m, stride * static_cast<int64_t>(sizeof(Element)), divided);
+  const int64_t parts = divided ? ceil_div(k, kPartSteps) : 1, width = product.panels.width;
+  Element* rows = static_cast<Element*>(scratch) + w.id * block * (stride + (divided ? width : 0));
+  Element* sums = rows + block * stride;
   const bool ragged = Product::kMatrix && k % Product::kStep != 0;
   const int64_t no_tap = 0;
   for (int64_t b = split.rows.begin; b < split.rows.end; b += block) {
@@ -218,9 +255,19 @@ void gemm_rows(const Worker& w, const Product& product, const A* a, int64_t lda,
     const int64_t base_stride = copied ? stride : lda;
     const int64_t tiles = ceil_div(height, MR);
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
-        product.tile(base + r0 * base_stride, base_stride, &no_tap, 1, k, r1 - r0, p, first_row + b + r0, 1);
+      const int64_t next = p + 1 < split.panels.end ? p + 1 : split.panels.begin;
+      for (int64_t i = 0; i < parts; ++i) {
+        const int64_t from = k * i / parts, to = k * (i + 1) / parts;
+        const int64_t bytes = product.panel_stride * static_cast<int64_t>(sizeof(*product.packed)) / parts;
+        const auto* ahead = product.packed + (i + 1 < parts ? p * product.panel_stride + to * width
+                                                            : next * product.panel_stride);
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
+          product.tile(base + r0 * base_stride + from, base_stride, &no_tap, 1, to - from, r1 - r0, p,
+                       first_row + b + r0, 1,
+                       {from * width, i == 0 ? nullptr : sums + r0 * width, i + 1 == parts ? nullptr : sums + r0 * width,
+                        next_part(ahead, bytes, ceil_div(to - from, Product::kStep), t, tiles)});
+        }
       }
     }
   }

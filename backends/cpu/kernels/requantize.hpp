@@ -289,7 +289,7 @@ struct Int8Tiles<Requantize<Q>> {
   static MCOMP_NOINLINE void run(const DirectTile& t) {
     constexpr int NR = NV * kLanes;
     run_tile<ByteDot<A>, MR, NV>(
-        static_cast<const A*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, 4 * NR, t.start,
+        static_cast<const A*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, 4 * NR, t.start, t.ahead,
         [&](const auto& sums) MCOMP_LAMBDA {
           const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(t.epilogue);
           if (!t.fits) {

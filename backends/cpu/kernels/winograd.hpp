@@ -337,7 +337,7 @@ struct Winograd {
         const int64_t r0 = rows.size() * i / parts, r1 = rows.size() * (i + 1) / parts;
         micro_tiles<FloatDot<float, float>, MR, Tile::NV>.table[r1 - r0](
             v + at * p.point + (rows.begin + r0) * p.row, p.row, &no_tap, 1, k, u, NR, a + at * p.apart + r0 * NR,
-            nullptr);
+            nullptr, {});
       }
     }
   }
