@@ -19,10 +19,10 @@
 namespace mcomp {
 namespace detail {
 
-// Bytes from a column's first element of a segment to that of the next; gathered rows have no gaps between segments.
+// Bytes from a column's first element of a segment to that of the next.
 template <class Tile>
 int64_t segment_step(const TapWalk& t) {
-  return Tile::kMatrix ? t.segment_length() : round_up(t.segment_length(), Tile::kByteStep);
+  return Tile::kMatrix ? matrix_segment_step(t) : round_up(t.segment_length(), Tile::kByteStep);
 }
 // Bytes of a packed column.
 template <class Tile>
@@ -64,7 +64,7 @@ void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvS
   const int64_t stride = walk_depth<Tile>(t) * Tile::NR;
   const Int8Product<Tile, A, Scales8> product{packed, stride, {s.out_channels / s.groups, s.groups, Tile::NR}, q, emit};
   if constexpr (Tile::kMatrix) {
-    gathered_convolution(w, product, t, x, scratch);
+    matrix_convolution(w, product, t, x, scratch);
   } else {
     tap_convolution(w, product, t, x, scratch);
   }
@@ -74,7 +74,7 @@ void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvS
 // Scratch of a worker, whichever tile it uses.
 inline int64_t walk_i8_scratch_bytes(const TapWalk& t) {
 #if defined(MCOMP_AMX)
-  return max_i64(t.scratch_bytes(1), gathered_bytes(t));
+  return max_i64(flat_bytes(t), gathered_bytes(t));
 #else
   return t.scratch_bytes(1);
 #endif

@@ -217,6 +217,7 @@ struct Int8Product {
     int at = 0, terms_at = 0;  // of the next tile
     int old_terms = 0;         // of the tile that waits
     int64_t mr = 0, row0, row_step;
+    Lines lines;
   };
   mutable Waiting waiting{};
   mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
@@ -241,7 +242,7 @@ struct Int8Product {
                                                 terms.start, part.ahead);
     }
     finish();
-    h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step;
+    h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step, h.lines = part.lines;
   }
 
   // Hands the tile that waits over.
@@ -249,7 +250,18 @@ struct Int8Product {
     const Waiting& h = waiting;
     if (h.mr == 0) return;
     const PanelTerms& terms = h.terms[h.old_terms];
-    emit.emit(emit.epilogue, h.sums[h.at ^ 1], terms.scale, scales, h.mr, h.row0, h.row_step, terms.first, terms.count);
+    const int32_t* sums = h.sums[h.at ^ 1];
+    if (h.lines.pitch == 0) {
+      emit.emit(emit.epilogue, sums, terms.scale, scales, h.mr, h.row0, h.row_step, terms.first, terms.count);
+      return;
+    }
+    int64_t line = h.lines.first / h.lines.pitch, column = h.lines.first % h.lines.pitch;
+    for (int64_t r = 0; r < h.mr; r += h.lines.pitch - column, column = 0, ++line) {
+      const int64_t count = min_i64(h.lines.width - column, h.mr - r);
+      if (count <= 0) continue;
+      emit.emit(emit.epilogue, sums + r * NR, terms.scale, scales, count, h.row0 + line * h.lines.width + column, 1,
+                terms.first, terms.count);
+    }
   }
 
   MCOMP_NOINLINE void compute_terms(int64_t panel, PanelTerms& terms) const {

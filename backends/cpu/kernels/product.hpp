@@ -50,13 +50,20 @@ inline Split split_product(const Worker& w, int64_t units, int64_t unit_rows, in
   return {share(units, 1, w.id % row_parts, row_parts), share(panels, 1, w.id / row_parts, best_parts)};
 }
 
+// Lines of `width` results, `pitch` rows of tiles apart; a tile begins at row `first` of them, and what lies between the
+// lines is nothing. Without a pitch, all rows are results.
+struct Lines {
+  int64_t width = 0, pitch = 0, first = 0;
+};
+
 // A part of a tile's reduction: the elements of its panel before it, sums that are added to its own (or null), where the
-// sums then go (null: to the epilogue), and what is prefetched meanwhile.
+// sums then go (null: to the epilogue), what is prefetched meanwhile, and which rows are results.
 struct Part {
   int64_t skip = 0;
   const void* add = nullptr;
   void* sums = nullptr;
   Ahead ahead{};
+  Lines lines{};
 };
 
 // One tile of float products whose epilogue takes the sums while they are in registers: the operands of run_tile, and
