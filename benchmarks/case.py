@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class Case:
     transformer: bool = False
     unlabelled: Samples | None = None
     """More inputs without labels, for those who train; apart from `selection` and `test`."""
+    also: Mapping[str, Callable[[Run], float]] = field(default_factory=dict)
+    """Other scores of a runner, by name, that decide nothing either."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Sizes besides the batch that one artifact is to serve, as `mcomp.optimize` takes them."""
 

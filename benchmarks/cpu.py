@@ -98,6 +98,7 @@ def _prepare(remote: Remote, plan: Plan, peer: str, variant: str, eager: Entry |
         entry.selection_quality = remote("score", "selection")
     if quality:
         entry.quality = remote("score", "test")
+        entry.also = remote("also")
     return entry
 
 

@@ -43,6 +43,13 @@ def imagenet_sample(folder: Path, classes: Array) -> Samples:
     return Samples((np.stack(images),), classes.astype(np.int64))
 
 
+def sst2(folder: Path, split: str, count: int | None = None) -> tuple[list[str], Array]:
+    """Sentences and labels ``i64[N]`` (1: positive) of ``train``, ``dev`` or ``test``."""
+    with lzma.open(folder / "sst2" / f"sst2.{split}.txt.xz", "rt", encoding="latin1") as lines:
+        rows = [(int(line[0]), line[2:].strip()) for line in lines][:count]
+    return [text for _, text in rows], np.array([label for label, _ in rows], np.int64)
+
+
 def stsb_pairs(folder: Path, split: str, count: int | None = None) -> tuple[list[str], list[str], Array]:
     """First sentences, second sentences and similarity ``f64[P]`` of ``train``, ``dev`` or ``test``."""
     path = folder / "stsb" / f"sts-{split}.tsv.xz"

@@ -85,6 +85,13 @@ def minilm(options: Options) -> Case:
 
     first, second, _ = data.stsb_pairs(folder, "train")
     batch = options.batch or 1
+    more: dict[str, Any] = {}
+    if options.kept is not None:
+        from benchmarks.heads import sst2_head
+
+        reviews, _ = data.sst2(folder, "train")
+        more["unlabelled"] = Samples(encode([s for both in zip(first + second, reviews + reviews) for s in both]))
+        more["also"] = {"SST-2 head %": sst2_head(folder, options.kept, encode, _minilm_module, _limited(1821, options))}
     return Case(
         name="minilm",
         title=f"all-MiniLM-L6-v2, {options.tokens} tokens",
@@ -99,6 +106,7 @@ def minilm(options: Options) -> Case:
         unit="Spearman x 100",
         transformer=True,
         dynamic={"input_ids": {1: "S"}, "attention_mask": {1: "S"}} if options.any_length else None,
+        **more,
     )
 
 

@@ -16,14 +16,16 @@ _OTHERS = ("x", "tab:gray")
 
 def table(results: Results) -> str:
     """Markdown: every runner of every case."""
-    lines = ["| model | runner | quality | ms | times eager | times our int8 | bytes |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | runner | quality | ms | times eager | times our int8 | bytes | also |", "|---|---|---|---|---|---|---|---|",
+    ]
     for case in results.cases:
         for entry in case.entries:
             quality = "-" if entry.quality is None else f"{entry.quality:.2f}"
             size = "-" if entry.size_bytes is None else f"{entry.size_bytes:,}"
             lines.append(
                 f"| {case.case} | {entry.name} | {quality} | {_ms(entry):.4g} | {_ratio(case, EAGER, entry)} | "
-                f"{_ratio(case, INT8, entry)} | {size} |"
+                f"{_ratio(case, INT8, entry)} | {size} | {', '.join(f'{k} {v:.2f}' for k, v in entry.also.items())} |"
             )
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ class Entry:
     details: dict[str, Any] = field(default_factory=dict)
     quality: float | None = None
     selection_quality: float | None = None
+    also: dict[str, float] = field(default_factory=dict)
     relative_error: float | None = None
     rounds_ms: list[float] = field(default_factory=list)
     calls: int = 0

@@ -2,7 +2,8 @@
 int8 model compiled anew for each of them, and eager torch.
 
 mcomp compiles once, with the batch (and for sentences the length) symbolic, and was shown inputs of the first size only.
-OpenVINO gets a model reshaped to each size, its fastest way. Times are taken in interleaved rounds.
+OpenVINO gets a model reshaped to each size, its fastest way; where its quantized model cannot be reshaped, it is
+converted and quantized anew at that size. Times are taken in interleaved rounds.
 """
 
 from __future__ import annotations
@@ -65,23 +66,41 @@ def run_model(name: str, base: models.Options, threads: int, rounds: int, burst:
             for result in results:
                 result.entries.append(Entry(peer=peer, variant=variant, **prepared))
             alive[results[0].entries[-1].name] = remote
-        for result, options in zip(results, sizes, strict=True):
+        for number, (result, options) in enumerate(zip(results, sizes, strict=True)):
             say(f"  {result.title}, batch {result.batch}")
-            _time(result, options, alive, rounds, burst)
+            job = Job(name, "", "", options, threads, scratch / f"{name}-{number}", quick=True)
+            _time(result, job, alive, rounds, burst)
     return results
 
 
-def _time(result: CaseResult, options: models.Options, alive: dict[str, Remote], rounds: int, burst: float) -> None:
-    turns = {}
-    for entry in list(result.entries):
-        try:
-            alive[entry.name]("turn_at", options, 0.0)
-        except WorkerFailed as error:
-            result.skipped[entry.name] = str(error)
-            result.entries.remove(entry)
-            continue
-        turns[entry.name] = partial(alive[entry.name], "turn_at", options, burst)
-    times = timing.interleave(turns, rounds, lambda: time.sleep(SETTLE_S))
+def _time(result: CaseResult, job: Job, alive: dict[str, Remote], rounds: int, burst: float) -> None:
+    """Times of all runners at one size, `job.options`. A peer that cannot take the size is prepared for it alone; ours
+    is not."""
+    with contextlib.ExitStack() as stack:
+        turns = {}
+        for entry in list(result.entries):
+            remote = alive[entry.name]
+            try:
+                try:
+                    remote("turn_at", job.options, 0.0)
+                except WorkerFailed:
+                    if entry.peer == "mcomp":
+                        raise
+                    say(f"    preparing {entry.name} anew at this size")
+                    own = dataclasses.replace(
+                        job, peer=entry.peer, variant=entry.variant, scratch=Path(f"{job.scratch}-{entry.peer}")
+                    )
+                    remote = stack.enter_context(Remote(own))
+                    at = result.entries.index(entry)
+                    entry = Entry(peer=entry.peer, variant=entry.variant, **as_json(remote("prepare", None, burst)))
+                    result.entries[at] = entry
+                    remote("turn_at", job.options, 0.0)
+            except WorkerFailed as error:
+                result.skipped[entry.name] = str(error)
+                result.entries = [e for e in result.entries if e.name != entry.name]
+                continue
+            turns[entry.name] = partial(remote, "turn_at", job.options, burst)
+        times = timing.interleave(turns, rounds, lambda: time.sleep(SETTLE_S))
     for entry in result.entries:
         entry.rounds_ms = times[entry.name]
 

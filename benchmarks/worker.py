@@ -139,6 +139,10 @@ class Worker:
         """Points on ``test`` or ``selection``."""
         return self.case.score(self._ready, getattr(self.case, split))
 
+    def also(self) -> dict[str, float]:
+        """The case's other scores."""
+        return {name: score(self._ready) for name, score in self.case.also.items()}
+
     def outputs(self) -> Array:
         """Outputs on the case's probe inputs."""
         return self.case.outputs(self._ready, self.case.probe())

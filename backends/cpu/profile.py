@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mcomp.backend import Backend, CompileOptions, Executable
+from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.peak import measure_peaks
 from mcomp.ir import dtypes
 from mcomp.ir.dims import Bounds, sym
 from mcomp.ir.dtypes import DType
@@ -21,7 +23,7 @@ _ROUNDS = 5
 
 
 def measure(backend: Backend, threads: int) -> DeviceProfile:
-    """Rates of our own matrix products in f32, bf16 and int8, of element-wise chains, of streaming at several working sets,
+    """What the machine can do at most, and rates of our own matrix products in f32, bf16 and int8, of element-wise chains, of streaming at several working sets,
     and the time of a kernel that does nearly nothing. The fastest of several rounds counts: other load only slows down."""
     graphs = [_linear(dtypes.f32), _linear(dtypes.bf16), _linear_i8(), _pointwise(_CHAIN), _pointwise(("neg",))]
     ready = [_lowered(backend, graph) for graph in graphs]
@@ -34,7 +36,8 @@ def measure(backend: Backend, threads: int) -> DeviceProfile:
         ("scalar", len(_CHAIN) * _CHAIN_LENGTH / _seconds(chain, _CHAIN_LENGTH)),
     )
     bandwidth = tuple((size, size / _seconds(copy, size // 8)) for size in _WORKING_SETS)
-    return DeviceProfile(device_name(), threads, rates, bandwidth, _seconds(copy, _TINY) * 1e6)
+    limits, reads = measure_peaks(choose(None), threads, _WORKING_SETS)
+    return DeviceProfile(device_name(), threads, rates, bandwidth, _seconds(copy, _TINY) * 1e6, limits, reads)
 
 
 def _lowered(backend: Backend, graph: Graph) -> Graph:

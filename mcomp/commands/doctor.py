@@ -40,11 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     facts["OpenMP copies in this process"] = ", ".join(copies) or "none"
     profile = device_profile(refresh=arguments.refresh)
     facts["device"] = f"{profile.device}, {profile.threads} threads"
-    for kind, rate in profile.rates:
+    for kind, rate in profile.limits:
         facts[f"peak {kind}"] = quantity(rate, "operations/s")
-    facts["bandwidth"] = ", ".join(
-        f"{quantity(size, 'B', 1024)} {quantity(rate, 'B/s')}" for size, rate in profile.bandwidth
-    )
+    for kind, rate in profile.rates:
+        facts[f"our kernels {kind}"] = quantity(rate, "operations/s")
+    for name, rates in (("reading", profile.reads), ("our kernels' bandwidth", profile.bandwidth)):
+        if rates:
+            facts[name] = ", ".join(f"{quantity(size, 'B', 1024)} {quantity(rate, 'B/s')}" for size, rate in rates)
     facts["cost of a kernel"] = f"{profile.overhead_us:.2f} us"
     if len(copies) > 1:
         facts["warning"] = "several OpenMP runtimes are loaded; their threads may compete"

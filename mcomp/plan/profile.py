@@ -19,7 +19,7 @@ from mcomp.ops.workload import PRODUCTS
 if TYPE_CHECKING:
     from mcomp.backend import Backend, KernelInfo
 
-FORMAT = 1
+FORMAT = 2
 """Version of the measurement and of its file; profiles of another version are measured again."""
 
 
@@ -29,7 +29,8 @@ class DeviceProfile:
 
     `rates`: operations per second of matrix products by element type (`f32`, `bf16`, `i8`), and of plain element-wise
     loops (`scalar`). `bandwidth`: (bytes of the working set, bytes per second), ascending. `overhead_us`: microseconds
-    that a kernel takes at least.
+    that a kernel takes at least. These are what our kernels reach at good sizes, and predict times. `limits` and `reads`,
+    where they were measured, are what the machine reaches at most: products with operands in registers, and reading.
     """
 
     device: str
@@ -37,12 +38,15 @@ class DeviceProfile:
     rates: tuple[tuple[str, float], ...]
     bandwidth: tuple[tuple[int, float], ...]
     overhead_us: float
+    limits: tuple[tuple[str, float], ...] = ()
+    reads: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         rates = dict(self.rates)
         if not {"f32", "scalar"} <= rates.keys() or not self.bandwidth:
             raise ValueError("a profile needs the rates f32 and scalar, and a bandwidth")
-        if not all(v > 0 for v in (*rates.values(), *(b for _, b in self.bandwidth))) or not self.overhead_us >= 0:
+        measured = (*self.rates, *self.bandwidth, *self.limits, *self.reads)
+        if not all(rate > 0 for _, rate in measured) or not self.overhead_us >= 0:
             raise ValueError("rates and bandwidths must be positive, the overhead not negative")
 
     def rate(self, kind: str) -> float:
@@ -52,9 +56,15 @@ class DeviceProfile:
 
     def bytes_per_second(self, working_set: float) -> float:
         """Bandwidth for a working set of so many bytes: between two measured sizes, that of the larger one."""
-        sizes = [size for size, _ in self.bandwidth]
-        at = min(bisect_left(sizes, working_set), len(sizes) - 1)
-        return self.bandwidth[at][1]
+        return _at_size(self.bandwidth, working_set)
+
+    def most_operations(self, kind: str) -> float:
+        """Operations per second that products of a kind can reach: the limit, or the rate where none was measured."""
+        return max(dict(self.limits).get(kind, 0.0), self.rate(kind))
+
+    def most_bytes_per_second(self, working_set: float) -> float:
+        """As bytes_per_second, at most: for reads where those were measured."""
+        return max(_at_size(self.reads, working_set) if self.reads else 0.0, self.bytes_per_second(working_set))
 
     def predict_us(
         self, work: Mapping[str, float], moved: float, *, weights: float = 0.0, all_weights: float | None = None
@@ -70,6 +80,11 @@ class DeviceProfile:
         if weights:
             moving += weights / self.bytes_per_second(max(weights, all_weights or 0.0))
         return max(computing, moving) * 1e6 + self.overhead_us
+
+
+def _at_size(measured: tuple[tuple[int, float], ...], size: float) -> float:
+    at = min(bisect_left([s for s, _ in measured], size), len(measured) - 1)
+    return measured[at][1]
 
 
 def device_profile(
@@ -163,6 +178,8 @@ def _from_json(data: Any) -> DeviceProfile:
         rates=tuple((str(kind), float(rate)) for kind, rate in data["rates"]),
         bandwidth=tuple((int(size), float(rate)) for size, rate in data["bandwidth"]),
         overhead_us=float(data["overhead_us"]),
+        limits=tuple((str(kind), float(rate)) for kind, rate in data["limits"]),
+        reads=tuple((int(size), float(rate)) for size, rate in data["reads"]),
     )
 
 

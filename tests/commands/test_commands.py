@@ -323,6 +323,6 @@ def test_doctor(mcomp: Mcomp) -> None:
     assert (facts["target cpu"] == "ready") == ready
     assert facts["target reference"] == "ready"
     for name in ("target cpu: compiler", "target cpu: instruction sets", "target cpu: threads", "target cpu: cache",
-                 "OpenMP copies in this process", "peak f32", "bandwidth", "torch", "cores"):
+                 "OpenMP copies in this process", "peak f32", "our kernels f32", "reading", "torch", "cores"):
         assert name in facts
     assert "instruction sets" in mcomp("doctor").out
