@@ -218,13 +218,14 @@ class Builder:
     def call(
         self, name: str, text: str, *, outs: Mapping[str, Access], ins: Mapping[str, Access | None],
         numbers: Mapping[str, Size | Real] | None = None, headers: Sequence[str], scratch: Size | None = None,
+        work: Work | None = None,
     ) -> None:
-        """Add a kernel whose body is `text` over these pointers and numbers; absent inputs are left out."""
+        """Add a kernel whose body is `text` over these pointers and numbers; absent inputs are left out. `work`: see emit."""
         pointers = [pointer(n, a, write=True) for n, a in outs.items()]
         pointers += [pointer(n, a) for n, a in ins.items() if a is not None]
         if scratch is not None:
             pointers.append(self.scratch(scratch))
-        self.emit(Kernel(name, text, tuple(pointers), tuple((numbers or {}).items()), tuple(headers)))
+        self.emit(Kernel(name, text, tuple(pointers), tuple((numbers or {}).items()), tuple(headers)), work)
 
     def array(self, name: str, sizes: Sequence[Dim]) -> tuple[str, tuple[tuple[str, Dim], ...]]:
         """C++ text of a local array of sizes, and the numbers it needs: small literals stay literals."""

@@ -8,7 +8,7 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size
-from mcomp.backends.cpu.kernel import EncodedAccess
+from mcomp.backends.cpu.kernel import EncodedAccess, Work
 from mcomp.backends.cpu.loops import channels_last
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
@@ -88,7 +88,9 @@ def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | No
     out = b.temp(values.dtype, node.result.tensor.shape, order)
     call = "max_pool(w, s, x, y, (int64_t*)nullptr);" if node.op.name == "max_pool" \
         else "adaptive_max_pool(w, s, x, y, (int64_t*)nullptr);"
-    b.call(node.op.name, f"{text}\n{call}", outs={"y": out}, ins={"x": values}, numbers=numbers, headers=("pool.hpp",))
+    read, write = (dims.product(a.shape) for a in (values, out))
+    b.call(node.op.name, f"{text}\n{call}", outs={"y": out}, ins={"x": values}, numbers=numbers, headers=("pool.hpp",),
+           work=Work(node.op.node_cost(node).flops, read, write))
     b.bind(node.result, place.moved(node.result, out))
     return None
 
