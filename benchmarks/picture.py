@@ -17,7 +17,8 @@ _OTHERS = ("x", "tab:gray")
 def table(results: Results) -> str:
     """Markdown: every runner of every case."""
     lines = [
-        "| model | runner | quality | ms | times eager | times our int8 | bytes | also |", "|---|---|---|---|---|---|---|---|",
+        "| model | runner | quality | ms | times eager | times our int8 | bytes | also |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for case in results.cases:
         for entry in case.entries:

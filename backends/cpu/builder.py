@@ -220,7 +220,8 @@ class Builder:
         numbers: Mapping[str, Size | Real] | None = None, headers: Sequence[str], scratch: Size | None = None,
         work: Work | None = None,
     ) -> None:
-        """Add a kernel whose body is `text` over these pointers and numbers; absent inputs are left out. `work`: see emit."""
+        """Add a kernel whose body is `text` over these pointers and numbers; absent inputs are left out. `work`: as
+        `emit` takes it."""
         pointers = [pointer(n, a, write=True) for n, a in outs.items()]
         pointers += [pointer(n, a) for n, a in ins.items() if a is not None]
         if scratch is not None:

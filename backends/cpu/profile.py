@@ -23,8 +23,9 @@ _ROUNDS = 5
 
 
 def measure(backend: Backend, threads: int) -> DeviceProfile:
-    """What the machine can do at most, and rates of our own matrix products in f32, bf16 and int8, of element-wise chains, of streaming at several working sets,
-    and the time of a kernel that does nearly nothing. The fastest of several rounds counts: other load only slows down."""
+    """What the machine can do at most, and rates of our own matrix products in f32, bf16 and int8, of element-wise chains,
+    of streaming at several working sets, and the time of a kernel that does nearly nothing. The fastest of several rounds
+    counts: other load only slows down."""
     graphs = [_linear(dtypes.f32), _linear(dtypes.bf16), _linear_i8(), _pointwise(_CHAIN), _pointwise(("neg",))]
     ready = [_lowered(backend, graph) for graph in graphs]
     f32, bf16, i8, chain, copy = backend.compile_many(ready, CompileOptions(threads=threads))
