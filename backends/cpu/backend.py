@@ -42,6 +42,10 @@ class CpuBackend(Backend):
         """Write the layouts that lowering chooses into the graph's types; see the pass `legalize`."""
         return legalize(graph, context)
 
+    def zero_blocks(self) -> tuple[tuple[int, int], ...]:
+        """Matrix registers skip whole steps of 64 inputs only."""
+        return ((32, 64), (32, 4)) if supported()[0].matrices else ((32, 4),)
+
     def describe(self) -> dict[str, str]:
         compiler = find_compiler()
         costs = {}

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mcomp.backend import backend_named
 from mcomp.errors import PassError
 from mcomp.ir import dims
-from mcomp.ir.encoding import DENSE, BlockSparse
+from mcomp.ir.encoding import DENSE
 from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.store import WeightStore
@@ -33,7 +34,7 @@ from mcomp.passes.compress.lowrank import decomposer_of, infeasible
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.samples import Sample, collect
-from mcomp.passes.compress.sparsify import BlockOrder, Sparse, sparse_refusal
+from mcomp.passes.compress.sparsify import BlockOrder, Sparse, fitting_block
 from mcomp.passes.compress.tables import (
     Table,
     TableDecomposer,
@@ -85,11 +86,12 @@ class Candidate:
 @dataclass(frozen=True)
 class Menu:
     """Which treatments are tried. `shares`: operations left by factors (tables: elements left). `gone`: shares of blocks
-    that go, for linears. `precisions`: bits and activations of weights. `table_bits`: of the tables of embeddings."""
+    that go, for linears. `blocks`: their sizes, of which the first that a weight can have is taken; empty: the target's.
+    `precisions`: bits and activations of weights. `table_bits`: of the tables of embeddings."""
 
     shares: tuple[float, ...] = (0.25, 0.4, 0.6, 0.8)
     gone: tuple[float, ...] = (0.5, 0.75)
-    block: tuple[int, int] = (32, 4)
+    blocks: tuple[tuple[int, int], ...] = ()
     precisions: tuple[Precision, ...] = (FLOAT, (8, "static"), (8, "none"), (4, "static"), (4, "none"))
     table_bits: tuple[int, ...] = (8, 4, 3, 2)
 
@@ -120,6 +122,7 @@ def layer_candidates(
     if context.calibration is None:
         raise PassError("errors of layers are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
+    menu = menu if menu.blocks else replace(menu, blocks=backend_named(context.target).zero_blocks())
     mark_relevant(graph, context, limit)
     given = list(graph.nodes if nodes is None else nodes)
     chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
@@ -221,9 +224,11 @@ def _forms(node: Node, moments: Moments, menu: Menu, rules: frozenset[str]) -> l
     forms = [_Form(KEEP, (dense,), 0.0, 1.0)]
     if "lowrank" in rules and infeasible(node) is None:
         forms += [_factor_form(node, f) for f in decomposer_of(node, moments).choices(menu.shares)]
-    if "prune" in rules and node.op.name == "linear" and sparse_refusal(BlockSparse(menu.block), node) is None:
-        order = BlockOrder(menu.block, node, moments)
-        forms += [_block_form(node, order.sparse(gone), menu.block, gone) for gone in menu.gone]
+    if "prune" in rules and node.op.name == "linear":
+        block = fitting_block(menu.blocks, node)
+        if block is not None:
+            order = BlockOrder(block, node, moments)
+            forms += [_block_form(node, order.sparse(gone), block, gone) for gone in menu.gone]
     return forms
 
 

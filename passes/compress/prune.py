@@ -61,7 +61,8 @@ class Prune(Pass):
     refit: fit what follows, by least squares on the pruned model's activations. variance: also give outputs of
         convolutions the deviation that they had (what re-estimating batch norms does). damping: of the least squares, as a
         share of the mean squared input; none: for every layer what one half of the data finds best for the other.
-    block: rows (outputs) and columns (inputs) of blocks. n, m: for nm.
+    block: rows (outputs) and columns (inputs) of blocks; empty: the largest that the target's kernels skip at best and that
+        divide the weight. n, m: for nm.
     rounds: with flops, how often units are chosen and what is left is fitted, on the way to the target.
     limit: at most so many calibration batches are used.
     """
@@ -79,7 +80,7 @@ class Prune(Pass):
     refit: bool = True
     variance: bool = True
     damping: float | None = None
-    block: tuple[int, ...] = (32, 4)
+    block: tuple[int, ...] = ()
     n: int = 2
     m: int = 4
     limit: int = 128
@@ -103,7 +104,7 @@ class Prune(Pass):
         if self.granularity < 1 or self.rounds < 1:
             raise PassError(f"prune: granularity is {self.granularity}, rounds is {self.rounds}", code="MC0204",
                             help="use positive numbers")
-        if len(self.block) != 2 or min(self.block) < 1 or not 0 < self.n <= self.m:
+        if (self.block and (len(self.block) != 2 or min(self.block) < 1)) or not 0 < self.n <= self.m:
             raise PassError(f"prune: blocks of {list(self.block)}, {self.n} of {self.m}", code="MC0204",
                             help="use block=[32,4], n=2, m=4")
         if context.calibration is None:

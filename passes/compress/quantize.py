@@ -59,7 +59,7 @@ class Quantize(Pass):
         (weights only), or auto (static with calibration data, else dynamic). Recurrent layers are dynamic or none.
     rounding: of the weights: nearest; feedback (later columns make up for earlier ones' rounding, on the second moments of
         the inputs); learned (integers and scales that no single change improves); or auto, which below 8 bits, and for 8
-        where rounding the weights alone changes the output by more than 0.5%, takes the one with the least error.
+        where rounding the weights alone changes the output by more than 1%, takes the one with the least error.
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Rounding = Literal["auto", "nearest", "feedback", "learned"]
 
-WEIGHTS_MATTER = 0.005
+WEIGHTS_MATTER = 0.01
 """The error from rounding 8-bit weights to the nearest from which other ways are tried by themselves."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcomp.backend import backend_named
 from mcomp.ir.encoding import DENSE, NM, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
@@ -39,14 +41,16 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
     """Make weights of linear layers block-sparse, or n:m sparse; returns how many."""
     assert context.calibration is not None
     what = "nm" if "nm" in options.kinds else "blocks"
-    block = (options.block[0], options.block[1])
-    encoding = BlockSparse(block) if what == "blocks" else NM(options.n, options.m)
+    sizes = ((options.block[0], options.block[1]),) if options.block else backend_named(context.target).zero_blocks()
     nodes = [n for n in graph.nodes if n.op.name == "linear" and not context.excluded("prune", n)]
-    ready = []
+    ready: list[Node] = []
+    blocks: dict[Node, tuple[int, int]] = {}
     for node in nodes:
-        reason = sparse_refusal(encoding, node)
+        block = fitting_block(sizes, node) or sizes[-1]
+        reason = sparse_refusal(BlockSparse(block) if what == "blocks" else NM(options.n, options.m), node)
         if reason is None:
             ready.append(node)
+            blocks[node] = block
         else:
             context.missed("prune", node, *reason)
     moments = collect_moments(graph, context.calibration, ready, options.limit)
@@ -58,10 +62,16 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
         if not context.allow_rewrite("prune"):
             break
         ratio = context.option(node, "ratio", options.ratio)
-        found = block_sparse(block, node, moments[node], ratio) if what == "blocks" else _pairs(options, node, moments[node])
+        known = moments[node]
+        found = block_sparse(blocks[node], node, known, ratio) if what == "blocks" else _pairs(options, node, known)
         store_sparse(graph, context, node, found)
         done += 1
     return done
+
+
+def fitting_block(sizes: Sequence[tuple[int, int]], node: Node) -> tuple[int, int] | None:
+    """The first size of blocks that the weight of a linear can have, or None."""
+    return next((size for size in sizes if sparse_refusal(BlockSparse(size), node) is None), None)
 
 
 def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
