@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from mcomp.backend import backend_named
 from mcomp.errors import PassError
 from mcomp.ir import Graph, parse_graph, verify
 from mcomp.manager import Context, parse_pipeline
 from mcomp.ops.evaluate import run_graph
-from mcomp.passes.compress.candidates import KEEP, Candidate, Menu, Treatment, apply, layer_candidates, piece
+from mcomp.passes.compress.candidates import DEFAULT, KEEP, Candidate, Menu, Treatment, apply, layer_candidates, piece
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, conv, layers, mixed, mlp
@@ -38,9 +39,9 @@ def context(x: torch.Tensor, **options: object) -> Context:
     return Context(calibration=Calibration([[x]]), **options)  # type: ignore[arg-type]
 
 
-def first(name: str) -> tuple[Graph, torch.Tensor, list[Candidate]]:
+def first(name: str, menu: Menu = DEFAULT) -> tuple[Graph, torch.Tensor, list[Candidate]]:
     graph, x = CASES[name]
-    found = layer_candidates(graph, context(x))
+    found = layer_candidates(graph, context(x), menu=menu)
     return graph, x, next(iter(found.values()))
 
 
@@ -91,7 +92,7 @@ def test_pieces_are_shaped_as_what_the_treatment_leaves(name: str) -> None:
 
 
 def test_more_of_a_layer_left_means_less_error() -> None:
-    _, _, candidates = first("linear")
+    _, _, candidates = first("linear", Menu(blocks=((32, 4),)))
 
     def errors(**wanted: object) -> list[float]:
         some = [c for c in candidates if all(getattr(c.treatment, k) == v for k, v in wanted.items())]
@@ -102,6 +103,19 @@ def test_more_of_a_layer_left_means_less_error() -> None:
         assert len(errors(**chosen)) >= 2 and errors(**chosen) == sorted(errors(**chosen), reverse=True)
     eight, four = (errors(scheme=None, block=None, bits=b, activations="none")[0] for b in (8, 4))
     assert eight < four
+
+
+def test_blocks_are_the_first_of_the_target_that_a_weight_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = backend_named("cpu")
+    assert target.zero_blocks()[-1] == (32, 4)
+
+    def blocks() -> set[tuple[int, int]]:
+        return {c.treatment.block for c in first("linear")[2] if c.treatment.block is not None}
+
+    monkeypatch.setattr(target, "zero_blocks", lambda: ((32, 7), (16, 8), (32, 4)))
+    assert blocks() == {(16, 8)}
+    monkeypatch.setattr(target, "zero_blocks", lambda: ((32, 7),))
+    assert not blocks()
 
 
 def test_layers_and_rules_that_users_exclude() -> None:
