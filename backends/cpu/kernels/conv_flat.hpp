@@ -36,10 +36,8 @@ inline bool suits_lines(const TapWalk& t, int64_t columns) {
   return (ceil_div(all, 16) - ceil_div(pixels, 16)) * columns <= kGatherColumns * ceil_div(pixels, 16);
 }
 
-// Bytes of a worker: those of a band, with room for whole steps behind it.
-inline int64_t flat_bytes(const TapWalk& t) { return t.scratch_bytes(1) + 64; }
-
-// All tiles of a part of a convolution of bytes; scratch is the worker's own, flat_bytes(t) of it.
+// All tiles of a part of a convolution of bytes; scratch is the worker's own, t.scratch_bytes(1) of it:
+// steps are at most the 64 bytes long that lie behind a band.
 template <class Product>
 void flat_convolution(const Split& split, const Product& product, const TapWalk& t, const typename Product::Element* x,
                       void* scratch) {
@@ -54,12 +52,7 @@ void flat_convolution(const Split& split, const Product& product, const TapWalk&
     const int64_t h0 = row % ah.count, h1 = min_i64(min_i64(h0 + lines, ah.count), h0 + split.rows.end - row);
     const int64_t d = row / ah.count % ad.count, n = row / (ah.count * ad.count);
     copy_band(t, x, n, d, h0, h1, product.fill(), band);
-    const int64_t plane = ah.span(h1 - h0) * width * c;
-    int64_t* tap = taps;
-    for (int64_t kd = 0; kd < ad.taps; ++kd)
-      for (int64_t kh = 0; kh < ah.taps; ++kh)
-        for (int64_t kw = 0; kw < (t.merged ? 1 : aw.taps); ++kw)
-          *tap++ = kd * plane + (kh * ah.tap_step * width + kw * aw.tap_step) * c;
+    segment_offsets(t, ah.span(h1 - h0) * width * c, width, taps);
     const int64_t pixels = (h1 - h0 - 1) * width + aw.count, out = ((n * ad.out + d) * ah.out + h0) * aw.out;
     for (int64_t p = split.panels.begin; p < split.panels.end; ++p) {
       for (int64_t r0 = 0; r0 < pixels; r0 += MR) {

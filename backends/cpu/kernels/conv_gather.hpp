@@ -125,7 +125,7 @@ inline void gather_rows(const TapWalk& t, const uint8_t* x, int64_t first, int64
 }
 
 // All tiles of the worker's share of a convolution of bytes; scratch is the worker's own, gathered_bytes(t) of it and
-// flat_bytes(t).
+// t.scratch_bytes(1). All workers choose the same way: their shares depend on it.
 template <class Product>
 void matrix_convolution(const Worker& w, const Product& product, const TapWalk& t, const typename Product::Element* x,
                         void* scratch) {

@@ -74,7 +74,7 @@ void conv_walk_i8(const Worker& w, const A* x, const int8_t* packed, const ConvS
 // Scratch of a worker, whichever tile it uses.
 inline int64_t walk_i8_scratch_bytes(const TapWalk& t) {
 #if defined(MCOMP_AMX)
-  return max_i64(flat_bytes(t), gathered_bytes(t));
+  return max_i64(t.scratch_bytes(1), gathered_bytes(t));
 #else
   return t.scratch_bytes(1);
 #endif

@@ -173,6 +173,16 @@ void copy_band(const TapWalk& t, const A* x, int64_t n, int64_t d, int64_t h0, i
   }
 }
 
+// Offsets from a pixel to each segment that its output reads, where planes lie `plane` elements and pixels of a line
+// t.channels apart, `width` of them a line.
+inline void segment_offsets(const TapWalk& t, int64_t plane, int64_t width, int64_t* taps) {
+  const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
+  for (int64_t kd = 0; kd < ad.taps; ++kd)
+    for (int64_t kh = 0; kh < ah.taps; ++kh)
+      for (int64_t kw = 0; kw < (t.merged ? min_i64(1, aw.taps) : aw.taps); ++kw)
+        *taps++ = kd * plane + (kh * ah.tap_step * width + kw * aw.tap_step) * t.channels;
+}
+
 // All tiles of the worker's share of the walk; scratch is the worker's own.
 template <class Product, class A>
 void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, const A* x, char* scratch) {
@@ -198,11 +208,7 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
     // Offset from a tile's first element to each segment: planes and rows are those of the band or of the input.
     const int64_t plane = copy ? ah.span(h1 - h0) * width * c : ad.tap_step * ah.in * width * c;
     if (plane != plane_of_band) {
-      int64_t* tap = taps;
-      for (int64_t kd = 0; kd < ad.taps; ++kd)
-        for (int64_t kh = 0; kh < ah.taps; ++kh)
-          for (int64_t kw = 0; kw < (t.merged ? min_i64(1, aw.taps) : aw.taps); ++kw)
-            *tap++ = kd * plane + (kh * ah.tap_step * width + kw * aw.tap_step) * c;
+      segment_offsets(t, plane, width, taps);
       plane_of_band = plane;
     }
     const Element* origin = band;

@@ -220,15 +220,11 @@ void decoded_rows(const Worker& w, const WeightOnlyProduct<Tile, Bits>& product,
                                  product.panels.columns, from, to, piece);
         for (int64_t t = 0; t < tiles; ++t) {
           const int64_t r0 = height * t / tiles, r1 = height * (t + 1) / tiles;
-          alignas(64) float more[MR * NR];
-          float* out = from == 0 ? sums + r0 * NR : more;
+          float* out = sums + r0 * NR;
           micro_tiles<FloatDot<float, float>, MR, Tile::NV>.table[r1 - r0](base + r0 * base_stride + from, base_stride,
                                                                            &no_tap, 1, to - from, piece, NR, out,
-                                                                           nullptr, {});
-          if (from > 0)
-            for (int64_t i = 0; i < (r1 - r0) * NR; i += kLanes)
-              vstore(sums + r0 * NR + i, vload(sums + r0 * NR + i) + vload(more + i));
-          if (to >= k) product.emit(sums + r0 * NR, NR, r1 - r0, b + r0, 1, first, count);
+                                                                           from == 0 ? nullptr : out, {});
+          if (to >= k) product.emit(out, NR, r1 - r0, b + r0, 1, first, count);
         }
         from = to;
       } while (from < k);
