@@ -21,10 +21,11 @@ def race(workshop: Workshop, versions: Sequence[Version], *, original: bool, bud
 
     runners = [_eager(workshop)] if original else []
     runners += [_runner(workshop, v) for v in versions]
+    eager = {0} if original else set()
     with torch.inference_mode(not _writes(workshop)), torch.no_grad():
         if not _writes(workshop):
             args, kwargs = workshop.example
-            timing = interleave([_bound(r, args, kwargs) for r in runners], budget=budget)
+            timing = interleave([_bound(r, args, kwargs) for r in runners], budget=budget, spinning=eager)
         else:
             timing = _with_copies(workshop, versions, runners, budget)
     return timing
