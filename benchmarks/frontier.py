@@ -31,36 +31,49 @@ if TYPE_CHECKING:
 
 ANALYSED = 128
 """Calibration batches that errors are measured on; training takes all."""
-BATCHES = {"minilm": 4, "efficientnet_lite0": 2}
+BATCHES = {"efficientnet_lite0": 2}
 """Inputs of a calibration batch, where it is not `BATCH`."""
 BATCH = 8
 TOGETHER = 50
+STEP = 8
+"""Sentences are cut to multiples of so many tokens, where the model takes any number."""
+PLAN, UNTRAINED = "plan", "plan, no training"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A row of the goals: the case, how much of its metric may go, and single techniques beside which the plan is shown."""
+    """A row of the goals: the case, how much of its metric may go, how long a search may take, and single techniques beside
+    which the plan is shown. untrained: also a search without training."""
 
     case: str
     drop: float = 1.0
     singles: dict[str, str] = field(default_factory=dict)
     minutes: float = 30.0
+    objective: str = "latency"
+    untrained: bool = False
 
 
 _CHANNELS = {
     "prune 73%": "prune{flops=0.728,what=[channels]}", "prune 50%": "prune{flops=0.5,what=[channels]}",
     "lowrank": "lowrank{ratio=0.6}",
 }
+_DISTILLED = {
+    "prune 73%, 4 rounds": "prune{flops=0.728,what=[channels],rounds=4}",
+    "prune 73%, distill": "prune{flops=0.728,what=[channels]},distill{augment=images,seconds=600}",
+    "prune 50%, distill": "prune{flops=0.5,what=[channels]},distill{augment=images,seconds=1800}",
+}
 _UNITS = {
     "prune 50%": "prune{flops=0.5,what=[ffn]}", "lowrank": "lowrank{ratio=0.5}", "int4": "quantize{bits=4}",
 }
 GOALS = {
-    "resnet20": Goal("resnet20", singles=_CHANNELS, minutes=10),
-    "resnet56": Goal("resnet56", singles=_CHANNELS),
-    "minilm": Goal("minilm", singles=_UNITS),
+    "resnet20": Goal("resnet20", singles={**_CHANNELS, **_DISTILLED}, minutes=10),
+    "resnet56": Goal("resnet56", singles=_CHANNELS, untrained=True),
+    "minilm": Goal("minilm", singles=_UNITS, untrained=True),
     "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS),
-    **{f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=5) for i in range(5)},
-    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}),
+    **{
+        f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=4, objective="size", untrained=True) for i in range(5)
+    },
+    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}, objective="size"),
 }
 
 
@@ -72,10 +85,18 @@ def tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
 
 
 def calibration_of(case: Case) -> list[tuple[Any, ...]]:
-    """Unlabelled batches."""
+    """Unlabelled batches. Of a model that takes any number of tokens, those that the batch's sentences have."""
     samples, size = case.unlabelled or case.calibration, BATCHES.get(case.name, BATCH)
-    count = len(samples) // size
-    return [tensors([a[i * size : (i + 1) * size] for a in samples.inputs]) for i in range(count)]
+    if case.dynamic is None:
+        count = len(samples) // size
+        return [tensors([a[i * size : (i + 1) * size] for a in samples.inputs]) for i in range(count)]
+    tokens = -(-samples.inputs[-1].sum(-1) // STEP) * STEP
+    batches = []
+    for length in np.unique(tokens):
+        rows = np.flatnonzero(tokens == length)
+        batches += [(length, rows[i : i + size]) for i in range(0, len(rows) - size + 1, size)]
+    order = np.random.default_rng(0).permutation(len(batches))
+    return [tensors([a[rows, :length] for a in samples.inputs]) for length, rows in (batches[i] for i in order)]
 
 
 def evaluator(case: Case) -> Any:
@@ -108,43 +129,47 @@ def save(model: mcomp.CompiledModel, folder: Path, case: str, name: str) -> str:
     return name
 
 
-def planned(goal: Goal, case: Case, options: argparse.Namespace, kept: Path) -> tuple[list[str], dict[str, Any]]:
-    """One search; the names of what it kept (first) and of the rest of its front, and what is to be told of it."""
+def planned(
+    goal: Goal, case: Case, options: argparse.Namespace, kept: Path, limit: float, name: str = PLAN
+) -> tuple[list[str], dict[str, Any]]:
+    """One search in at most `limit` seconds (0: without a limit, and without training); the names of what it kept (first)
+    and of the rest of its front, and what is to be told of it."""
     import mcomp
 
     begin = time.perf_counter()
-    limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
+    objective = options.objective or goal.objective
     fast = mcomp.optimize(
         case.build(), tensors(case.example), calibration=calibration_of(case), evaluate=evaluator(case), max_drop=goal.drop,
-        threads=options.threads, time_limit=limit or None, resume=kept / "searches" / f"{case.name}-{limit:g}",
-        dynamic=case.dynamic, seed=options.seed, objective=options.objective,
+        threads=options.threads, time_limit=limit or None, dynamic=case.dynamic, seed=options.seed, objective=objective,
+        resume=kept / "searches" / f"{case.name}-{limit:g}-{objective}",
     )
     report = fast.report()
-    names = [save(fast, kept, case.name, "plan")]
-    for number, version in enumerate(v for v in fast.frontier if v.name != report.kept.name):
-        names.append(save(fast.pick(version), kept, case.name, f"front {number} ({version.name})"))
+    names = [save(fast, kept, case.name, name)]
+    if name == PLAN:
+        for number, version in enumerate(v for v in fast.frontier if v.name != report.kept.name):
+            names.append(save(fast.pick(version), kept, case.name, f"front {number} ({version.name})"))
     told = {
-        "seconds": time.perf_counter() - begin, "time_limit": limit, "max_drop": goal.drop, "pipeline": report.pipeline,
-        "kept": report.kept.name, "within_budget": report.within_budget, "evaluations": report.evaluations,
-        "notes": report.notes, "stages": [dataclasses.asdict(s) for s in report.stages],
+        "seconds": time.perf_counter() - begin, "time_limit": limit, "max_drop": goal.drop, "objective": objective,
+        "pipeline": report.pipeline, "kept": report.kept.name, "within_budget": report.within_budget,
+        "evaluations": report.evaluations, "notes": report.notes, "stages": [dataclasses.asdict(s) for s in report.stages],
         "operations": sum(r.flops for r in report.rows), "operations_before": sum(r.flops_before for r in report.rows),
     }
     return names, told
 
 
 def singles(goal: Goal, case: Case, options: argparse.Namespace, kept: Path) -> tuple[list[str], dict[str, Any]]:
-    """Our int8, lossless, and each single technique with int8 behind it; names, and what is to be told of each."""
+    """Our int8, and each single technique with int8 behind it; names, and what is to be told of each."""
     import mcomp
 
     names, told = [], {}
-    batches = calibration_of(case)[:ANALYSED]
+    batches = calibration_of(case)
     wanted = {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in goal.singles.items()}}
     for name, pipeline in wanted.items():
         say(f"  {case.name}: {name}")
         begin = time.perf_counter()
         fast = mcomp.optimize(
-            case.build(), tensors(case.example), calibration=batches, pipeline=pipeline, threads=options.threads,
-            dynamic=case.dynamic,
+            case.build(), tensors(case.example), calibration=batches[: None if "distill" in pipeline else ANALYSED],
+            pipeline=pipeline, threads=options.threads, dynamic=case.dynamic,
         )
         rows = fast.report().rows
         names.append(save(fast, kept, case.name, name))
@@ -162,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
                         "default: each model's own")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--objective", default="latency", choices=["latency", "size"])
+    parser.add_argument("--objective", choices=["latency", "size"], help="default: each model's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds")
     parser.add_argument("--burst", type=float, default=0.3, metavar="S", help="seconds per turn")
@@ -176,10 +201,16 @@ def _parser() -> argparse.ArgumentParser:
 def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: Sequence[str]) -> None:
     """Search, save, score and time one row."""
     kept = options.kept.resolve()
-    loading = models.Options(options.data.resolve(), kept=kept)
+    loading = models.Options(options.data.resolve(), kept=kept, any_length=True)
     case = models.load(goal.case, loading)
-    found, told = planned(goal, case, options, kept)
-    alone, more = singles(goal, case, options, kept)
+    limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
+    found, told = planned(goal, case, options, kept, limit)
+    more = {PLAN: told}
+    if goal.untrained and limit:
+        names, more[UNTRAINED] = planned(goal, case, options, kept, 0.0, UNTRAINED)
+        found += names
+    alone, others = singles(goal, case, options, kept)
+    more |= others
     runners = [("eager", "fp32"), *((p, v) for p in wanted for v in peers.module(p).VARIANTS)]
     runners += [("artifact", name) for name in (*alone, *found)]
     plan = Plan(tuple(runners), loading, options.threads, options.rounds, options.burst, False)
@@ -187,7 +218,7 @@ def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: 
         result = run_case(plan, case, Path(scratch), True)
     for entry in result.entries:
         if entry.peer == "artifact":
-            entry.details = told if entry.variant == "plan" else more.get(entry.variant, {})
+            entry.details = more.get(entry.variant, {})
     results.cases = [c for c in results.cases if c.case != goal.case] + [result]
 
 

@@ -206,7 +206,7 @@ def _tabular(
             test=rows.test,
             metric=metrics.top1,
             unit="top-1 %",
-            unlabelled=Samples(rows.train.inputs),
+            unlabelled=Samples(teachers.training_rows(rows).inputs),
         )
 
     load.__doc__ = f"{title}; test: top-1 on rows that nothing was trained on."

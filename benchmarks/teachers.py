@@ -110,7 +110,7 @@ def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: flo
     import torch
     from torch.nn import functional
 
-    rows = _training_rows(table)
+    rows = training_rows(table)
     x, y = (torch.from_numpy(a) for a in (rows.inputs[0], rows.labels))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
     steps = epochs * (len(x) // batch)
@@ -128,7 +128,8 @@ def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: flo
     return model.eval()
 
 
-def _training_rows(table: Table) -> Samples:
+def training_rows(table: Table) -> Samples:
+    """The rows to train on that are not for selection."""
     held = {row.tobytes() for row in table.selection.inputs[0]}
     keep = np.array([row.tobytes() not in held for row in table.train.inputs[0]])
     assert table.train.labels is not None

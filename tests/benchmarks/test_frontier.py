@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,16 @@ def test_the_search_sees_unlabelled_batches_and_scores_by_sample(case: Case) -> 
     assert scores.mean() == 100.0
 
 
+def test_sentences_are_cut_to_their_lengths(case: Case) -> None:
+    lengths = np.array([5] * 20 + [14] * 9)
+    mask = (np.arange(32) < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask, 7, 0)
+    words = dataclasses.replace(case, unlabelled=Samples((ids, mask)), dynamic={"ids": {1: "S"}, "mask": {1: "S"}})
+    batches = frontier.calibration_of(words)
+    assert sorted(tuple(b[0].shape) for b in batches) == [(8, 8), (8, 8), (8, 16)]
+    assert all(int(b[0].sum()) == 7 * int(b[1].sum()) for b in batches)
+
+
 def test_a_case_without_labels_cannot_be_searched() -> None:
     with pytest.raises(models.Unavailable, match="selection"):
         frontier.evaluator(models.load("mlp_small", models.Options()))
@@ -84,8 +95,9 @@ def test_a_search_leaves_artifacts_that_are_loaded_and_scored(
 ) -> None:
     monkeypatch.setattr("mcomp.plan.planner.TRIALS", 1)
     monkeypatch.setattr("mcomp.plan.planner.SWITCHES", 0)
-    options = argparse.Namespace(threads=1, time_limit=0.0, seed=0, objective="size")
-    names, told = frontier.planned(frontier.Goal("tiny", drop=5.0), case, options, tmp_path)
+    options = argparse.Namespace(threads=1, seed=0, objective=None)
+    goal = frontier.Goal("tiny", drop=5.0, objective="size")
+    names, told = frontier.planned(goal, case, options, tmp_path, 0.0)
     assert names[0] == "plan"
     assert told["within_budget"] is True
     assert told["evaluations"][0]["model"] == "original"
@@ -93,7 +105,7 @@ def test_a_search_leaves_artifacts_that_are_loaded_and_scored(
     assert runner.size_bytes == artifact.place(tmp_path, "tiny", "plan").stat().st_size
     assert case.score(runner, case.test) >= 90.0  # type: ignore[operator]
     runner.bind(*case.example)()
-    assert (tmp_path / "searches" / "tiny-0" / "search.json").exists()
+    assert (tmp_path / "searches" / "tiny-0-size" / "search.json").exists()
 
 
 def test_table_and_picture(tmp_path: Path) -> None:
