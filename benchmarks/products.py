@@ -84,21 +84,25 @@ def weight(variant: Variant, outputs: int, inputs: int) -> tuple[TensorType, Par
 
 
 def compile_variant(variant: Variant, rows: int, inputs: int, outputs: int) -> Executable:
-    """A graph of products of one input with one weight. Results of bytes are bytes, as between the layers of a model."""
+    """A graph of products of one input with one weight. Results of bytes are bytes, as between the layers of a model; the
+    graph's own results are a row of each, so that products find their memory in the cache, as between layers, too."""
     type, parts = weight(variant, outputs, inputs)
     store = WeightStore()
     digest = store.add(type, {k: np.ascontiguousarray(v) for k, v in parts.items()}).digest
-    x, y = f"{variant.dtype}[{rows}, {inputs}]", f"{variant.dtype}[{rows}, {outputs}]"
-    lines = [f"graph @products (%x: {x}) -> ({', '.join([y] * _COPIES)}) {{", f"  %w = const @w#{digest} : {type}"]
+    x, y, row = (f"{variant.dtype}[{a}, {b}]" for a, b in ((rows, inputs), (rows, outputs), (1, outputs)))
+    lines = [f"graph @products (%x: {x}) -> ({', '.join([row] * _COPIES)}) {{", f"  %w = const @w#{digest} : {type}"]
     if variant.quantized:
         lines.append(f"  %q = quantize %x {{dtype=!u8, scale=0.03, zero=128}} : {x} affine<u8, scale=0.03, zero=128>")
     for i in range(_COPIES):
-        lines.append(f"  %{'l' if variant.quantized else 'y'}{i} = linear %{'q' if variant.quantized else 'x'}, %w : {y}")
+        lines.append(f"  %l{i} = linear %{'q' if variant.quantized else 'x'}, %w : {y}")
+        last = f"l{i}"
         if variant.quantized:
             how = "scale=0.5, zero=128"
             lines.append(f"  %b{i} = quantize %l{i} {{dtype=!u8, {how}}} : {y} affine<u8, {how}>")
             lines.append(f"  %y{i} = decode %b{i} : {y}")
-    graph = parse_graph("\n".join([*lines, f"  return {', '.join(f'%y{i}' for i in range(_COPIES))}", "}"]), store)
+            last = f"y{i}"
+        lines.append(f"  %r{i} = slice %{last} {{axis=0, start=0, stop=1}} : {row}")
+    graph = parse_graph("\n".join([*lines, f"  return {', '.join(f'%r{i}' for i in range(_COPIES))}", "}"]), store)
     PassManager("fuse").run(graph)
     return BACKEND.compile(graph, CompileOptions(threads=1))
 

@@ -43,6 +43,7 @@ def optimize(
     instruments: Sequence[Any] = (),
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
+    students: Mapping[str, nn.Module] | None = None,
 ) -> CompiledModel:
     """Compile a trained model. Lossless unless a budget (or a pipeline that says so) allows loss.
 
@@ -66,6 +67,9 @@ def optimize(
     progress: show a progress bar on a terminal, and a line every few seconds elsewhere.
     resume: a folder in which the search keeps what it measured and made; the same call (with the same metric) goes on from
         there after it was killed.
+    students: modules that may take the places of others, by module path ("": the whole model). One gets what the other gets,
+        in order, and is trained without labels to give what that gives. The planner, which needs a `time_limit` for it,
+        chooses whether; a pipeline says `distill{region=path,student=given}`.
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
@@ -79,10 +83,11 @@ def optimize(
         calibration=None if calibration is None else collect_calls(calibration), pipeline=pipeline, layers=layers or {},
         exclude=exclude if isinstance(exclude, str) else tuple(exclude or ()),  # type: ignore[arg-type]
         threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=tuple(instruments),
-        seed=seed, resume=resume,
+        seed=seed, resume=resume, students=students or {},
     )
     settings.check()
     _check_model(model)
+    _check_students(model, settings)
     _check_target(target)
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise CaptureError(f"kwargs is {type(kwargs).__name__}", code="MC0303", help="pass a dict of keyword arguments")
@@ -130,6 +135,22 @@ def _check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
             close = difflib.get_close_matches(pattern, paths, n=1)
             raise PassError(
                 f"no module matches {pattern!r}, which exclude or layers names", code="MC0212",
+                help=f"did you mean {close[0]!r}?" if close else "model.named_modules() lists what there is",
+            )
+
+
+def _check_students(model: nn.Module, settings: Settings) -> None:
+    """Raise PassError for a student of a module that there is not."""
+    import torch
+
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
+    for path, student in settings.students.items():
+        if not isinstance(student, torch.nn.Module):
+            raise PassError(f"the student of {path!r} is {type(student).__name__}, not an nn.Module", code="MC0222")
+        if path not in paths:
+            close = difflib.get_close_matches(path, paths, n=1)
+            raise PassError(
+                f"there is no module {path!r}, for which a student was given", code="MC0222",
                 help=f"did you mean {close[0]!r}?" if close else "model.named_modules() lists what there is",
             )
 

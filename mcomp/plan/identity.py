@@ -25,6 +25,10 @@ def identity_of(settings: Settings, works: Sequence[Any]) -> str:
                 h.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
                 h.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     options = {name: repr(getattr(settings, name)) for name in _NAMED}
+    for path, student in sorted(settings.students.items()):
+        h.update(f"{path}\n{student!r}\n".encode())
+        for tensor in student.state_dict().values():
+            h.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     layers = sorted((k, sorted(v.items())) for k, v in settings.layers.items())
     h.update(repr((sorted(options.items()), layers)).encode())
     return h.hexdigest()

@@ -36,8 +36,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Group:
-    """Levels of which one is chosen, the untouched one first. `inside`: groups (by index) whose last level takes away what
-    this one is about."""
+    """Levels of which one is chosen, the untouched one first. `inside`: groups (by index) that take away what this one is
+    about, whichever of their levels is chosen but the first."""
 
     key: str
     options: tuple[Option, ...]
@@ -52,6 +52,8 @@ class Catalog(ABC):
     """For each part the groups that it depends on."""
     plain: Choice
     """The choice that the usual quantization of all layers comes to."""
+    notes: tuple[str, ...] = ()
+    """What the user is to be told."""
 
     @abstractmethod
     def nbytes(self, index: int, choice: Choice) -> int:

@@ -76,6 +76,7 @@ class Planner:
         catalog = survey(
             self.work.cleaned, self.workshop.context_of(self.work), menu, self.workshop.spread(), self.workshop.memory
         )
+        self.workshop.warnings += catalog.notes
         if not catalog.groups:
             self.workshop.warnings.append("there is nothing to choose in this model")
             return

@@ -151,7 +151,7 @@ class Pricing:
 
     def _error(self, group: int, level: int, choice: Choice, corrected: bool = True) -> float:
         around = self.catalog.groups[group].inside
-        if any(choice[g] == len(self.catalog.groups[g].options) - 1 for g in around):
+        if any(choice[g] > 0 for g in around):
             return 0.0
         factor = self.correction.factor(self.catalog, group, level) if corrected else 1.0
         return factor * self.catalog.groups[group].options[level].error
@@ -206,9 +206,8 @@ class Pricing:
     def _moved_error(self, group: int, level: int, choice: Choice) -> float:
         """The error of a level; of one that takes other groups away, less what these add now."""
         own = self._error(group, level, choice)
-        options = self.catalog.groups[group].options
         inner = [g for g, other in enumerate(self.catalog.groups) if group in other.inside]
-        if not inner or level != len(options) - 1:
+        if not inner or level == 0:
             return own
         kept = (*choice[:group], 0, *choice[group + 1 :])
         return max(0.0, own - sum(self._error(g, choice[g], kept) for g in inner))

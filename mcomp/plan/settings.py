@@ -42,6 +42,7 @@ class Settings:
     instruments: Sequence[Any] = ()
     seed: int = 0
     resume: str | os.PathLike[str] | None = None
+    students: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def lossy(self) -> bool:
@@ -70,6 +71,9 @@ class Settings:
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise PassError(f"executor is {type(self.executor).__name__}, which is no executor", code="MC0211",
                             help="pass a concurrent.futures.Executor, such as ProcessPoolExecutor(4)")
+        if not isinstance(self.students, Mapping):
+            raise PassError(f"students is {type(self.students).__name__}; it must be a dict", code="MC0222",
+                            help='write students={"body": module}, or {"": module} for the whole model')
         self._check_layers()
         self.steps()
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Spread:
         futures: list[Future[_Result] | None] = []
         for task in tasks:
             try:
-                futures.append(self.executor.submit(function, task))
+                futures.append(self.executor.submit(_run, function, task))
             except BrokenExecutor:
                 futures.append(None)
         try:
@@ -77,7 +78,7 @@ class Spread:
             self.say(f"{what} whose worker died: {index} of {len(tasks)}")
             try:
                 with ProcessPoolExecutor(1) as alone:
-                    self._keep(index, alone.submit(function, tasks[index]).result, results, failures)
+                    self._keep(index, alone.submit(_run, function, tasks[index]).result, results, failures)
             except BrokenExecutor:
                 failures.append(Failure(index, "its worker died"))
         return results, failures
@@ -90,3 +91,12 @@ class Spread:
             raise
         except Exception as e:
             failures.append(Failure(index, f"{type(e).__name__}: {e}"))
+
+
+def _run(function: Callable[[_Task], _Result], task: _Task) -> _Result:
+    """Do a task, in a process of its own on one thread: a forked child waits forever for threads that its parent had."""
+    if multiprocessing.parent_process() is not None:
+        import torch
+
+        torch.set_num_threads(1)
+    return function(task)

@@ -17,8 +17,8 @@ LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
-_PROBE = (8, 24)
-"""Steps of the two short trainings that tell how long a step takes."""
+_PROBE = (2, 8, 24)
+"""Steps of short trainings: the first does what is done once, the others tell how long a step takes."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -100,8 +100,8 @@ class Trainer:
                 begin = time.monotonic()
                 self.workshop.trial(self.workshop.works[0], pipeline)
                 times.append(time.monotonic() - begin)
-            each = max(1e-4, (times[1] - times[0]) / (_PROBE[1] - _PROBE[0]))
-            self.pace = max(0.0, times[0] - _PROBE[0] * each), each
+            each = max(1e-4, (times[2] - times[1]) / (_PROBE[2] - _PROBE[1]))
+            self.pace = max(0.0, times[1] - _PROBE[1] * each), each
             seconds -= sum(times)
         fixed, each = self.pace
         return int(_CAUTION * (seconds - fixed) / each)

@@ -11,7 +11,7 @@ from typing import Any
 from mcomp.backend import CompileOptions, backend_named
 from mcomp.errors import BudgetError
 from mcomp.ir.graph import Graph
-from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINING, Context
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
@@ -227,7 +227,9 @@ class Workshop:
             exclude=self.settings.exclude, calibration=work.calibration, threads=self.settings.threads,
             seed=self.settings.seed,
         )
-        context.shared.update({PROGRESS: self.progress.step} | ({} if self.deadline is None else {DEADLINE: self.deadline}))
+        context.shared.update({PROGRESS: self.progress.step, STUDENTS: self.settings.students})
+        if self.deadline is not None:
+            context.shared.update({DEADLINE: self.deadline, TRAINING: self.seconds_left()})
         return context
 
     def _finish(self, name: str, pipeline: str, graphs: dict[str, Graph], contexts: dict[str, Context]) -> Version:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mcomp.capture import structure
@@ -26,6 +26,8 @@ class Calibration:
     relevant: dict[tuple[int, int], Any] | None = None
     """By batch and number of positions (tokens, pixels) in it, which of these the outputs depend on, bool[positions], where
     not all do; None as long as no pass has looked."""
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What passes found out on these batches and others want again, by a name that says all that it depends on."""
 
     def run(self, graph: Graph, observe: Observe, *, limit: int | None = None) -> None:
         """Interpret the graph on every batch (the first `limit`); `observe(node, outputs)` sees every node's results."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
-from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
@@ -21,7 +21,7 @@ from mcomp.passes.compress.teaching import Options, Report, float_constants
 if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Recipe
 
-STUDENTS = ("self", "narrower", "shallower")
+STUDENT_KINDS = ("self", "narrower", "shallower", "given")
 AUGMENTATIONS = ("mix", "noise", "images")
 TEACHER = "distill.teacher"
 """Key of `Context.shared`: the graph as it was before the pipeline, which is what students learn from."""
@@ -51,10 +51,12 @@ class Distill(Pass):
         path.
     student: self: the region as it is (compressed by earlier passes), quantization in the loop. narrower: of the region's
         layers, the share `ratio` of their units, those that pruning keeps. shallower: the share `ratio` of its layers,
-        those that do most. Or an nn.Module (not in text), which gets the region's inputs and gives what it gives.
+        those that do most. given: the module in `mcomp.optimize(students={region: module})`. Or an nn.Module (not in text).
+        Modules get the region's inputs and give what it gives.
     max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
         samples) is refused.
-    seconds, steps, epochs: how long; `seconds` for all regions together. rate: none tries some.
+    seconds, steps, epochs: how long; `seconds` for all regions together. rate: about the share by which a step changes a
+        tensor, with adamw; none tries some.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
         of kl. features: weight of values inside, with student=self on the whole model.
     scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.
@@ -106,10 +108,13 @@ class Distill(Pass):
         return self.name + (f"{{{','.join(options)}}}" if options else "")
 
     def check(self, graph: Graph, context: Context) -> None:
-        known = isinstance(self.student, str) and self.student in STUDENTS
+        known = isinstance(self.student, str) and self.student in STUDENT_KINDS
         if not known and (isinstance(self.student, str) or not callable(getattr(self.student, "forward", None))):
             raise PassError(f"distill: student is {self.student!r}", code="MC0204",
-                            help=f"use one of {', '.join(STUDENTS)}, or Distill(student=module) with an nn.Module")
+                            help=f"use one of {', '.join(STUDENT_KINDS)}, or Distill(student=module) with an nn.Module")
+        if self.student == "given" and self.region not in context.shared.get(STUDENTS, {}):
+            raise PassError(f"distill: no student was given for {self.region or 'the whole model'!r}", code="MC0222",
+                            help=f"pass students={{{self.region!r}: module}} to mcomp.optimize")
         for name, good, wanted in self._ranges():
             if not good:
                 raise PassError(f"distill: {name} is {getattr(self, name)}", code="MC0204", help=f"use {wanted}")
@@ -234,7 +239,7 @@ class Distill(Pass):
                 left = max(0.0, deadline - time.monotonic()) / (len(names) - number)
                 share = dataclasses.replace(recipe, seconds=left)
             found = substitute(
-                region, dense, context, student=self.student, ratio=self.ratio, recipe=share,
+                region, dense, context, student=self._module(context), ratio=self.ratio, recipe=share,
                 options=self.options(context), max_error=self.max_error, checkpoint=self._folder(context),
                 progress=context.shared.get(PROGRESS),
             )
@@ -242,6 +247,9 @@ class Distill(Pass):
             if found.interrupted:
                 break
         return PassResult(done > 0, NONE, {"students": done})
+
+    def _module(self, context: Context) -> Any:
+        return context.shared[STUDENTS][self.region] if self.student == "given" else self.student
 
     def _tell_student(self, graph: Graph, context: Context, name: str, found: Substitution) -> bool:
         place = name or graph.name

@@ -9,7 +9,7 @@ in their outputs does to the model's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -26,6 +26,7 @@ from mcomp.passes.compress.candidates import Candidate, layer_candidates
 from mcomp.passes.compress.candidates import Menu as LayerMenu
 from mcomp.passes.compress.curves import candidates, curves_of
 from mcomp.passes.compress.distill import Distill
+from mcomp.passes.compress.given import Student, students_of, tried_students
 from mcomp.passes.compress.narrow import own_constants
 from mcomp.passes.compress.pieces import Shapes, scaled
 from mcomp.passes.compress.probe import layer_weights
@@ -41,7 +42,7 @@ from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_offers
 from mcomp.plan.spread import Spread
 
-WIDTH, BRANCH, THIN, BITS, TABLE = "width", "branch", "thin", "bits", "table"
+WIDTH, BRANCH, THIN, BITS, TABLE, STUDENT = "width", "branch", "thin", "bits", "table", "student"
 """Kinds of levels."""
 _KINDS = ("channels", "ffn", "heads")
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
@@ -69,6 +70,7 @@ def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: M
             **_widths(own, context, coupling, spread), **_layers(own, context, menu, spread),
             "branches": _branches(own, context, spread),
         }
+        known["students"], known["notes"] = tried_students(own, context, spread)
         memory.keep("survey", graph.name, known)
     return LayersAndWidths(own, context, coupling, menu, known)
 
@@ -142,16 +144,33 @@ class LayersAndWidths(Catalog):
         self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}
         self.orders = {name: np.array(known["curves"][name][0], np.int64) for name in self.dimensions}
         self.branches = {b.key: b for b in branches(own) if b.key in known["branches"]}
+        self.students = students_of(own, context, known["students"])
+        self.notes = tuple(known["notes"])
         groups: list[Group] = []
+        taken = [frozenset(part) for part in (*(s.region.nodes for s in self.students),
+                                              *(b.nodes for b in self.branches.values()))]
+        self.taken = taken
+
+        def around(nodes: Collection[Node], but: int = -1) -> tuple[int, ...]:
+            """The groups that take all of these nodes away, but one; of those that take the same, the ones before it."""
+            given = set(nodes)
+            return tuple(
+                i for i, some in enumerate(taken)
+                if i != but and (given < some or (given == some and (but < 0 or i < but)))
+            )
+
+        for student in self.students:
+            given = Option("given", student.error, STUDENT)
+            inner = around(student.region.nodes, len(groups))
+            groups.append(Group(f"student of {student.path or 'the model'}", (Option("kept", 0.0, STUDENT), given), inner))
         self.branch_groups: dict[str, int] = {}
-        for key in self.branches:
+        for key, branch in self.branches.items():
             self.branch_groups[key] = len(groups)
             gone = Option("gone", float(known["branches"][key]), BRANCH)
-            groups.append(Group(key, (Option("kept", 0.0, BRANCH), gone)))
-        self.gone_groups = frozenset(self.branch_groups.values())
-        inside = {
-            node: self.branch_groups[key] for key, branch in self.branches.items() for node in branch.nodes
-        }
+            groups.append(Group(key, (Option("kept", 0.0, BRANCH), gone), around(branch.nodes, len(groups))))
+        self.gone_groups = frozenset(range(len(groups)))
+        self.crossed: dict[int, tuple[int, ...]] = {}
+        """Of a width, the students that would be of another width then: one of them and the width exclude each other."""
         self.width_groups: dict[str, int] = {}
         self.counts: dict[int, tuple[int, ...]] = {}
         for name, dimension in self.dimensions.items():
@@ -160,16 +179,19 @@ class LayersAndWidths(Catalog):
                 continue
             errors = np.maximum.accumulate(known["curves"][name][1])
             options = tuple(Option(str(c), float(errors[dimension.size - c]), WIDTH) for c in counts)
-            at = tuple(dict.fromkeys(inside[n] for n in dimension.nodes if n in inside))
             self.width_groups[name], self.counts[len(groups)] = len(groups), counts
-            groups.append(Group(name, options, at if all(n in inside for n in dimension.nodes) else ()))
+            own_nodes = set(dimension.nodes)
+            self.crossed[len(groups)] = tuple(
+                i for i in range(len(self.students)) if taken[i] & own_nodes and not taken[i] >= own_nodes
+            )
+            groups.append(Group(name, options, _around_all(dimension.nodes, taken)))
         self.treatments: dict[int, tuple[Treatment, ...]] = {}
         self.sizes: dict[int, tuple[int, ...]] = {}
         self.layers: list[_Layer] = []
         plain: dict[int, int] = {}
         for name, rows in known["layers"].items():
             node, treatments = nodes[name], tuple(Treatment.parse(r[0]) for r in rows)
-            at = (inside[node],) if node in inside else ()
+            at = around((node,))
             table = node.op.name == "embedding"
             self.treatments[len(groups)], self.sizes[len(groups)] = treatments, tuple(int(r[2]) for r in rows)
             wanted = Treatment(bits=8) if table else Treatment(bits=8, activations="static")
@@ -181,22 +203,34 @@ class LayersAndWidths(Catalog):
         self.layers += [_Layer(n, None, False) for n in own.nodes if n.op.name == "attention" and n not in known_layers]
         self.groups = tuple(groups)
         self.plain = tuple(plain.get(i, 0) for i in range(len(groups)))
-        self.touching = tuple(self._touching(layer, inside) for layer in self.layers)
+        self.touching = (
+            *(self._touching(layer, around((layer.node,))) for layer in self.layers),
+            *((i, *groups[i].inside) for i in range(len(self.students))),
+        )
         self.shapes = Shapes(own, coupling)
 
-    def _touching(self, layer: _Layer, inside: Mapping[Node, int]) -> tuple[int, ...]:
+    def _touching(self, layer: _Layer, around: tuple[int, ...]) -> tuple[int, ...]:
         values = {v for v in (*layer.node.operands, *layer.node.results) if v is not None}
         widths = [
             self.width_groups[name] for name, d in self.dimensions.items()
             if name in self.width_groups and any(use.value in values for use in d.axes)
         ]
         own = [] if layer.group is None else [layer.group]
-        branch = [inside[layer.node]] if layer.node in inside else []
-        return (*widths, *own, *branch)
+        students = dict.fromkeys(i for g in widths for i in self.crossed[g] if i not in around)
+        return (*widths, *own, *around, *students)
+
+    def _student(self, index: int, choice: Choice) -> Student | None:
+        """The student that a part behind those of layers stands for, where it is chosen."""
+        number = index - len(self.layers)
+        chosen = choice[number] > 0 and not any(choice[g] > 0 for g in self.groups[number].inside)
+        return self.students[number] if chosen else None
 
     # what parts take
 
     def nbytes(self, index: int, choice: Choice) -> int:
+        if index >= len(self.layers):
+            student = self._student(index, choice)
+            return 0 if student is None else student.nbytes()
         layer = self.layers[index]
         if self._gone(index, choice):
             return 0
@@ -208,6 +242,9 @@ class LayersAndWidths(Catalog):
         return self.shapes.nbytes(layer.node, self._units(index, choice), self._treatment(layer, choice))
 
     def operations(self, index: int, choice: Choice) -> tuple[str, float]:
+        if index >= len(self.layers):
+            student = self._student(index, choice)
+            return ("nothing", 0.0) if student is None else ("student", student.operations())
         layer = self.layers[index]
         if self._gone(index, choice) or layer.table:
             return "nothing", 0.0
@@ -215,6 +252,9 @@ class LayersAndWidths(Catalog):
         return str(treatment), self.shapes.operations(layer.node, self._units(index, choice))
 
     def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
+        if index >= len(self.layers):
+            student = self._student(index, choice)
+            return () if student is None else student.pieces()
         layer = self.layers[index]
         if self._gone(index, choice) or layer.table:
             return ()
@@ -222,7 +262,8 @@ class LayersAndWidths(Catalog):
         return (self.shapes.piece(layer.node, self._units(index, choice), treatment),)
 
     def _gone(self, index: int, choice: Choice) -> bool:
-        return any(g in self.gone_groups and choice[g] == 1 for g in self.touching[index])
+        node = self.layers[index].node
+        return any(choice[g] > 0 and node in self.taken[g] for g in self.touching[index] if g in self.gone_groups)
 
     def _treatment(self, layer: _Layer, choice: Choice) -> Treatment:
         assert layer.group is not None
@@ -232,35 +273,50 @@ class LayersAndWidths(Catalog):
         """The units of dimensions that go, of those that touch a part."""
         found = {}
         for g in self.touching[index]:
-            if g in self.counts and choice[g] > 0:
+            if g in self.counts and self._narrows(g, choice):
                 dimension = self.dimensions[self.groups[g].key]
                 found[dimension] = self.orders[dimension.name][: dimension.size - self.counts[g][choice[g]]]
         return found
 
+    def _narrows(self, group: int, choice: Choice) -> bool:
+        """Whether a width is made smaller, and still there to be."""
+        return choice[group] > 0 and not any(choice[g] > 0 for g in (*self.groups[group].inside, *self.crossed[group]))
+
     # pipelines
 
     def pipeline(self, choice: Choice) -> str:
-        return pipeline_text((*self._narrowing(choice), *self._rounding(choice)))
+        taught = [student.lesson() for student in self._given(choice)]
+        return pipeline_text((*taught, *self._narrowing(choice), *self._rounding(choice)))
+
+    def _given(self, choice: Choice) -> list[Student]:
+        """The students that are chosen."""
+        found = (self._student(len(self.layers) + i, choice) for i in range(len(self.students)))
+        return [student for student in found if student is not None]
 
     def trained(self, choice: Choice, steps: int) -> str | None:
         calibration = self.context.calibration
         if calibration is None or not calibration.given or steps < 1:
             return None
-        narrowing = self._narrowing(choice)
-        first, last = max(1, round(steps * 0.7)), max(1, round(steps * 0.3))
+        narrowing, given = self._narrowing(choice), self._given(choice)
+        lessons = len(given) + bool(narrowing)
+        first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(calibration.batches[0])
-        taught = Distill(steps=first, augment=augment) if narrowing else None
-        mended = Distill(steps=last if narrowing else steps, augment=augment)
+        taught = [Distill(steps=first, augment=augment)] if narrowing else []
+        mended = Distill(steps=last if lessons else steps, augment=augment)
         rounding = self._rounding(choice)
-        if not narrowing and not rounding:
+        if not lessons and not rounding:
             return None
-        return pipeline_text((*narrowing, *([taught] if taught else []), *rounding, *([mended] if rounding else [])))
+        students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
+        return pipeline_text((*students, *narrowing, *taught, *rounding, *([mended] if rounding else [])))
 
     def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
-        gone = [key for key, g in self.branch_groups.items() if choice[g] == 1]
+        gone = [
+            key for key, g in self.branch_groups.items()
+            if choice[g] > 0 and not any(choice[b] > 0 for b in self.groups[g].inside)
+        ]
         widths = [
             (self.dimensions[name], f"{name}={self.counts[g][choice[g]]}") for name, g in self.width_groups.items()
-            if choice[g] > 0 and not any(choice[b] == 1 for b in self.groups[g].inside)
+            if self._narrows(g, choice)
         ]
         found: list[Pass] = []
         if gone:
@@ -293,9 +349,15 @@ class LayersAndWidths(Catalog):
         found: list[Pass] = []
         if treated:
             found.append(Treat(choices=tuple(treated)))
-        if integers:
+        if integers or self._given(choice):
             found.append(Quantize(leave=tuple(floats)))
         return tuple(found)
+
+
+def _around_all(nodes: Collection[Node], taken: Sequence[frozenset[Node]]) -> tuple[int, ...]:
+    """The groups that take some of these nodes away, where each node is taken by one of them."""
+    found = tuple(i for i, some in enumerate(taken) if some & set(nodes))
+    return found if set(nodes) <= frozenset().union(*(taken[i] for i in found)) else ()
 
 
 def _kind(treatment: Treatment, table: bool) -> str:

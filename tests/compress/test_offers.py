@@ -8,6 +8,7 @@ import torch
 
 from mcomp.ir import Graph, parse_graph, verify
 from mcomp.manager import Context, PassManager, parse_pipeline
+from mcomp.manager.context import STUDENTS, TRAINING
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress import offers
 from mcomp.passes.compress.candidates import Menu as LayerMenu
@@ -162,7 +163,10 @@ def test_trained_pipelines_hold_the_plan_and_steps() -> None:
 def test_processes_find_the_same_candidates() -> None:
     graph, calibration = graph_of("convs"), Calibration([[data("convs")]])
     menu = LayerMenu(shares=(0.5,), precisions=((None, "none"), (8, "static"), (4, "none")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     here = layer_candidates(graph, Context(calibration=calibration), menu=menu)
+    torch.set_num_threads(threads)
     with ProcessPoolExecutor(1) as pool:
         there = layer_candidates(graph, Context(calibration=calibration), menu=menu, spread=Spread(pool))
     assert there == here
@@ -182,3 +186,39 @@ def test_a_layer_whose_task_fails_is_left_out_with_a_remark(monkeypatch: pytest.
     context = Context(calibration=Calibration([[data("convs")]]))
     assert set(layer_candidates(graph_of("convs"), context)) == {"h", "y"}
     assert "MemoryError: no room" in next(r.reason for r in context.remarks if r.layer == "b")
+
+
+def student_catalog(path: str, student: torch.nn.Module) -> tuple[LayersAndWidths, Context]:
+    context = Context(calibration=Calibration([[mixed(300, 64)]]))
+    context.shared.update({STUDENTS: {path: student}, TRAINING: 20.0})
+    return survey(mlp(outputs=64), context, Menu(wide=True, thin=True), Spread(), Memory()), context
+
+
+def test_a_given_student_takes_the_place_of_its_module_and_leaves_the_rest_to_be_chosen() -> None:
+    torch.manual_seed(0)
+    student = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 64))
+    found, context = student_catalog("", student)
+    group = next(i for i, g in enumerate(found.groups) if g.key == "student of the model")
+    assert 0.0 < found.groups[group].options[1].error < 1.0
+    others = [i for i, g in enumerate(found.groups) if i != group]
+    assert all(group in found.groups[i].inside for i in others)
+    choice = tuple(1 if i == group else level for i, level in enumerate(found.plain))
+    text = found.pipeline(choice)
+    assert text.startswith("distill{student=given,")
+    assert "widths" not in text
+    assert "given" in str(found.trained(choice, 50))
+    graph = mlp(outputs=64)
+    PassManager(parse_pipeline(text)).run(graph, context)
+    verify(graph)
+    assert [n.operand(1).tensor.shape for n in graph.nodes if n.op.name == "linear"] == [(8, 64), (64, 8)]
+    assert matrix_bytes(graph) == pytest.approx(sum(found.nbytes(i, choice) for i in range(len(found.touching))), rel=0.02)
+    everything = tuple(len(g.options) - 1 for g in found.groups)
+    assert found.pipeline(everything) == text
+
+
+def test_a_student_that_is_no_smaller_is_no_choice_and_the_note_says_why() -> None:
+    torch.manual_seed(0)
+    wide = torch.nn.Sequential(torch.nn.Linear(64, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 64))
+    found, _ = student_catalog("", wide)
+    assert found.students == ()
+    assert "no smaller" in found.notes[0]

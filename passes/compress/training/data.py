@@ -29,9 +29,9 @@ class Samples:
     """A table of samples: batches of tensors (columns), taken apart into rows where `batched` says which columns have a
     row for each sample (the others are the same for all), or whole batches where it is None.
 
-    Samples of one shape are a group; minibatches of up to `size` are drawn within groups. A share `held` of every group, at
-    most `HELD` samples of it, drawn by `seed`, is kept apart (at least one sample in all, none when there are fewer than
-    `LEAST`).
+    Samples of one shape are a group; minibatches of up to `size` are drawn within groups. A share `held` of every group,
+    less where that would be more than `HELD` samples in all, drawn by `seed`, is kept apart (at least one sample in all,
+    none when there are fewer than `LEAST`).
     """
 
     LEAST = 4
@@ -52,7 +52,8 @@ class Samples:
         self._held: list[list[int]] = []
         for count in counts:
             order = torch.randperm(count, generator=generator).tolist()
-            cut = min(round(count * held), HELD) if self.total >= self.LEAST and held > 0 else 0
+            share = min(held, HELD / max(1, self.total))
+            cut = round(count * share) if self.total >= self.LEAST and held > 0 else 0
             self._held.append(sorted(order[:cut]))
             self._train.append(sorted(order[cut:]))
         if self.total >= self.LEAST and held > 0 and not any(self._held):

@@ -23,10 +23,13 @@ Say = Callable[[str], None]
 class Recipe:
     """How to train.
 
-    rate: of the optimizer at its highest; None tries some and takes the one that does best in a few steps.
+    rate: of the optimizer at its highest, in proportion to the root mean square of what a tensor holds at the start (as
+        Adafactor's, Shazeer and Stern 2018, section 8): with AdamW about the share by which a step changes it. None tries
+        some and takes the one that does best in a few steps.
     schedule: cosine or linear fall to zero after `warmup` (a share of the steps), or constant.
     steps: how many; None: `epochs` times through the data. A time limit that is too short for them makes them fewer.
-    checks: how often the held-out loss is taken, evenly spread; `patience` of them without improvement end the training
+    checks: how often the held-out loss is taken, evenly spread (less often where that would take longer than half of what
+        the steps do); `patience` of them without improvement end the training
         (0: never).
     clip: the largest norm of the gradient.
     deadline: the monotonic time when training stops wherever it is; unlike `seconds` it does not change the schedule.
@@ -89,11 +92,15 @@ class Outcome:
         return self.best < self.first
 
 
-PROBED = (1e-3, 3e-4, 1e-4, 3e-3, 1e-2)
+PROBED = (3e-3, 1e-3, 1e-2, 3e-4, 3e-2)
 """Rates tried for AdamW when none is given; for SGD 30 times as much."""
 _PROBE_STEPS = 24
+_PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
 _CLOSE = 1.05
+_PER_STEP, _CHECKED = 3.0, 0.5
+"""Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
+_LEAST_VECTOR = 2e-2
 _BACKOFFS = 6
 _TIMED = 8
 _SAY_SECONDS = 1.0
@@ -195,7 +202,7 @@ class _Training:
         """One step; False, and nothing changed, when the loss or its gradient is not finite."""
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.factor
+            group["lr"] = rate * self.factor * group["size"]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.task.loss(batch, step)
         if not loss.requires_grad:
@@ -264,7 +271,7 @@ class _Training:
 
     def _probe_steps(self) -> int:
         """How many steps to try each rate for: as many as take a small part of the time limit."""
-        steps = max(2, min(_PROBE_STEPS, self.total // 10))
+        steps = max(2, min(self.total // 10, max(_PROBE_STEPS, round(self.total * _PROBE_PART))))
         limit = self.recipe.seconds
         if limit is None:
             return steps
@@ -289,7 +296,8 @@ class _Training:
         return self.epochs[epoch][place]
 
     def _interval(self) -> int:
-        return max(1, self.total // max(1, self.recipe.checks))
+        checks = math.ceil(len(self.samples.held()) / _PER_STEP / _CHECKED)
+        return min(self.total, max(1, self.total // max(1, self.recipe.checks), checks))
 
     def _fit_to_time(self, last: float) -> None:
         """After some steps, make them as many as the time limit allows, so that the schedule comes to its end."""
@@ -354,11 +362,18 @@ class _Training:
 
 
 def _groups(tensors: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors and scales do not."""
-    matrices = [t for t in tensors.values() if t.dim() >= 2]
-    vectors = [t for t in tensors.values() if t.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
+    """A group for each tensor, with the size that rates are in proportion to: at least `_LEAST_VECTOR` for vectors; that of
+    the largest other tensor for a matrix of zeros. Matrices decay; vectors and scales do not."""
+    sizes = [_rms(t) if t.dim() >= 2 else max(_LEAST_VECTOR, _rms(t)) for t in tensors.values()]
+    largest = max(sizes, default=0.0) or 1.0
+    return [
+        {"params": [t], "weight_decay": decay if t.dim() >= 2 else 0.0, "size": size or largest}
+        for t, size in zip(tensors.values(), sizes)
+    ]
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.detach().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 @contextmanager

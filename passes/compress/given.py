@@ -1,0 +1,144 @@
+"""Students that the user gave for modules, as the planner's choices: what they take, and how far off a short training leaves
+the model's outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcomp.errors import PassError
+from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
+from mcomp.ir.extract import extract
+from mcomp.ir.graph import Graph, Node
+from mcomp.manager.context import STUDENTS, TRAINING, Context
+from mcomp.manager.run import PassManager
+from mcomp.ops.workload import workload
+from mcomp.passes.compress.distill import TEACHER, Distill
+from mcomp.passes.compress.region import Region, region_at
+from mcomp.passes.compress.student import from_module
+from mcomp.passes.compress.teaching import CACHED_BYTES
+from mcomp.passes.compress.treatment import Treatment, part_type, piece, untouched_parts
+from mcomp.plan.quality import relative_error
+from mcomp.plan.spread import Spread
+
+SHARE = 0.12
+"""Of the time for the whole search, what short trainings of all students together may take."""
+_PROBE = (2, 8, 24)
+_INT8 = Treatment(bits=8, activations="static")
+_COMPARED = 32
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student of a module. `error`: squared relative error of the model's outputs after `steps` steps of training."""
+
+    path: str
+    region: Region
+    body: Graph
+    error: float
+    steps: int
+
+    def lesson(self, steps: int | None = None) -> Distill:
+        """The pass that puts it into the module's place."""
+        return Distill(region=self.path, student="given", steps=self.steps if steps is None else steps, max_error=1.0)
+
+    def nbytes(self) -> int:
+        """Bytes of its weights but vectors, in integers of 8 bits where layers can have them."""
+        matrices = {n.attrs["digest"]: n.type for n in self.body.nodes if n.op.name == "const" and n.type.rank > 1}
+        total = sum(dims.evaluate(type.nbytes, {}) for type in matrices.values())
+        for node in self._layers():
+            shape = node.operand(1).tensor.static_shape
+            parts = untouched_parts(shape, node.attrs, _INT8, node.op.name == "conv")
+            small = [part_type(node, p, (8, "static")).nbytes for p in parts]
+            total += sum(dims.evaluate(n, {}) for n in small) - dims.evaluate(node.operand(1).tensor.nbytes, {})
+        return total
+
+    def operations(self) -> float:
+        """Operations of a call, sizes that are symbols at their bounds, or 1."""
+        known = assume_symbols(self.body, {})
+        return float(sum(workload(n, known).flops for n in self.body.nodes if n.op.name != "const" and not n.op.view))
+
+    def pieces(self) -> tuple[Graph, ...]:
+        """Graphs that take the time of its products."""
+        layers = self._layers()
+        rest = [n for n in self.body.nodes if n.op.name == "attention"]
+        return (*(piece(n, _INT8) for n in layers), *(extract([n]).graph for n in rest))
+
+    def _layers(self) -> list[Node]:
+        return [n for n in self.body.nodes if n.op.name in ("linear", "conv") and n.operand(1).weight is not None]
+
+
+def tried_students(own: Graph, context: Context, spread: Spread) -> tuple[dict[str, Any], list[str]]:
+    """What short trainings of the given students came to: by module path the squared error of the model's outputs and the
+    number of steps; and why some are no choice. Without a time limit, none is."""
+    given: Mapping[str, Any] = context.shared.get(STUDENTS, {})
+    seconds = context.shared.get(TRAINING)
+    if not given:
+        return {}, []
+    if seconds is None:
+        return {}, ["students are trained within a time limit, and there is none: pass time_limit=..."]
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for path in given:
+        spread.say(f"the student of {path or 'the model'}")
+        try:
+            error, steps = _try(own, context, path, SHARE * seconds / len(given))
+        except PassError as e:
+            notes.append(e.message)
+            continue
+        if error is None:
+            reasons = [r.reason for r in context.remarks if r.kind == "missed" and r.rule == "distill"]
+            reason = reasons[-1] if reasons else "it did not fit"
+            notes.append(f"the student of {path or 'the model'} is no choice: {reason}")
+        else:
+            found[path] = [error, steps]
+    return found, notes
+
+
+def _try(own: Graph, context: Context, path: str, seconds: float) -> tuple[float | None, int]:
+    """The squared output error that a student leaves, and the steps it was given; None where it was refused."""
+    assert context.calibration is not None
+    times = []
+    for steps in _PROBE:
+        begin = time.monotonic()
+        if not _taught(own, context, path, steps)[1]:
+            return None, steps
+        times.append(time.monotonic() - begin)
+    each = max(1e-4, (times[2] - times[1]) / (_PROBE[2] - _PROBE[1]))
+    fixed = max(0.0, times[1] - _PROBE[1] * each)
+    steps = max(_PROBE[2], int((seconds - sum(times) - fixed) / each))
+    graph, _ = _taught(own, context, path, steps)
+    limit = min(_COMPARED, len(context.calibration))
+    error = relative_error(
+        context.calibration.outputs(graph, limit=limit), context.calibration.outputs(own, limit=limit),
+    )
+    return max(error, *(e.error for e in graph.ledger if e.rule == "distill"), 0.0) ** 2, steps
+
+
+def _taught(own: Graph, context: Context, path: str, steps: int) -> tuple[Graph, bool]:
+    """The graph with a student in a module's place after some steps, and whether it took it. How far off it is does not
+    matter yet."""
+    graph = own.clone()
+    known = len(graph.ledger)
+    PassManager((Distill(region=path, student="given", steps=steps, max_error=float("inf")),)).run(graph, context)
+    context.shared.pop(TEACHER, None)
+    return graph, len(graph.ledger) > known
+
+
+def students_of(own: Graph, context: Context, known: Mapping[str, Sequence[float]]) -> tuple[Student, ...]:
+    """The students that were tried, captured again."""
+    from mcomp.passes.compress.training.tasks import values_on
+    from mcomp.runtime.calibration import Calibration
+
+    found = []
+    for path, (error, steps) in known.items():
+        region = region_at(own, path)
+        assert context.calibration is not None
+        first = Calibration(context.calibration.batches[:1])
+        inputs = values_on(own, first, region.inputs, limit_bytes=CACHED_BYTES)
+        body = from_module(region, context.shared[STUDENTS][path], inputs[0])
+        found.append(Student(path, region, body, float(error), int(steps)))
+    return tuple(found)
