@@ -74,12 +74,11 @@ def weight(variant: Variant, outputs: int, inputs: int) -> tuple[TensorType, Par
         matrix = extra.pop("values")
     rows, columns = variant.block
     tiles = matrix.reshape(outputs // rows, rows, inputs // columns, columns).transpose(0, 2, 1, 3)
-    kept = max(1, round(tiles.shape[1] * (1 - variant.zeros)))
-    at = np.sort(np.argsort(rng.random(tiles.shape[:2]), axis=1)[:, :kept], axis=1)
-    owner = np.repeat(np.arange(len(tiles)), kept)
-    encoding = BlockSparse(variant.block, at.size, variant.inner)
-    parts = {"values": tiles[owner, at.reshape(-1)], "columns": at.reshape(-1).astype(np.int32),
-             "rows": (np.arange(len(tiles) + 1) * kept).astype(np.int32), **extra}
+    places = rng.permutation(tiles.shape[0] * tiles.shape[1]).reshape(tiles.shape[:2])
+    kept = places >= round(places.size * variant.zeros)
+    encoding = BlockSparse(variant.block, int(kept.sum()), variant.inner)
+    parts = {"values": tiles[kept], "columns": np.nonzero(kept)[1].astype(np.int32),
+             "rows": np.concatenate([[0], kept.sum(1).cumsum()]).astype(np.int32), **extra}
     return TensorType((outputs, inputs), dtypes.f32, encoding), parts
 
 

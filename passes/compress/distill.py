@@ -113,7 +113,7 @@ class Distill(Pass):
             raise PassError(f"distill: student is {self.student!r}", code="MC0204",
                             help=f"use one of {', '.join(STUDENT_KINDS)}, or Distill(student=module) with an nn.Module")
         if self.student == "given" and self.region not in context.shared.get(STUDENTS, {}):
-            raise PassError(f"distill: no student was given for {self.region or 'the whole model'!r}", code="MC0222",
+            raise PassError(f"distill: no student was given for {self.region!r}", code="MC0222",
                             help=f"pass students={{{self.region!r}: module}} to mcomp.optimize")
         for name, good, wanted in self._ranges():
             if not good:

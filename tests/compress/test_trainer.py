@@ -203,3 +203,44 @@ def test_features_count_beside_the_outputs() -> None:
     y, h = torch.randn(5, 3), torch.randn(5, 4)
     loss = Objective(("mse",), features=0.5)
     assert float(loss([y, h * 0 + h.mean(0, keepdim=True)], [y, h])) == pytest.approx(0.5, rel=1e-4)
+
+
+class Scaled(Fit):
+    """Fits w, `size` times as large as it might be, for inputs that are as much smaller, and a bias."""
+
+    def __init__(self, samples: Samples, size: float) -> None:
+        super().__init__(samples)
+        self.size = size
+        start = torch.tensor([[0.5], [-0.5], [0.5], [0.5]])
+        self.weight = (size * start).requires_grad_()
+        self.bias = torch.zeros(1, requires_grad=True)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"w:values": self.weight, "b:values": self.bias}
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        x, y = self.samples.columns(batch)
+        return (x / self.size @ self.weight + self.bias - y).square().mean()
+
+    def held(self) -> float:
+        with torch.no_grad():
+            return sum(float(self.loss(b, 0)) for b in self.samples.held())
+
+
+def test_rates_are_in_proportion_to_what_tensors_hold() -> None:
+    recipe = Recipe(rate=0.05, steps=40, checks=4, clip=1e9)
+    ends = []
+    for size in (1.0, 1000.0):
+        task = Scaled(samples(), size)
+        assert train(task, task.samples, recipe).improved
+        ends.append(task.weight.detach() / size)
+    assert torch.allclose(ends[0], ends[1], rtol=1e-3)
+    assert (ends[0] - torch.tensor([[0.5], [-0.5], [0.5], [0.5]])).abs().max() < 40 * 0.05 * 0.5 * 1.1
+
+
+def test_checks_are_rare_where_they_would_take_longer_than_the_steps() -> None:
+    task = Fit(samples(640, held=0.5))
+    outcome = train(task, task.samples, Recipe(rate=0.05, steps=60, checks=20))
+    batches = len(task.samples.held())
+    assert batches > 30
+    assert len(outcome.history) - 1 <= 60 / (batches / 1.5) + 1

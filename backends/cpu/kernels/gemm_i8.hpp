@@ -216,9 +216,13 @@ struct Int8Product {
     PanelTerms terms[2];
     int at = 0, terms_at = 0;  // of the next tile
     int old_terms = 0;         // of the tile that waits
-    int64_t mr = 0, row0, row_step;
+    int64_t done = 0, mr = 0;  // rows handed over, and rows that wait behind them
+    int64_t row0, row_step;
     Lines lines;
   };
+  static constexpr int64_t kRowsAtOnce = 8;
+  // Reductions from this length on in matrix registers have the rows of the tile that waits handed over step by step.
+  static constexpr int64_t kPiecewise = 512;
   mutable Waiting waiting{};
   mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
 
@@ -229,7 +233,9 @@ struct Int8Product {
     const PanelTerms& terms = h.terms[h.terms_at];
     const int8_t* b = packed + panel * panel_stride;
     if constexpr (kMatrix) {
-      matrix_tile<A, Tile::NV>(registers, a, row_stride, taps, tap_count, length, mr, b, terms.start, h.sums[h.at]);
+      const bool piecewise = tap_count * length >= kPiecewise && h.lines.pitch == 0;
+      matrix_tile<A, Tile::NV>(registers, a, row_stride, taps, tap_count, length, mr, b, terms.start, h.sums[h.at],
+                               [&]() MCOMP_LAMBDA { if (piecewise && h.mr > 0) finish_some(); });
     } else {
       if (emit.direct != nullptr) {
         emit.direct->run[mr]({a, row_stride, taps, tap_count, length, b, terms.start, terms.scale, terms.factor,
@@ -242,19 +248,27 @@ struct Int8Product {
                                                 terms.start, part.ahead);
     }
     finish();
-    h.at ^= 1, h.old_terms = h.terms_at, h.mr = mr, h.row0 = row0, h.row_step = row_step, h.lines = part.lines;
+    h.at ^= 1, h.old_terms = h.terms_at, h.done = 0, h.mr = mr, h.row0 = row0, h.row_step = row_step, h.lines = part.lines;
+  }
+
+  // Hands the next rows of the tile that waits over; few are not left alone.
+  MCOMP_INLINE void finish_some() const { finish_rows(waiting.mr < 2 * kRowsAtOnce ? waiting.mr : kRowsAtOnce); }
+
+  MCOMP_INLINE void finish_rows(int64_t rows) const {
+    Waiting& h = waiting;
+    const PanelTerms& terms = h.terms[h.old_terms];
+    emit.emit(emit.epilogue, h.sums[h.at ^ 1] + h.done * NR, terms.scale, scales, rows, h.row0 + h.done * h.row_step,
+              h.row_step, terms.first, terms.count);
+    h.done += rows, h.mr -= rows;
   }
 
   // Hands the tile that waits over.
   void finish() const {
     const Waiting& h = waiting;
     if (h.mr == 0) return;
+    if (h.lines.pitch == 0) return finish_rows(h.mr);
     const PanelTerms& terms = h.terms[h.old_terms];
     const int32_t* sums = h.sums[h.at ^ 1];
-    if (h.lines.pitch == 0) {
-      emit.emit(emit.epilogue, sums, terms.scale, scales, h.mr, h.row0, h.row_step, terms.first, terms.count);
-      return;
-    }
     int64_t line = h.lines.first / h.lines.pitch, column = h.lines.first % h.lines.pitch;
     for (int64_t r = 0; r < h.mr; r += h.lines.pitch - column, column = 0, ++line) {
       const int64_t count = min_i64(h.lines.width - column, h.mr - r);

@@ -105,9 +105,15 @@ struct MatrixOperands {
   char* out[4];
 };
 
-// Sums of up to Height registers of rows by two of columns; rows of the result have 32 columns.
-template <class A, int Height>
-MCOMP_INLINE void matrix_wide(const MatrixOperands& t) {
+// Nothing to do beside a tile.
+struct Idle {
+  void operator()() const {}
+};
+
+// Sums of up to Height registers of rows by two of columns; rows of the result have 32 columns. beside() is called after
+// every step: the vector units have nothing to do meanwhile.
+template <class A, int Height, class Beside>
+MCOMP_INLINE void matrix_wide(const MatrixOperands& t, const Beside& beside) {
   const char* const start = static_cast<const char*>(t.start);
   const char* b = t.b;
   _tile_loadd(0, start, 0);
@@ -129,6 +135,7 @@ MCOMP_INLINE void matrix_wide(const MatrixOperands& t) {
         MCOMP_MATRIX_ADD(2, 5, 6);
         MCOMP_MATRIX_ADD(3, 5, 7);
       }
+      beside();
     }
   }
   _tile_stored(0, t.out[0], 128);
@@ -175,11 +182,11 @@ MCOMP_INLINE void matrix_narrow(const MatrixOperands& t) {
 
 // out[r][c] = start[c] + the sum over taps t and i < length of a[r * row_stride + taps[t] + i] * b's element (t, i, c), for
 // r < mr <= MR rows. Where mr is no multiple of 16, the last register of rows begins inside the one before. Sums: int32_t
-// for bytes, float for bf16.
-template <class A, int NV, class Sums>
+// for bytes, float for bf16. Wide tiles call beside() meanwhile, once for every step of 64 bytes.
+template <class A, int NV, class Sums, class Beside = Idle>
 MCOMP_NOINLINE void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, const int64_t* taps,
                                 int64_t tap_count, int64_t length, int64_t mr, const void* b, const Sums* start,
-                                Sums* out) {
+                                Sums* out, const Beside& beside = {}) {
   constexpr int64_t size = sizeof(A);
   const int64_t height = min_i64(mr, 16), count = ceil_div(mr, 16);
   registers.set_rows(height);
@@ -191,8 +198,8 @@ MCOMP_NOINLINE void matrix_tile(MatrixRegisters& registers, const A* a, int64_t 
     t.out[i] = reinterpret_cast<char*>(out + first * 16 * NV);
   }
   if constexpr (NV == 2) {
-    if (count == 1) return matrix_wide<A, 1>(t);
-    return matrix_wide<A, 2>(t);
+    if (count == 1) return matrix_wide<A, 1>(t, beside);
+    return matrix_wide<A, 2>(t, beside);
   } else {
     switch (count) {
       case 1: return matrix_narrow<A, 1>(t);
@@ -214,9 +221,10 @@ using MatrixTileOr = Other;
 
 namespace detail {
 struct MatrixRegisters {};
-template <class A, int NV, class Sums>
+struct Idle {};
+template <class A, int NV, class Sums, class Beside = Idle>
 void matrix_tile(MatrixRegisters& registers, const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count,
-                 int64_t length, int64_t mr, const void* b, const Sums* start, Sums* out);
+                 int64_t length, int64_t mr, const void* b, const Sums* start, Sums* out, const Beside& beside = {});
 }  // namespace detail
 
 #endif
