@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import tempfile
 import time
@@ -43,7 +44,8 @@ PLAN, UNTRAINED = "plan", "plan, no training"
 @dataclass(frozen=True)
 class Goal:
     """A row of the goals: the case, how much of its metric may go, how long a search may take, and single techniques beside
-    which the plan is shown. untrained: also a search without training."""
+    which the plan is shown. untrained: also a search without training. student: widths of an MLP that the search is given
+    as a student for the whole model."""
 
     case: str
     drop: float = 1.0
@@ -51,6 +53,16 @@ class Goal:
     minutes: float = 30.0
     objective: str = "latency"
     untrained: bool = False
+    student: tuple[int, ...] = ()
+
+    def students(self) -> dict[str, Any]:
+        """What `mcomp.optimize(students=...)` gets."""
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        layers = [m for a, b in itertools.pairwise(self.student) for m in (nn.Linear(a, b), nn.ReLU())]
+        return {"": nn.Sequential(*layers[:-1])} if layers else {}
 
 
 _CHANNELS = {
@@ -73,7 +85,8 @@ GOALS = {
     **{
         f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=4, objective="size", untrained=True) for i in range(5)
     },
-    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}, objective="size"),
+    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}, objective="size",
+                    student=(100, 64, 32, 10), minutes=10),
 }
 
 
@@ -141,7 +154,7 @@ def planned(
     fast = mcomp.optimize(
         case.build(), tensors(case.example), calibration=calibration_of(case), evaluate=evaluator(case), max_drop=goal.drop,
         threads=options.threads, time_limit=limit or None, dynamic=case.dynamic, seed=options.seed, objective=objective,
-        resume=kept / "searches" / f"{case.name}-{limit:g}-{objective}",
+        resume=kept / "searches" / f"{case.name}-{limit:g}-{objective}", students=goal.students(),
     )
     report = fast.report()
     names = [save(fast, kept, case.name, name)]
