@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from mcomp.plan.aim import Aim
 from mcomp.plan.offers import Catalog, Choice
+from mcomp.plan.pace import Pace, pace_of
 from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
@@ -17,8 +16,6 @@ LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
-_PROBE = (2, 8, 24)
-"""Steps of short trainings: the first does what is done once, the others tell how long a step takes."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -35,8 +32,7 @@ class Trainer:
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
         self.start = start
         self.aim = Aim()
-        self.pace: tuple[float, float] | None = None
-        """Seconds that a training takes besides its steps, and for each step."""
+        self.pace: Pace | None = None
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
@@ -90,18 +86,15 @@ class Trainer:
         return version
 
     def _steps(self, choice: Choice, seconds: float) -> int:
-        """How many steps fit into so many seconds, by two short trainings of the first choice."""
+        """How many steps fit into so many seconds, by short trainings of the first choice."""
         if self.pace is None:
-            times = []
-            for steps in _PROBE:
-                pipeline = self.catalog.trained(choice, steps)
-                if pipeline is None:
-                    return 0
-                begin = time.monotonic()
-                self.workshop.trial(self.workshop.works[0], pipeline)
-                times.append(time.monotonic() - begin)
-            each = max(1e-4, (times[2] - times[1]) / (_PROBE[2] - _PROBE[1]))
-            self.pace = max(0.0, times[1] - _PROBE[1] * each), each
-            seconds -= sum(times)
-        fixed, each = self.pace
-        return int(_CAUTION * (seconds - fixed) / each)
+            if self.catalog.trained(choice, 1) is None:
+                return 0
+            self.pace = pace_of(lambda steps: self._try(choice, steps), seconds)
+            seconds -= self.pace.spent
+        return int(_CAUTION * self.pace.steps_in(seconds))
+
+    def _try(self, choice: Choice, steps: int) -> None:
+        pipeline = self.catalog.trained(choice, steps)
+        assert pipeline is not None
+        self.workshop.trial(self.workshop.works[0], pipeline)

@@ -3,7 +3,6 @@ the model's outputs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +20,13 @@ from mcomp.passes.compress.region import Region, region_at
 from mcomp.passes.compress.student import from_module
 from mcomp.passes.compress.teaching import CACHED_BYTES
 from mcomp.passes.compress.treatment import Treatment, part_type, piece, untouched_parts
+from mcomp.plan.pace import pace_of
 from mcomp.plan.quality import relative_error
 from mcomp.plan.spread import Spread
 
 SHARE = 0.12
 """Of the time for the whole search, what short trainings of all students together may take."""
-_PROBE = (2, 8, 24)
+_LEAST_STEPS = 24
 _INT8 = Treatment(bits=8, activations="static")
 _COMPARED = 32
 
@@ -101,15 +101,10 @@ def tried_students(own: Graph, context: Context, spread: Spread) -> tuple[dict[s
 def _try(own: Graph, context: Context, path: str, seconds: float) -> tuple[float | None, int]:
     """The squared output error that a student leaves, and the steps it was given; None where it was refused."""
     assert context.calibration is not None
-    times = []
-    for steps in _PROBE:
-        begin = time.monotonic()
-        if not _taught(own, context, path, steps)[1]:
-            return None, steps
-        times.append(time.monotonic() - begin)
-    each = max(1e-4, (times[2] - times[1]) / (_PROBE[2] - _PROBE[1]))
-    fixed = max(0.0, times[1] - _PROBE[1] * each)
-    steps = max(_PROBE[2], int((seconds - sum(times) - fixed) / each))
+    if not _taught(own, context, path, 1)[1]:
+        return None, 1
+    pace = pace_of(lambda steps: _taught(own, context, path, steps), seconds)
+    steps = max(_LEAST_STEPS, pace.steps_in(seconds - pace.spent))
     graph, _ = _taught(own, context, path, steps)
     limit = min(_COMPARED, len(context.calibration))
     error = relative_error(
