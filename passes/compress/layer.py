@@ -152,6 +152,10 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     detail += f", rounded with {_WAYS[coded.way]}" if coded.way in _WAYS else ""
     bias = None if trial.shifts[index] is None else _corrected_bias(layer.node, trial.shifts[index])
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
+    if factors is not None and index == 0:  # layers that read the same value share them
+        saved -= 4 * factors.size
+    if bias is not None and layer.node.maybe(2) is None:
+        saved -= bias.nbytes
     return Plan(layer, encoding, coded.parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
 
 

@@ -171,12 +171,13 @@ def test_options_out_of_range(pipeline: str) -> None:
         quantized(MLP, pipeline, [rows()])
 
 
-def test_the_sum_of_bytes_saved_is_what_the_weights_lost() -> None:
+@pytest.mark.parametrize("options", ["correct=false", "smooth=0.5", "smooth=0.5,rounding=feedback", "bits=4"])
+def test_the_sum_of_bytes_saved_is_what_the_weights_lost(options: str) -> None:
     before = parse_graph(MLP, generate=True)
-    graph, _, _ = quantized(MLP, "quantize{correct=false}", [rows()])
+    graph, _, _ = quantized(MLP, f"quantize{{{options}}}", [rows()])
 
     def size(g: Graph) -> int:
-        return sum(n.result.weight.nbytes for n in g.nodes if n.result.weight is not None)
+        return sum({w.digest: w.nbytes for n in g.nodes if (w := n.result.weight) is not None}.values())
 
     assert size(before) - size(graph) == sum(e.bytes_saved for e in graph.ledger)
 
