@@ -107,6 +107,16 @@ class Context:
         """Room for passes to leave things for later passes, by a key of their own."""
         self._analyses: dict[int, tuple[Graph, Analyses]] = {}
 
+    def take_up(self, remarks: Iterable[Remark], shared: Mapping[str, Any], random: Any) -> None:
+        """Go on from where passes left off in another context of the same kind: their remarks, what they left for later
+        passes (what is known here already counts), and the state of the random numbers."""
+        for remark in remarks:
+            if remark not in self._remarked:
+                self._remarked.add(remark)
+                self.remarks.append(remark)
+        self.shared = {**shared, **self.shared}
+        self.rng.bit_generator.state = random
+
     def analyses(self, graph: Graph) -> Analyses:
         """The analysis cache of a graph."""
         found = self._analyses.get(id(graph))

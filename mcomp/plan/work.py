@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mcomp.plan.progress import Progress
 from mcomp.plan.quality import Evaluator, Score, relative_error
 from mcomp.plan.settings import Settings
 from mcomp.plan.spread import Spread
+from mcomp.plan.trail import Trail
 from mcomp.runtime.artifact import used_weights
 from mcomp.runtime.calibration import Calibration
 from mcomp.runtime.choose import compile_on
@@ -47,6 +48,7 @@ class Work:
     calibration: Calibration
     cleaned: Graph | None = None
     outputs: list[list[Any]] | None = None
+    trail: Trail = field(default_factory=Trail)
 
     @property
     def program_is_plain(self) -> bool:
@@ -214,9 +216,13 @@ class Workshop:
 
     def _run(self, work: Work, steps: Sequence[Any], context: Context, hurry: bool) -> Graph:
         assert work.cleaned is not None
-        graph = work.cleaned.clone()
         instruments = (*self.settings.instruments, *([Hurry(self.out_of_time)] if hurry else []))
-        PassManager((*steps, *parse_pipeline(AFTER)), instruments).run(graph, context)
+        whole = (*steps, *parse_pipeline(AFTER))
+        if context.skip:
+            graph = work.cleaned.clone()
+            PassManager(whole, instruments).run(graph, context)
+        else:
+            graph = work.trail.run(work.cleaned, whole, context, instruments)
         self.interrupted |= bool(context.shared.get(INTERRUPTED))
         return graph
 
