@@ -90,7 +90,7 @@ class Builder:
         when they are not so already."""
         value = self._origin(value)
         access = self.read(value)
-        if access.is_contiguous(order):
+        if access.is_dense(order):
             return access
         chosen = tuple(order) if order is not None else tuple(range(access.rank))
         key = (value, chosen)
@@ -143,8 +143,8 @@ class Builder:
         order = channels_last(value.tensor.rank)
         if order is None or self.is_output(value):
             return None
-        fits = all(self.read(x).rank == value.tensor.rank and self.read(x).is_contiguous(order) for x in operands)
-        plain = all(self.read(x).is_contiguous() for x in operands)
+        fits = all(self.read(x).rank == value.tensor.rank and self.read(x).is_dense(order) for x in operands)
+        plain = all(self.read(x).is_dense() for x in operands)
         return order if fits and not plain else None
 
     def write_encoded(self, value: Value, order: Sequence[int] | None = None) -> EncodedAccess:
@@ -248,7 +248,7 @@ class Builder:
         self._node = None
         for value, buffer in zip(self.graph.outputs, self.outputs):
             access = self.read(value)
-            if access.buffer is not buffer or access.offset != 0 or not access.is_contiguous():
+            if access.buffer is not buffer or access.offset != 0 or not access.is_dense():
                 self.copy(access, dense(buffer, access.dtype, access.shape))
         return Program(
             self.graph, tuple(sorted(self.graph.symbols)), _split(self.steps), Segment(self.packing), self.outputs

@@ -68,7 +68,7 @@ def _with_layout(value: Value, builder: Builder) -> TensorType | None:
     if not isinstance(place, Access) or not isinstance(value.type, TensorType):
         return None
     order = place.dense_order()
-    plain = order is None or place.is_contiguous()
+    plain = order is None or place.is_dense()
     return replace(value.type, layout=None if plain or order is None else Layout(order))
 
 

@@ -161,7 +161,7 @@ def channels_last_bytes(place: EncodedAccess, order: Sequence[int], b: Builder) 
     """Quantized activations with their bytes channels-last, copied when they are not."""
     values = place.part("values")
     assert values is not None
-    if values.is_contiguous(order):
+    if values.is_dense(order):
         return place
     copy = b.temp(values.dtype, values.shape, order)
     b.copy(values, copy)

@@ -15,24 +15,14 @@ from mcomp.backends.cpu.lower.pair import lower_pair, pair_at
 from mcomp.backends.cpu.lower.products import ANCHORS
 from mcomp.ir.dtypes import f64
 from mcomp.ir.encoding import Affine
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.graph import Node
+from mcomp.lowering.fused import body_nodes, part_of, run_at, seen_outside, with_tail
 
 
 @lowers("fused", target=TARGET)
 def lower_fused(node: Node, b: Builder) -> Declined | None:
     """The body, in as few kernels as there are for it."""
-    body: Graph = node.attrs["body"]
-    for inside, operand in zip(body.inputs, node.operands):
-        if operand is not None:
-            b.alias(inside, operand)
-    for value, result in zip(body.outputs, node.results):
-        b.rename(result, value)
-    nodes: list[Node] = []
-    for member in body.nodes:
-        if member.op.name in ("const", "full"):
-            b.lower(member)
-        else:
-            nodes.append(member)
+    nodes = body_nodes(node, b)
     at = 0
     while at < len(nodes):
         at += _piece(nodes, at, b)
@@ -53,15 +43,15 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
             return taken
     region = row_region(nodes[at:])
     if region is not None:
-        refused = b.attempt(lambda: lower_rows(region, b), _part(nodes, region.nodes))
+        refused = b.attempt(lambda: lower_rows(region, b), part_of(nodes, region.nodes))
         if refused is None:
             return len(region.nodes)
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
                          refused.remedy)
     if is_scalar(first):
-        run = _run(nodes, at, None, b)
-        outputs = _seen_outside(run)
-        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b), _part(nodes, run)) is None:
+        run = run_at(nodes, at, None, _follows)
+        outputs = seen_outside(run)
+        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b), part_of(nodes, run)) is None:
             return len(run)
     b.lower(first)
     return 1
@@ -71,49 +61,11 @@ def _with_tail(
     nodes: Sequence[Node], at: int, head: Sequence[Node], rule: Callable[[Tail], Declined | None], b: Builder, *,
     alone: bool = False,
 ) -> int:
-    """Lower a head, at place `at`, with as much of the run behind it as the rule takes; returns how many nodes those are, 0
-    when there is no such run. `alone`: the head without any is worth trying too."""
-    anchor = head[-1].result
-    tail = _run(nodes, at + len(head), anchor, b)
-    while tail or alone:
-        taken = [*head, *tail]
-        end = Tail(anchor, tuple(tail), tuple((v, v) for v in _seen_outside(taken)))
-        refused = b.attempt(lambda end=end: rule(end), _part(nodes, taken))  # type: ignore[misc]
-        if refused is None:
-            return len(taken)
-        name = " and ".join(n.op.name for n in head)
-        b.context.missed("lower", head[0], f"{name} with its epilogue: {refused.reason}", refused.remedy)
-        alone = alone and bool(tail)
-        tail = tail[: len(tail) // 2]
-    return 0
+    return with_tail(nodes, at, head, rule, Tail, _follows, b, alone=alone)
 
 
-def _part(nodes: Sequence[Node], taken: Sequence[Node]) -> Sequence[Node]:
-    """Nodes of a body that one kernel takes, as far as those are not all."""
-    return taken if len(taken) < len(nodes) else ()
-
-
-def _run(nodes: Sequence[Node], start: int, anchor: Value | None, b: Builder) -> list[Node]:
-    """Nodes from `start` on that are computed index by index, all results of one shape, up to the first that quantizes;
-    what they read comes from before, from the anchor or from the run."""
-    run: list[Node] = []
-    shape = None if anchor is None else anchor.tensor.shape
-    for node in nodes[start:]:
-        if not is_scalar(node) and not _is_static(node):
-            break
-        if shape is not None and node.type.shape != shape:
-            break
-        shape = node.type.shape
-        run.append(node)
-        if node.op.name == "quantize":
-            break
-    return run
-
-
-def _seen_outside(run: Sequence[Node]) -> list[Value]:
-    """The values of a run that others use, or that leave the body."""
-    inside = set(run)
-    return [v for node in run for v in node.results if any(user not in inside for user in v.users)]
+def _follows(node: Node) -> bool:
+    return is_scalar(node) or _is_static(node)
 
 
 def _is_static(node: Node) -> bool:

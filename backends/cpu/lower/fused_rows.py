@@ -293,7 +293,7 @@ class _Rows:
         if value is None or name is None or value.tensor.dtype is not dtypes.f32:
             return None
         rows = self.arguments.shape[self.arguments.split :]
-        dense = value.tensor.shape == rows and self.b.read(value).is_contiguous()
+        dense = value.tensor.shape == rows and self.b.read(value).is_dense()
         return name if dense else None
 
     def _behind(self) -> list[str] | str:

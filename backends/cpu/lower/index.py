@@ -221,7 +221,7 @@ def lower_masked_scatter(node: Node, b: Builder) -> Declined | None:
     out = b.write(node.result)
     x, src = b.contiguous(node.operand(0)), b.contiguous(node.operand(2))
     mask = b.read(node.operand(1)).expand(out.shape)
-    if not mask.is_contiguous():
+    if not mask.is_dense():
         dense = b.temp(mask.dtype, mask.shape)
         b.copy(mask, dense)
         mask = dense
@@ -280,7 +280,7 @@ def lower_pad(node: Node, b: Builder) -> Declined | None:
 def _pixels_first(node: Node, x: Access, b: Builder) -> tuple[int, ...] | None:
     """Channels-last for a result whose operand, perhaps a part of an image, has its channels side by side."""
     order = channels_last(x.rank)
-    if order is None or x.strides[1] != 1 or x.shape[1] == 1 or x.is_contiguous() or b.is_output(node.result):
+    if order is None or x.strides[1] != 1 or x.shape[1] == 1 or x.is_dense() or b.is_output(node.result):
         return None
     return order
 

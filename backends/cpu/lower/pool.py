@@ -79,9 +79,9 @@ def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | No
         return Declined(f"{encoding} is not ordered as its bytes are")
     order = values.dense_order()
     last = order == channels_last(values.rank)
-    if order is None or not (last or values.is_contiguous()) or (last and values.is_contiguous()):
+    if order is None or not (last or values.is_dense()) or (last and values.is_dense()):
         order, last = None, False
-    if not values.is_contiguous(order):
+    if not values.is_dense(order):
         return Declined("its bytes are not dense")
     pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
     text, numbers = _shape(values, node.result.tensor.shape, node, pads, last)

@@ -144,7 +144,7 @@ def byte_rows(place: EncodedAccess) -> str | None:
     if encoding.scale is None and encoding.axis not in ((), tuple(range(type.rank - 1))):
         return "the activations' scales do not lie along their rows"
     values = place.part("values")
-    return None if values is not None and values.is_contiguous() else "the activations are not row-major"
+    return None if values is not None and values.is_dense() else "the activations are not row-major"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
 def _is_image(node: Node, b: Builder, x: Access) -> bool:
     """Whether the operand is planes of few channels in row-major order: convolutions want their pixels together. Heads of
     an attention are no channels, and rows of a linear lie in order."""
-    if x.rank != 4 or x.shape[1] not in (2, 3, 4) or not x.is_contiguous() or b.is_output(node.result):
+    if x.rank != 4 or x.shape[1] not in (2, 3, 4) or not x.is_dense() or b.is_output(node.result):
         return False
     return not _feeds(node.result, "attention") and not _feeds(node.result, "linear")
 

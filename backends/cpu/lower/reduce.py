@@ -23,7 +23,7 @@ def middle(access: Access, axes: Sequence[int]) -> dict[str, Size] | None:
     if not axes:
         return None
     first, last = min(axes), max(axes)
-    if sorted(axes) != list(range(first, last + 1)) or not access.is_contiguous():
+    if sorted(axes) != list(range(first, last + 1)) or not access.is_dense():
         return None
     return {
         "outer": dims.product(access.shape[:first]), "n": dims.product(access.shape[first : last + 1]),
@@ -53,7 +53,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
         b.call(node.op.name, f"{declared}reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
                numbers={**numbers, **last}, headers=HEADERS)
         return None
-    if not x.is_contiguous() and not any(s == 0 for s in x.strides) and len(axes) == x.rank and x.dense_order() is not None:
+    if not x.is_dense() and not any(s == 0 for s in x.strides) and len(axes) == x.rank and x.dense_order() is not None:
         x = Access(x.buffer, x.dtype, (x.numel,), (1,), x.offset)
         axes = (0,)
     sizes = middle(x, axes)
@@ -77,7 +77,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
 def _spatial_mean(x: Access, axes: Sequence[int]) -> dict[str, Size] | None:
     """A channels-last tensor reduced over its spatial axes: rows of pixels by channels."""
     order = (0, *range(2, x.rank), 1)
-    if x.rank < 3 or sorted(axes) != list(range(2, x.rank)) or x.is_contiguous() or not x.is_contiguous(order):
+    if x.rank < 3 or sorted(axes) != list(range(2, x.rank)) or x.is_dense() or not x.is_dense(order):
         return None
     return {"outer": x.shape[0], "n": dims.product(x.shape[2:]), "inner": x.shape[1]}
 

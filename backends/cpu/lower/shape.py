@@ -135,25 +135,15 @@ def lower_split(node: Node, b: Builder) -> Declined | None:
 @lowers("unfold", target=TARGET)
 def lower_unfold(node: Node, b: Builder) -> Declined | None:
     """Windows of an axis: the result's last axis runs inside of a window."""
-    access, axis = b.read(node.operand(0)), node.attrs["axis"]
-    stride = access.strides[axis]
-    strides = list(access.strides)
-    strides[axis] = dims.mul(stride, node.attrs["step"])
-    b.bind(node.result, Access(access.buffer, access.dtype, node.type.shape, (*strides, stride), access.offset))
+    b.bind(node.result, b.read(node.operand(0)).windows(node.attrs["axis"], node.attrs["step"], node.type.shape))
     return None
 
 
 @lowers("diagonal", target=TARGET)
 def lower_diagonal(node: Node, b: Builder) -> Declined | None:
     """A diagonal of two axes; it becomes the last axis."""
-    access, a = b.read(node.operand(0)), node.attrs
-    first, second, offset = a["axis1"], a["axis2"], a["offset"]
-    start = dims.mul(access.strides[second], offset) if offset >= 0 else dims.mul(access.strides[first], -offset)
-    step = dims.add(access.strides[first], access.strides[second])
-    rest = access.without((first, second))
-    b.bind(node.result, Access(
-        access.buffer, access.dtype, node.type.shape, (*rest.strides, step), dims.add(access.offset, start)
-    ))
+    a = node.attrs
+    b.bind(node.result, b.read(node.operand(0)).diagonal(a["axis1"], a["axis2"], a["offset"], node.type.shape))
     return None
 
 
@@ -173,12 +163,7 @@ def lower_cat(node: Node, b: Builder) -> Declined | None:
 @lowers("flip", target=TARGET)
 def lower_flip(node: Node, b: Builder) -> Declined | None:
     """A view with negative strides."""
-    access = b.read(node.operand(0))
-    strides, offset = list(access.strides), access.offset
-    for axis in node.attrs["axes"]:
-        offset = dims.add(offset, dims.mul(strides[axis], dims.add(access.shape[axis], -1)))
-        strides[axis] = dims.mul(strides[axis], -1)
-    b.bind(node.result, Access(access.buffer, access.dtype, access.shape, tuple(strides), offset))
+    b.bind(node.result, b.read(node.operand(0)).reversed(node.attrs["axes"]))
     return None
 
 
@@ -188,13 +173,10 @@ def lower_repeat(node: Node, b: Builder) -> Declined | None:
     access, repeats = b.read(node.operand(0)), node.attrs["repeats"]
     if len(repeats) != access.rank:
         return Declined("the repeats do not match the rank")
-    out = b.write(node.result)
-    split: list[Dim] = []
-    for times, size in zip(repeats, access.shape):
-        split += [times, size]
-    target = out.reshape(split)
+    repeated, split = access.repeated(repeats)
+    target = b.write(node.result).reshape(split)
     assert target is not None
-    b.copy(access.insert(range(0, 2 * access.rank, 2)).expand(split), target)
+    b.copy(repeated, target)
     return None
 
 

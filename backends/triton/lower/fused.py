@@ -16,7 +16,8 @@ from mcomp.backends.triton.lower.products import linear, matmul
 from mcomp.backends.triton.lower.reduce import OTHER, SIMPLE, reduction
 from mcomp.backends.triton.lower.rows import batch_norm, lower_rows, norm_with_tail, row_region
 from mcomp.backends.triton.lower.tail import Tail
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.graph import Node
+from mcomp.lowering.fused import body_nodes, part_of, run_at, seen_outside, with_tail
 
 Anchor = Callable[[Node, Tail, Builder], "Declined | None"]
 ANCHORS: dict[str, Anchor] = {
@@ -30,18 +31,7 @@ ANCHORS: dict[str, Anchor] = {
 @lowers("fused", target=TARGET)
 def lower_fused(node: Node, b: Builder) -> Declined | None:
     """The body, in as few kernels as there are for it."""
-    body: Graph = node.attrs["body"]
-    for inside, operand in zip(body.inputs, node.operands):
-        if operand is not None:
-            b.alias(inside, operand)
-    for value, result in zip(body.outputs, node.results):
-        b.rename(result, value)
-    nodes: list[Node] = []
-    for member in body.nodes:
-        if member.op.name in ("const", "full"):
-            b.lower(member)
-        else:
-            nodes.append(member)
+    nodes = body_nodes(node, b)
     at = 0
     while at < len(nodes):
         at += _piece(nodes, at, b)
@@ -63,7 +53,7 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
             return taken
     region = row_region(nodes[at:])
     if region is not None:
-        refused = b.attempt(lambda: lower_rows(region, b), _part(nodes, region.nodes))
+        refused = b.attempt(lambda: lower_rows(region, b), part_of(nodes, region.nodes))
         if refused is None:
             return len(region.nodes)
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
@@ -71,12 +61,12 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     reduced = _reduction_at(nodes[at:])
     if reduced is not None:
         *before, last = reduced
-        if b.attempt(lambda: reduction(last, before, b), _part(nodes, reduced)) is None:
+        if b.attempt(lambda: reduction(last, before, b), part_of(nodes, reduced)) is None:
             return len(reduced)
     if is_scalar(first):
-        run = _run(nodes, at, None)
-        outputs = _seen_outside(run)
-        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b), _part(nodes, run)) is None:
+        run = run_at(nodes, at, None, _follows)
+        outputs = seen_outside(run)
+        if len(run) > 1 and b.attempt(lambda: lower_region(run, outputs, outputs, b), part_of(nodes, run)) is None:
             return len(run)
     b.lower(first)
     return 1
@@ -100,46 +90,8 @@ def _with_tail(
     nodes: Sequence[Node], at: int, head: Sequence[Node], rule: Callable[[Tail], Declined | None], b: Builder, *,
     alone: bool = False,
 ) -> int:
-    """Lower a head, at place `at`, with as much of the run behind it as the rule takes; returns how many nodes those are, 0
-    when there is no such run. `alone`: the head without any is worth trying too."""
-    anchor = head[-1].result
-    tail = _run(nodes, at + len(head), anchor)
-    while tail or alone:
-        taken = [*head, *tail]
-        end = Tail(anchor, tuple(tail), tuple((v, v) for v in _seen_outside(taken)))
-        refused = b.attempt(lambda end=end: rule(end), _part(nodes, taken))  # type: ignore[misc]
-        if refused is None:
-            return len(taken)
-        name = " and ".join(n.op.name for n in head)
-        b.context.missed("lower", head[0], f"{name} with its epilogue: {refused.reason}", refused.remedy)
-        alone = alone and bool(tail)
-        tail = tail[: len(tail) // 2]
-    return 0
+    return with_tail(nodes, at, head, rule, Tail, _follows, b, alone=alone)
 
 
-def _part(nodes: Sequence[Node], taken: Sequence[Node]) -> Sequence[Node]:
-    """Nodes of a body that one kernel takes, as far as those are not all."""
-    return taken if len(taken) < len(nodes) else ()
-
-
-def _run(nodes: Sequence[Node], start: int, anchor: Value | None) -> list[Node]:
-    """Nodes from `start` on that are computed element by element, all results of one shape, up to the first that
-    quantizes."""
-    run: list[Node] = []
-    shape = None if anchor is None else anchor.tensor.shape
-    for node in nodes[start:]:
-        if not is_scalar(node) and not is_static_quantize(node):
-            break
-        if shape is not None and node.type.shape != shape:
-            break
-        shape = node.type.shape
-        run.append(node)
-        if node.op.name == "quantize":
-            break
-    return run
-
-
-def _seen_outside(run: Sequence[Node]) -> list[Value]:
-    """The values of a run that others use, or that leave the body."""
-    inside = set(run)
-    return [v for node in run for v in node.results if any(user not in inside for user in v.users)]
+def _follows(node: Node) -> bool:
+    return is_scalar(node) or is_static_quantize(node)

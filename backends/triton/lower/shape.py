@@ -109,23 +109,15 @@ def lower_split(node: Node, b: Builder) -> Declined | None:
 @lowers("unfold", target=TARGET)
 def lower_unfold(node: Node, b: Builder) -> Declined | None:
     """Windows of an axis: the result's last axis runs inside of a window."""
-    view, axis = b.read(node.operand(0)), node.attrs["axis"]
-    stride = view.strides[axis]
-    strides = list(view.strides)
-    strides[axis] = dims.mul(stride, node.attrs["step"])
-    b.bind(node.result, View(view.buffer, view.dtype, node.type.shape, (*strides, stride), view.offset))
+    b.bind(node.result, b.read(node.operand(0)).windows(node.attrs["axis"], node.attrs["step"], node.type.shape))
     return None
 
 
 @lowers("diagonal", target=TARGET)
 def lower_diagonal(node: Node, b: Builder) -> Declined | None:
     """A diagonal of two axes; it becomes the last axis."""
-    view, a = b.read(node.operand(0)), node.attrs
-    first, second, offset = a["axis1"], a["axis2"], a["offset"]
-    start = dims.mul(view.strides[second], offset) if offset >= 0 else dims.mul(view.strides[first], -offset)
-    step = dims.add(view.strides[first], view.strides[second])
-    rest = view.without((first, second))
-    b.bind(node.result, View(view.buffer, view.dtype, node.type.shape, (*rest.strides, step), dims.add(view.offset, start)))
+    a = node.attrs
+    b.bind(node.result, b.read(node.operand(0)).diagonal(a["axis1"], a["axis2"], a["offset"], node.type.shape))
     return None
 
 
@@ -135,12 +127,7 @@ def lower_flip(node: Node, b: Builder) -> Declined | None:
     view = b.read(node.operand(0))
     if view.dtype.name not in KNOWN:
         return Declined(f"{view.dtype} has no views with negative strides")
-    strides, offset = list(view.strides), view.offset
-    for axis in node.attrs["axes"]:
-        offset = dims.add(offset, dims.mul(strides[axis], dims.add(view.shape[axis], -1)))
-        strides[axis] = dims.mul(strides[axis], -1)
-    out = b.write(node.result)
-    b.copy(View(view.buffer, view.dtype, view.shape, tuple(strides), offset), out)
+    b.copy(view.reversed(node.attrs["axes"]), b.write(node.result))
     return None
 
 
@@ -168,13 +155,10 @@ def lower_repeat(node: Node, b: Builder) -> Declined | None:
     view, repeats = b.read(node.operand(0)), node.attrs["repeats"]
     if len(repeats) != view.rank or view.dtype.name not in KNOWN:
         return Declined("the repeats do not match the rank, or the element type has no kernel")
-    out = b.write(node.result)
-    split: list[Dim] = []
-    for times, size in zip(repeats, view.shape):
-        split += [times, size]
-    target = out.reshape(split)
+    repeated, split = view.repeated(repeats)
+    target = b.write(node.result).reshape(split)
     assert target is not None
-    b.copy(view.insert(range(0, 2 * view.rank, 2)).expand(split), target)
+    b.copy(repeated, target)
     return None
 
 

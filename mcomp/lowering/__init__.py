@@ -1,0 +1,1 @@
+"""What backends that generate code have in common: strided views of buffers, and fused nodes."""
