@@ -57,8 +57,7 @@ class Sample:
         magnitude = clean.abs().amax(over) if over else clean.abs()
         self.magnitude = magnitude if self.magnitude is None else torch.maximum(self.magnitude, magnitude)
         flat = clean.reshape(-1)
-        step = max(1, flat.numel() * batches // _KEPT_VALUES)
-        self.values.append(flat[::step].clone())
+        self.values.append(flat[self._places(flat.numel(), max(1, _KEPT_VALUES // batches))])
         self._keep(clean, batches)
         self.seen += 1
 
@@ -69,10 +68,20 @@ class Sample:
         share = max(1, limit // batches)
         if self.kept >= limit or rows.shape[0] == 0:
             return
-        step = max(1, rows.shape[0] // share)
-        taken = rows[::step][:share].clone()
+        taken = rows[self._places(rows.shape[0], share)]
         self.whole.append(taken)
         self.kept += taken.shape[0]
+
+    def _places(self, count: int, wanted: int) -> Tensor:
+        """At most so many places of a batch, one somewhere in each of as many equal parts: even steps could always meet the
+        first token of a sentence, or the same channels."""
+        import torch
+
+        if count <= wanted:
+            return torch.arange(count)
+        edges = torch.arange(wanted + 1) * count // wanted
+        within = torch.rand(wanted, generator=torch.Generator().manual_seed(self.seen))
+        return edges[:-1] + (within * (edges[1:] - edges[:-1])).long()
 
     def rows(self) -> Tensor:
         """The rows (or images) kept."""

@@ -1,0 +1,28 @@
+"""What is sampled of activations: all kinds of rows, whatever pattern they come in."""
+
+import torch
+
+from mcomp.passes.compress.samples import Sample
+
+
+def test_rows_of_equally_long_sentences_are_not_all_of_the_same_token() -> None:
+    tokens = torch.arange(24.0).repeat(8)
+    sample = Sample(-1)
+    for _ in range(32):
+        sample.add(tokens.unsqueeze(1).expand(-1, 16).contiguous(), 32)
+    kept = sample.rows()[:, 0]
+    assert len(kept) == 512
+    assert len(kept.unique()) == 24
+    assert set(sample.flat().unique().tolist()) == set(range(24))
+
+
+def test_a_sample_is_the_same_each_time_and_never_more_than_there_is() -> None:
+    first, second = Sample(-1), Sample(-1)
+    for sample in (first, second):
+        for batch in range(4):
+            sample.add(torch.arange(40.0).reshape(10, 4) + batch, 4)
+    assert torch.equal(first.rows(), second.rows())
+    assert len(first.rows()) == 40
+    few = Sample(-1)
+    few.add(torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), 200)
+    assert len(few.rows()) == 2
