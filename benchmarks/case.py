@@ -61,6 +61,8 @@ class Case:
     """More inputs without labels, for those who train; apart from `selection` and `test`."""
     also: Mapping[str, Callable[[Run], float]] = field(default_factory=dict)
     """Other scores of a runner, by name, that decide nothing either."""
+    beside: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    """Scores of other models on the test data, by name, to be told beside."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Sizes besides the batch that one artifact is to serve, as `mcomp.optimize` takes them."""
 

@@ -227,6 +227,8 @@ def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: 
     plan = Plan(tuple(runners), loading, options.threads, options.rounds, options.burst, False)
     with tempfile.TemporaryDirectory() as scratch:
         result = run_case(plan, case, Path(scratch), True)
+    for name, score in case.beside.items():
+        result.entries[0].also[name] = score()
     for entry in result.entries:
         if entry.peer == "artifact":
             entry.details = more.get(entry.variant, {})

@@ -207,6 +207,7 @@ def _tabular(
             metric=metrics.top1,
             unit="top-1 %",
             unlabelled=Samples(teachers.training_rows(rows).inputs),
+            beside={"logistic regression": lambda: teachers.linear_score(rows)},
         )
 
     load.__doc__ = f"{title}; test: top-1 on rows that nothing was trained on."

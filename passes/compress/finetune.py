@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph, Value
-from mcomp.ir.printer import graph_text
 from mcomp.ops.base import Effect
 from mcomp.passes.compress.region import residual_regions
 from mcomp.passes.compress.teaching import (
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Report", "common_features", "finetune"]
 
 _FEATURES = 6
-_KEPT_BYTES = 1 << 28
 _CYCLE = 8
 """Epochs after which changed inputs come again, so that the teacher need not run any more."""
 
@@ -51,7 +48,7 @@ def finetune(
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective, kinds_of
     from mcomp.passes.compress.training.precision import wants_bf16
-    from mcomp.passes.compress.training.tasks import Matching, running_teacher
+    from mcomp.passes.compress.training.tasks import Matching, running_teacher, taught_values
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
 
@@ -73,7 +70,7 @@ def finetune(
     flags = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
     teacher = None
     if augment is None and not pairs and not _states(graph):
-        known = _taught(dense, calibration, targets)
+        known = taught_values(dense, calibration, targets, limit_bytes=CACHED_BYTES)
         if len(known) == len(batches):
             batches = [[*row, *found] for row, found in zip(batches, known)]
             flags = None if flags is None else [*flags, *([True] * len(targets))]
@@ -89,20 +86,6 @@ def finetune(
         bf16=wants_bf16(student, chosen.precision),
     )
     return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
-
-
-def _taught(dense: Graph, calibration: Calibration, targets: Sequence[Value]) -> list[list[Any]]:
-    """What the dense graph gives on the calibration data; kept, where it is not much, for who trains against it again."""
-    from mcomp.passes.compress.training.tasks import values_on
-
-    names = ",".join(v.name for v in targets)
-    key = "taught " + hashlib.sha256(f"{graph_text(dense, digests=32)}{names}".encode()).hexdigest()
-    known: list[list[Any]] | None = calibration.memo.get(key)
-    if known is None:
-        known = values_on(dense, calibration, targets, limit_bytes=CACHED_BYTES)
-        if sum(y.numel() * y.element_size() for row in known for y in row) <= _KEPT_BYTES:
-            calibration.memo[key] = known
-    return known
 
 
 def common_features(graph: Graph, dense: Graph) -> list[tuple[Value, Value]]:

@@ -107,12 +107,12 @@ def _student(
 
 def _targets(region: Region, dense: Graph, calibration: Calibration) -> list[list[Any]]:
     """What the region's outputs are to be, batch by batch: the dense graph's values of their names, else its own."""
-    from mcomp.passes.compress.training.tasks import only_relevant, values_on
+    from mcomp.passes.compress.training.tasks import only_relevant, taught_values
 
     wanted = [same_value(dense, v) for v in region.outputs]
     known = [v for v in wanted if v is not None]
     taught, values = (dense, known) if len(known) == len(wanted) else (region.graph, list(region.outputs))
-    found = values_on(taught, calibration, values, limit_bytes=CACHED_BYTES // 2)
+    found = taught_values(taught, calibration, values, limit_bytes=CACHED_BYTES // 2)
     inside = not any(region.graph.is_output(v) for v in region.outputs)
     return list(only_relevant(found, calibration) if inside else found)
 

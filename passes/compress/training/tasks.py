@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcomp.ir.graph import Graph, Value
+from mcomp.ir.printer import graph_text
 from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
 from mcomp.passes.compress.training.augment import Augment
@@ -19,6 +21,8 @@ from mcomp.passes.compress.training.precision import steps_in
 from mcomp.passes.compress.training.trainer import mean_loss
 from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.runtime.calibration import Calibration
+
+_KEPT_BYTES = 1 << 28
 
 Teacher = Callable[[Sequence[Any]], list[Tensor]]
 
@@ -137,6 +141,21 @@ def values_on(
             break
         found.append(row)
     return found
+
+
+def taught_values(
+    dense: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int
+) -> list[list[Tensor]]:
+    """As `values_on`; kept with the calibration data, where it is not much, for who trains against them again."""
+    names = ",".join(v.name for v in wanted)
+    digest = hashlib.sha256(f"{graph_text(dense, digests=32)}{names} {limit_bytes}".encode()).hexdigest()
+    key = f"taught {digest}"
+    known: list[list[Tensor]] | None = calibration.memo.get(key)
+    if known is None:
+        known = values_on(dense, calibration, wanted, limit_bytes=limit_bytes)
+        if sum(y.numel() * y.element_size() for row in known for y in row) <= _KEPT_BYTES:
+            calibration.memo[key] = known
+    return known
 
 
 def only_relevant(rows: Sequence[Sequence[Tensor]], calibration: Calibration) -> list[list[Tensor]]:
