@@ -12,6 +12,8 @@ from benchmarks.results import CaseResult, Entry, Results
 PLAN, INT8, EAGER = "mcomp plan", "mcomp int8", "eager"
 _LOOKS = (("mcomp front", "o", "tab:blue"), (PLAN, "*", "tab:red"), (INT8, "s", "black"), ("mcomp", "^", "tab:green"))
 _OTHERS = ("x", "tab:gray")
+_SHOWN = 5.0
+"""Points of quality below the uncompressed model's that the picture goes down to."""
 
 
 def table(results: Results) -> str:
@@ -62,16 +64,24 @@ def draw(results: Results, path: Path) -> Path:
 
 
 def _panel(axes: Any, case: CaseResult, points: Sequence[tuple[Entry, float]], label: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     shown = [(e, x) for e, x in points if e.quality is not None and x == x]
     for entry, x in shown:
         marker, colour = next(((m, c) for prefix, m, c in _LOOKS if entry.name.startswith(prefix)), _OTHERS)
         axes.plot([x], [entry.quality], marker, color=colour, markersize=12 if marker == "*" else 7)
-        axes.annotate(entry.name.removeprefix("mcomp "), (x, entry.quality), fontsize=7, xytext=(4, 4),
-                      textcoords="offset points")
+        axes.annotate(entry.name.removeprefix("mcomp "), (x, entry.quality), fontsize=6, xytext=(4, 3),
+                      textcoords="offset points", rotation=20, annotation_clip=True)
     dense = next((e.quality for e, _ in points if e.name == EAGER), None)
     if dense is not None:
         axes.axhline(dense, color="lightgray", linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    lowest = min((e.quality for e, _ in shown if e.quality is not None), default=0.0)
+    if dense is not None and lowest < dense - _SHOWN:
+        axes.set_ylim(bottom=dense - _SHOWN)
     axes.set_xlabel(label)
     axes.set_ylabel(case.unit)
     axes.set_title(case.title, fontsize=9)
