@@ -65,8 +65,8 @@ def interleave(
 
 
 def _settle(spinning: bool) -> None:
-    """Wait until the threads of what ran before sleep: a thread that wakes while they spin is put on the core of the one that
-    waits for it, and stays there for a while."""
+    """Wait until the threads of what ran before sleep: a thread that wakes while they spin is put on the core of the one
+    that waits for it, and stays there for a while."""
     time.sleep(_REST if spinning else _PAUSE)
 
 
