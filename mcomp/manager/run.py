@@ -20,15 +20,17 @@ class PassManager:
         self.instruments = tuple(instruments)
         self._index = 0
 
-    def run(self, graph: Graph, context: Context | None = None) -> bool:
+    def run(self, graph: Graph, context: Context | None = None, *, checked: bool = False) -> bool:
         """Change `graph` in place; returns whether anything changed.
 
-        Every pass's `check` runs first, so that what is infeasible fails before any work. A pass that raises leaves the
+        Every pass's `check` runs first, so that what is infeasible fails before any work (`checked`: it did already, on the
+        graph that the whole pipeline began with). A pass that raises leaves the
         graph as its last finished edit left it; instruments are told, then the error goes on.
         """
         context = context or Context()
-        for item in passes_of(self.steps):
-            item.check(graph, context)
+        if not checked:
+            for item in passes_of(self.steps):
+                item.check(graph, context)
         self._index = 0
         for instrument in self.instruments:
             instrument.start(graph, context)

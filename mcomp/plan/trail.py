@@ -48,7 +48,7 @@ class Trail:
             self._places[known[:count]] = self._places.pop(known[:count])
             context.take_up(place.remarks, place.shared, place.random)
         recorder = _Recorder(self, known, count)
-        PassManager(known[count:], (*instruments, recorder)).run(work, context)
+        PassManager(known[count:], (*instruments, recorder)).run(work, context, checked=True)
         return work
 
     def _at(self, steps: tuple[Step, ...]) -> _Place | None:

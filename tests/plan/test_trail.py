@@ -5,6 +5,7 @@ import pytest
 from mcomp.ir import Graph, parse_graph
 from mcomp.ir.printer import graph_text
 from mcomp.manager import Context, Instrument, Pass, PassResult, parse_pipeline
+from mcomp.passes.compress.quantize import Quantize
 from mcomp.plan.trail import Trail
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import mixed, mlp
@@ -51,6 +52,15 @@ def test_a_student_learns_from_the_graph_before_the_pipeline() -> None:
     _, context, _ = run(trail, "prune{ratio=0.5},distill{steps=4,rate=0.01}", graph)
     teacher = context.shared["distill.teacher"]
     assert graph_text(teacher, digests=32) == graph_text(graph, digests=32)
+
+
+def test_passes_are_checked_once_on_the_graph_before_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, trail = mlp(outputs=64), Trail()
+    run(trail, "prune{ratio=0.5},dce", graph)
+    checked: list[Graph] = []
+    monkeypatch.setattr(Quantize, "check", lambda self, given, context: checked.append(given))
+    run(trail, "prune{ratio=0.5},quantize{bits=8}", graph)
+    assert checked == [graph]
 
 
 def test_only_the_last_places_are_kept() -> None:
