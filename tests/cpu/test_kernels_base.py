@@ -142,6 +142,16 @@ def test_nested_and_concurrent_calls_run_alone() -> None:
     assert all(1 <= workers <= 2 for _, workers in results)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_threads_leave_each_others_core() -> None:
+    lib = load("base_driver", "portable")
+    shared = 0
+    for _ in range(50):
+        lib.on_one_core(1)
+        shared += lib.on_one_core(0)
+    assert shared < 25  # nearly always, if they stayed; the system may still put them together now and then
+
+
 def test_short_regions_take_threads_only_while_they_are_awake() -> None:
     lib = load("base_driver", "portable")
     in_a_row = (count_phases(lib, -2, 8, 2) for _ in range(20_000))

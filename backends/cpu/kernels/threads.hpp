@@ -14,6 +14,8 @@
 // - A call made while another thread is inside the pool, or from inside a region, runs alone (count == 1).
 // - A region too short to wake threads for asks for `-threads`: it runs alone unless they are awake, or calls follow each
 //   other so closely that they will be.
+// - A thread that finds itself on the core of one that it works with moves to a core of its own, where there is one: a
+//   scheduler that packs threads leaves them there otherwise, and every barrier costs a time slice.
 // - After fork() the child starts with no pool and makes its own at its next call.
 // - When the shared object is unloaded or the process exits, sleeping threads are woken and joined.
 #pragma once
@@ -143,6 +145,7 @@ class Pool {
     pthread_t handle;
     int id;
     uint64_t seen;
+    std::atomic<int> core;
   };
 
   // A region's ticket: a sequence number above, the number of its workers in the low 16 bits, so that a thread that
@@ -195,6 +198,7 @@ class Pool {
     if (count == 1) return body(argument, Worker{});
     body_ = body;
     argument_ = argument;
+    caller_core_.store(sched_getcpu(), std::memory_order_relaxed);
     remaining_.store(count - 1, std::memory_order_relaxed);
     publish((ticket_.load(std::memory_order_relaxed) / kStep + 1) * kStep + static_cast<uint64_t>(count));
     body(argument, Worker{0, count, &barrier_});
@@ -216,7 +220,7 @@ class Pool {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (started_ < wanted) {
-      Thread* thread = new (std::nothrow) Thread{this, {}, started_ + 1, ticket_.load(std::memory_order_relaxed)};
+      Thread* thread = new (std::nothrow) Thread{this, {}, started_ + 1, ticket_.load(std::memory_order_relaxed), {-1}};
       if (thread == nullptr) break;
       if (pthread_create(&thread->handle, nullptr, main, thread) != 0) {
         delete thread;
@@ -252,9 +256,31 @@ class Pool {
       const uint64_t count = seen % kStep;
       if (count == kStop) return nullptr;
       if (static_cast<uint64_t>(self->id) >= count) continue;
+      pool->keep_apart(*self, static_cast<int>(count));
       pool->body_(pool->argument_, Worker{self->id, static_cast<int>(count), &pool->barrier_});
       pool->remaining_.fetch_sub(1, std::memory_order_release);
     }
+  }
+
+  // Moves this thread off a core that the caller, or a thread with a lower number, runs on.
+  void keep_apart(Thread& self, int count) {
+    const int core = sched_getcpu();
+    self.core.store(core, std::memory_order_relaxed);
+    bool shared = core == caller_core_.load(std::memory_order_relaxed);
+    for (int i = 0; i + 1 < self.id; ++i) shared |= core == threads_[i]->core.load(std::memory_order_relaxed);
+    if (!shared || core < 0) return;
+    cpu_set_t allowed, rest;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    rest = allowed;
+    remove(rest, caller_core_.load(std::memory_order_relaxed));
+    for (int i = 0; i + 1 < count; ++i) remove(rest, threads_[i]->core.load(std::memory_order_relaxed));
+    if (CPU_COUNT(&rest) == 0 || sched_setaffinity(0, sizeof rest, &rest) != 0) return;
+    self.core.store(sched_getcpu(), std::memory_order_relaxed);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+  }
+
+  static void remove(cpu_set_t& set, int core) {
+    if (core >= 0 && core < CPU_SETSIZE) CPU_CLR(core, &set);
   }
 
   uint64_t next_ticket(uint64_t seen) {
@@ -289,6 +315,7 @@ class Pool {
   alignas(64) std::atomic<int> remaining_{0};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<int> awake_{0};
+  std::atomic<int> caller_core_{-1};
   std::atomic<bool> busy_{false};
   Barrier barrier_;
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;

@@ -60,6 +60,22 @@ EXPORT int nested_workers(int threads) {
   return inner;
 }
 EXPORT int pool_threads() { return Pool::thread_count(); }
+// Puts the second of two threads on the caller's core, where `place` is set. Whether they share a core in this region.
+EXPORT int on_one_core(int place) {
+  int cores[2] = {-1, -2};
+  Pool::run(2, [&](const Worker& w) {
+    cores[w.id] = sched_getcpu();
+    w.barrier();
+    if (w.id == 0 || !place) return;
+    cpu_set_t allowed, one;
+    sched_getaffinity(0, sizeof allowed, &allowed);
+    CPU_ZERO(&one);
+    CPU_SET(cores[0], &one);
+    sched_setaffinity(0, sizeof one, &one);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+  });
+  return cores[0] == cores[1];
+}
 EXPORT void share_of(int64_t n, int64_t grain, int id, int count, int64_t* out) {
   const Range r = Worker{id, count, nullptr}.range(n, grain);
   out[0] = r.begin, out[1] = r.end;
