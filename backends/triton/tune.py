@@ -65,7 +65,7 @@ class Tuner:
     def way(self, choice: Choice, sizes: Numbers, time_way: Callable[[int], float]) -> int:
         """The way of a choice for given sizes. `time_way(i)` gives its milliseconds."""
         names = [name for name, _ in choice.ways]
-        launches = "+".join(s.name for _, way in choice.ways for s in way if isinstance(s, Launch))
+        launches = "+".join((*names, *(s.name for _, way in choice.ways for s in way if isinstance(s, Launch))))
         key = f"way {hashlib.sha256(launches.encode()).hexdigest()[:16]}|{_text(sizes)}"
         default = choice.default(sizes, self.device.chip)
         with self._lock:

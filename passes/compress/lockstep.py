@@ -15,7 +15,7 @@ from mcomp.manager.context import Context
 from mcomp.ops.encoded import decoded
 from mcomp.passes.analysis.liveness import Intervals, Liveness
 from mcomp.passes.compress.algebra import solve
-from mcomp.passes.compress.moments import ROWS, as_weight, weight_matrix
+from mcomp.passes.compress.moments import ROWS, TOGETHER, as_weight, weight_matrix
 from mcomp.passes.compress.readers import too_wide
 from mcomp.passes.compress.reading import Draw, clean, window_of
 from mcomp.runtime.calibration import Calibration
@@ -277,19 +277,34 @@ class _Sums:
         self.squares: Any = 0.0
         self.own: float = 0.0
         self.count = 0
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, y: Tensor, own: Tensor) -> None:
         """Rows x [G, P, K], y and own [G, P, N]."""
+        self.own += float(own.square().sum())
+        self.count += x.shape[1]
+        self._waiting.append((x, y))
+        if sum(rows.shape[1] for rows, _ in self._waiting) >= TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Add up what waits."""
+        import torch
+
+        if not self._waiting:
+            return
+        x, y = (torch.cat(parts, 1) for parts in zip(*self._waiting))
+        self._waiting = []
         self.gram = self.gram + x.transpose(-1, -2) @ x
         self.cross = self.cross + x.transpose(-1, -2) @ y
         self.inputs = self.inputs + x.sum(1)
         self.targets = self.targets + y.sum(1)
         self.squares = self.squares + y.square().sum(1)
-        self.own += float(own.square().sum())
-        self.count += x.shape[1]
 
     def joined(self, other: _Sums) -> _Sums:
         """The sums over the positions of both."""
+        self._multiply()
+        other._multiply()
         both = _Sums()
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         both.inputs, both.targets = self.inputs + other.inputs, self.targets + other.targets
@@ -298,6 +313,7 @@ class _Sums:
 
     def _centered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Covariance of x [G, K, K], of x and y [G, K, N], means of x and y."""
+        self._multiply()
         n = self.count
         x, y = self.inputs / n, self.targets / n
         return self.gram / n - x[..., :, None] * x[..., None, :], self.cross / n - x[..., :, None] * y[..., None, :], x, y

@@ -38,6 +38,8 @@ __all__ = [
 
 ROWS = 1 << 15
 """Positions (tokens, pixels) that moments are taken over, at most."""
+TOGETHER = 2048
+"""Positions whose products are added up at once: those of fewer read and write the sums more often than they compute."""
 
 
 @dataclass(frozen=True)
@@ -259,13 +261,25 @@ class _Sums:
     gram: Any = 0.0
     total: Any = 0.0
     count: int = 0
+    waiting: list[Tensor] = field(default_factory=list)
 
     def add(self, rows: Tensor) -> None:
-        self.gram = self.gram + (rows.transpose(-1, -2) @ rows).double()
-        self.total = self.total + rows.double().sum(-2)
         self.count += rows.shape[-2]
+        self.waiting.append(rows)
+        if sum(part.shape[-2] for part in self.waiting) >= TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        import torch
+
+        if self.waiting:
+            rows = torch.cat(self.waiting, -2)
+            self.waiting = []
+            self.gram = self.gram + (rows.transpose(-1, -2) @ rows).double()
+            self.total = self.total + rows.double().sum(-2)
 
     def moments(self) -> Moments:
+        self._multiply()
         return Moments(self.gram / self.count, self.total / self.count, self.count)
 
 

@@ -13,6 +13,7 @@ from mcomp.ir.encoding import DENSE, NM, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
+from mcomp.passes.compress.encode import dense_const, stored_floats
 from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from mcomp.passes.compress.prune import Prune
 
+_FLOATS = ("f32", "f64", "f16", "bf16")
 _ROUNDS = 32
 """Updates of the inverse matrix for one row of blocks."""
 _EXACT = 512
@@ -79,7 +81,7 @@ def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
     weight, bias = node.operand(1), node.maybe(2)
     if weight.weight is None:
         return "its weight is computed, not constant", "run fold before prune"
-    if weight.tensor.encoding != DENSE or weight.tensor.dtype.name != "f32":
+    if weight.tensor.encoding != DENSE or weight.tensor.dtype.name not in _FLOATS:
         return f"its weight is {weight.tensor}", "prune before it is compressed"
     if bias is not None and (bias.weight is None or bias.tensor.encoding != DENSE):
         return "its bias is computed, not constant", "run fold before prune"
@@ -225,15 +227,15 @@ def store_sparse(graph: Graph, context: Context, node: Node, found: Sparse) -> N
     old, held = node.operand(1), node.maybe(2)
     assert old.producer is not None and old.weight is not None
     type = old.tensor.with_encoding(found.encoding)
+    parts = {**found.parts, "values": stored_floats(found.parts["values"], type.dtype)}
     before = old.weight.nbytes
     with graph.edit("prune", loc=node.loc) as editor:
         loc = fused("prune", node.loc)
         weight = editor.const(
-            found.parts["values"], parts=found.parts, type=type, name=old.producer.attrs["name"], loc=old.producer.loc,
-            before=node,
+            parts["values"], parts=parts, type=type, name=old.producer.attrs["name"], loc=old.producer.loc, before=node,
         )
         name = held.producer.attrs["name"] if held is not None and held.producer is not None else f"{node.name}.bias"
-        bias = editor.const(found.bias.astype(np.float32), name=name, loc=loc, before=node)
+        bias = dense_const(editor, found.bias, type, name, loc=loc, before=node)
         editor.set_operands(node, (node.operand(0), weight, bias))
         editor.set_loc(node, loc)
         for value, new in ((old, weight), (held, bias)):

@@ -10,6 +10,7 @@ import torch
 
 from mcomp.errors import PassError
 from mcomp.ir import NM, BlockSparse, Graph, graph_text, parse_graph, verify
+from mcomp.ir.dtypes import DTYPES, to_torch
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.analysis import CouplingAnalysis, Operations
@@ -289,9 +290,11 @@ def test_blocks_that_do_not_tile_are_refused() -> None:
     assert len(graph.ledger) == 2
 
 
-def test_two_of_four() -> None:
-    graph, _, error = pruned(mlp(), "prune{what=nm}", [inputs()])
-    assert graph.value("w").tensor.encoding == NM(2, 4) and 0 < error < 0.4
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_two_of_four(dtype: str) -> None:
+    given = parse_graph(MLP.replace("f32", dtype), generate=True)
+    graph, _, error = pruned(given, "prune{what=nm}", [inputs().to(to_torch(DTYPES[dtype]))])
+    assert graph.value("w").tensor == given.value("w").tensor.with_encoding(NM(2, 4)) and 0 < error < 0.4
     assert (graph.value("w").weight.decode().reshape(64, -1, 4) != 0).sum(-1).max() <= 2
 
 

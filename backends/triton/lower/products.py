@@ -155,10 +155,13 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if isinstance(place, Coded) and byte_rows(place) is None and byte_weight(weight, b) is None:
         b.emit(_bytes(whole, place, b))
         return None
-    way = weight_way(weight, b)
+    from mcomp.backends.triton.lower.semi_structured import semi_structured_way
+
+    pairs = semi_structured_way(whole, b)
+    way = weight_way(weight, b, told=pairs is not None)
     ways: Ways = [("tile", [_tile(whole, way, b)]), ("vector", [_vector(whole, way, b)])]
     library = library_way(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else None
-    b.choose([*ways, *([library] if library is not None else [])], _by_rows, {"rows": sizes["rows"]})
+    b.choose([*ways, *(w for w in (library, pairs) if w is not None)], _by_rows, {"rows": sizes["rows"]})
     return None
 
 
@@ -170,12 +173,12 @@ def _by_rows(sizes: Numbers, chip: Chip) -> int:
     return 1 if sizes["rows"] <= VECTOR_ROWS else 0
 
 
-def weight_way(weight: Value, b: Builder) -> Way:
-    """How a weight is stored for products with floats."""
+def weight_way(weight: Value, b: Builder, told: bool = False) -> Way:
+    """How a weight is stored for products with floats. `told`: nothing need be said of one that is decoded."""
     place, encoding, found = b.place(weight), weight.tensor.encoding, b.weight(weight)
     fits = isinstance(encoding, Affine) and encoding.scale is None and not set(encoding.axis) - {0}
     if not isinstance(place, Coded) or not isinstance(encoding, Affine) or found is None or not fits:
-        if isinstance(place, Coded):
+        if isinstance(place, Coded) and not told:
             b.missed(f"its weight, {encoding}, is decoded when the model is loaded", "use int8, int4 or blocks")
         return Way("dense", b.read(weight))
     n, k = found.type.static_shape

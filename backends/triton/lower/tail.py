@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mcomp.backend import Declined
 from mcomp.backends.triton import configs
@@ -84,13 +85,19 @@ def library_way(
     places = [None if v is None else b.place(v) for v in node.operands]
     if any(isinstance(p, Coded) for p in places):
         return None
-    steps: list[Launch | TorchStep] = []
+    return "library", torch_steps(node, places, None, tail, views, room, b)
+
+
+def torch_steps(
+    node: Node, inputs: Sequence[Place | None], call: Callable[..., Any] | None, tail: Tail, views: dict[Value, View],
+    room: Sequence[Place], b: Builder,
+) -> list[Launch | TorchStep]:
+    """A kernel of a library for a node (`call`: see `TorchStep`), and one of ours for its tail."""
     direct = not tail.nodes and len(room) == 1 and isinstance(room[0], View) and room[0].is_dense()
     shape = node.type.shape
     target = room[0] if direct else b.temp(node.type.dtype, shape)
     assert isinstance(target, View)
-    inputs: list[Place | None] = list(places)
-    steps.append(TorchStep(node, inputs, [target], work_of(node), library=True))
+    steps: list[Launch | TorchStep] = [TorchStep(node, list(inputs), [target], work_of(node), library=True, call=call)]
     if not direct:
         text = KernelText()
         at = flat(text, shape)
@@ -98,4 +105,4 @@ def library_way(
         steps.append(b.launch("tail", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)},
                               kind="pointwise",
                               dtypes=(node.type.dtype.name,)))
-    return "library", steps
+    return steps
