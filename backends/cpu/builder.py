@@ -13,7 +13,7 @@ from mcomp.backends.cpu.loops import channels_last, common_order
 from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import DENSE, NM, BlockSparse
+from mcomp.ir.encoding import DENSE, NM, BlockSparse, Scaled
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
@@ -259,7 +259,7 @@ class Builder:
         if node.op.name == "const":
             return
         outer, self._node = self._node, node
-        rule = lowering(node, TARGET)
+        rule = None if _has_scaled(node) else lowering(node, TARGET)
         result = Declined("there is no kernel for it") if rule is None else self.attempt(lambda: rule(node, self))
         if isinstance(result, Declined):
             self.context.missed("lower", node, f"{node.op.name}: {result.reason}", result.remedy)
@@ -431,3 +431,9 @@ def _split(steps: Sequence[Step]) -> list[Segment | TorchStep]:
     if run:
         parts.append(Segment(run))
     return parts
+
+
+def _has_scaled(node: Node) -> bool:
+    """Whether a node reads or gives floats of 8 bits with scales, which no CPU multiplies."""
+    types = [v.type for v in (*node.operands, *node.results) if v is not None]
+    return any(isinstance(t, TensorType) and isinstance(t.encoding, Scaled) for t in types)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dtypes import DType
-from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, quantize_array
+from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, Scaled, quantize_array
 from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import TensorType
 
@@ -56,6 +56,8 @@ def random(type: TensorType, rng: np.random.Generator, scale: float) -> dict[str
         return _affine(values, encoding, rng)
     if isinstance(encoding, BlockSparse):
         return _blocks(values, encoding, type.dtype, rng)
+    if isinstance(encoding, Scaled):
+        return scaled(values, encoding)
     return {"values": stored(values, type.dtype)}
 
 
@@ -67,6 +69,15 @@ def stored(values: np.ndarray, dtype: DType) -> np.ndarray:
     from mcomp.ops.encoded import array_of
 
     return array_of(torch.from_numpy(values).to(to_torch(dtype)))
+
+
+def scaled(values: np.ndarray, encoding: Scaled) -> dict[str, np.ndarray]:
+    """The parts of floats of 8 bits."""
+    import torch
+
+    from mcomp.ops.encoded import array_of, scale_tensor
+
+    return {name: array_of(part) for name, part in scale_tensor(torch.from_numpy(values), encoding).parts.items()}
 
 
 def _affine(values: np.ndarray, encoding: Affine, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from mcomp.backends.triton.making import Making
 from mcomp.ir import dtypes
 from mcomp.ir.dims import Bounds, sym
 from mcomp.ir.dtypes import DType
-from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding
+from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, Scaled
 from mcomp.ir.graph import Graph, Value
 from mcomp.ops import op_named
 from mcomp.ops.elementwise import ElementWise
@@ -53,6 +53,7 @@ class Entry:
 B = sym("B")
 HALVES = (dtypes.f16, dtypes.bf16)
 FLOATS = (dtypes.f32, *HALVES)
+F8 = Scaled(axis=(0,))
 I8, I4 = Affine(dtypes.i8, axis=(0,)), Affine(dtypes.i4, axis=(0,), group=128)
 
 
@@ -81,6 +82,16 @@ def _bytes(static: bool, requantized: bool) -> Make:
         given = m.op("quantize", m.input((B, n)), **how)
         y = m.op("relu", m.op("linear", given, m.const((n, n), dtypes.f32, I8), m.const((n,))))
         return [m.op("decode", m.op("quantize", y, scale=0.05))] if requantized else [y]
+
+    return make
+
+
+def _floats(static: bool) -> Make:
+    def make(m: Making) -> list[Value]:
+        n = m.width
+        how: dict[str, object] = {"scale": 0.02} if static else {}
+        given = m.op("quantize", m.input((B, n), dtypes.bf16), dtype=dtypes.f8e4m3, **how)
+        return [m.op("relu", m.op("linear", given, m.const((n, n), dtypes.bf16, F8), m.const((n,), dtypes.bf16)))]
 
     return make
 
@@ -127,6 +138,12 @@ def _products() -> list[Entry]:
         ]
     return [
         *found, Entry("linear", "f8e4m3", "", _linear(dtypes.f8e4m3, tail=False), archs=(HOPPER,), dot=True),
+        Entry("linear_f8", "f8e4m3", "static", _floats(True), archs=(HOPPER,), dot=True),
+        Entry("linear_f8", "f8e4m3", "dynamic", _floats(False), archs=(HOPPER,), dot=True, often=True),
+        Entry("linear_f8_weight", "bf16", "f8", _linear(dtypes.bf16, F8), archs=(HOPPER,), dot=True, often=True),
+        Entry("vector_f8_weight", "bf16", "f8", _linear(dtypes.bf16, F8), one, archs=(HOPPER,)),
+        Entry("quantize", "f16", "f8", lambda m: [
+            m.op("decode", m.op("quantize", m.input((B, 768), dtypes.f16), dtype=dtypes.f8e4m3))], archs=(HOPPER,)),
         Entry("blocksparse_i8", "f16", "blocks 32x16 of i8", _linear(dtypes.f16, _wide_blocks), dot=True),
         Entry("linear_i8", "i8", "static", _bytes(True, False), dot=True, often=True),
         Entry("linear_i8", "i8", "static requantized", _bytes(True, True), dot=True),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mcomp.ir.dims import Bounds, Dim, sym
     from mcomp.ir.dtypes import DType
     from mcomp.ir.edit import Editor
-    from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Dense, Encoding
+    from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Dense, Encoding, Scaled
     from mcomp.ir.graph import Graph, InputSpec, LedgerEntry, Node, OutputSpec, Value
     from mcomp.ir.loc import Loc, fused
     from mcomp.ir.parser import parse_graph
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "dims": ("Bounds", "Dim", "sym"), "dtypes": ("DType",), "edit": ("Editor",),
-    "encoding": ("DENSE", "NM", "Affine", "BlockSparse", "Dense", "Encoding"),
+    "encoding": ("DENSE", "NM", "Affine", "BlockSparse", "Dense", "Encoding", "Scaled"),
     "graph": ("Graph", "InputSpec", "LedgerEntry", "Node", "OutputSpec", "Value"), "loc": ("Loc", "fused"),
     "parser": ("parse_graph",), "printer": ("graph_text",), "store": ("Weight", "WeightStore"),
     "types": ("Layout", "ScalarType", "TensorType", "Type"), "verifier": ("verify",),
@@ -29,7 +29,7 @@ _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "DENSE", "NM", "Affine", "BlockSparse", "Bounds", "DType", "Dense", "Dim", "Editor", "Encoding", "Graph",
-    "InputSpec", "Layout", "LedgerEntry", "Loc", "Node", "OutputSpec", "ScalarType", "TensorType", "Type", "Value",
+    "InputSpec", "Layout", "LedgerEntry", "Loc", "Node", "OutputSpec", "ScalarType", "Scaled", "TensorType", "Type", "Value",
     "Weight", "WeightStore", "fused", "graph_text", "parse_graph", "sym", "verify",
 ]
 

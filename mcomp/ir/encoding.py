@@ -1,4 +1,4 @@
-"""How the elements of a tensor are stored: dense, affine (quantized), n:m or block sparse.
+"""How the elements of a tensor are stored: dense, affine (integers), scaled (floats of 8 bits), n:m or block sparse.
 
 An encoding is part of a tensor's type. The type's dtype stays the logical one (`f32`); the encoding tells which
 buffers hold it, how many bytes they take and how they decode. Operators keep their meaning: an operator on an
@@ -89,6 +89,9 @@ _INTEGER_RANGE = {
     "i8": (-128, 127), "u8": (0, 255), "i4": (-8, 7), "i3": (-4, 3), "i2": (-2, 1), "u4": (0, 15),
 }
 
+_LARGEST = {"f8e4m3": 448.0, "f8e5m2": 57344.0}
+"""OCP 8-bit floating point specification, table 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affine(Encoding):
@@ -168,6 +171,55 @@ class Affine(Encoding):
         if self.zero:
             fields.append(f"zero={self.zero}")
         return f"affine<{', '.join(fields)}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Encoding):
+    """Floats f of 8 bits with real value `scale * f`.
+
+    `axis`: axes along which scales vary (one scale per index; empty: one for the tensor). `scale`: known when compiling,
+    for the whole tensor, so that no buffer holds it.
+    """
+
+    dtype: DType = dtypes.f8e4m3
+    axis: tuple[int, ...] = ()
+    scale: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """The largest number of the storage type."""
+        return _LARGEST[self.dtype.name]
+
+    def scale_shape(self, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """Shape of the scales: broadcastable against `shape`."""
+        return tuple(d if i in self.axis else 1 for i, d in enumerate(shape))
+
+    def buffers(self, type: TensorType) -> dict[str, Buffer]:
+        found = {"values": Buffer(type.shape, self.dtype)}
+        if self.scale is None:
+            found["scales"] = Buffer(self.scale_shape(type.shape), dtypes.f32)
+        return found
+
+    def decode(self, parts: Parts, type: TensorType) -> np.ndarray:
+        scales = parts["scales"] if self.scale is None else np.float32(self.scale)
+        return np.asarray(_decode_fp8(parts["values"], self.dtype) * scales, np.float32)
+
+    def feasible(self, type: TensorType) -> str | None:
+        if not type.dtype.is_float or type.dtype.bits < 16:
+            return f"{type.dtype} is not a floating-point type of at least 16 bits"
+        if self.dtype.name not in _LARGEST:
+            return f"{self.dtype} is not one of {', '.join(_LARGEST)}"
+        if any(not 0 <= a < len(type.shape) for a in self.axis):
+            return f"axis {self.axis} is outside of a tensor of rank {len(type.shape)}"
+        return None
+
+    def __str__(self) -> str:
+        fields = [str(self.dtype)]
+        if self.axis:
+            fields.append("axis=" + (str(self.axis[0]) if len(self.axis) == 1 else str(list(self.axis))))
+        if self.scale is not None:
+            fields.append(f"scale={self.scale!r}")
+        return f"scaled<{', '.join(fields)}>"
 
 
 @dataclass(frozen=True, slots=True)

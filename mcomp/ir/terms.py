@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.dtypes import DTYPES, DType
-from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
+from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding, Scaled
 from mcomp.ir.loc import UNKNOWN, Loc
 from mcomp.ir.scanner import FLOAT, IDENT, INT, NAME, STRING, Scanner
 from mcomp.ir.types import Layout, ScalarType, TensorType, Type
@@ -23,6 +23,7 @@ _AFFINE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "scale": lambda v: isinstance(v, float),
     "zero": lambda v: type(v) is int,
 }
+_SCALED_FIELDS = {name: _AFFINE_FIELDS[name] for name in ("axis", "scale")}
 
 
 class TermReader(Scanner):
@@ -116,7 +117,11 @@ class TermReader(Scanner):
         if self.word("dense"):
             return DENSE
         if self.word("affine"):
-            return self.affine()
+            dtype, fields = self.fields("affine", _AFFINE_FIELDS)
+            return Affine(dtype, **fields)
+        if self.word("scaled"):
+            dtype, fields = self.fields("scaled", _SCALED_FIELDS)
+            return Scaled(dtype, **fields)
         if self.word("nm"):
             self.expect("<")
             n = self.integer()
@@ -145,26 +150,27 @@ class TermReader(Scanner):
         self.expect(">")
         return found
 
-    def affine(self) -> Affine:
+    def fields(self, of: str, known: Mapping[str, Callable[[Any], bool]]) -> tuple[DType, dict[str, Any]]:
+        """The element type and the named fields of an encoding."""
         self.expect("<")
         dtype = self.dtype()
         fields: dict[str, Any] = {}
         while self.take(","):
             at = self.pos
             name, value = self.attribute()
-            if name not in _AFFINE_FIELDS:
-                raise self.error(f"affine has no field {name}", at)
+            if name not in known:
+                raise self.error(f"{of} has no field {name}", at)
             if name == "axis" and isinstance(value, int):
                 value = (value,)
             if name == "scale" and isinstance(value, int):
                 value = float(value)
-            if not _AFFINE_FIELDS[name](value):
+            if not known[name](value):
                 from mcomp.ir.printer import attr_text
 
                 raise self.error(f"{attr_text(value)} is no {name} of an encoding", at)
             fields[name] = value
         self.expect(">")
-        return Affine(dtype, **fields)
+        return dtype, fields
 
     def dim(self) -> Dim:
         total = self.term()

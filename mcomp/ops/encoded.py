@@ -11,7 +11,7 @@ import numpy as np
 from mcomp.errors import IRError
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dtypes import DType
-from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Dense, Encoding
+from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Dense, Encoding, Scaled
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 
@@ -118,6 +118,8 @@ def _decode(encoding: Encoding, parts: Mapping[str, Tensor], shape: tuple[int, .
         return parts["values"]
     if isinstance(encoding, Affine):
         return _decode_affine(encoding, parts)
+    if isinstance(encoding, Scaled):
+        return parts["values"].float() * (parts["scales"] if encoding.scale is None else np.float32(encoding.scale).item())
     if isinstance(encoding, NM):
         kept = _decode(encoding.inner, parts, tuple(parts["indices"].shape))
         groups = kept.reshape(*kept.shape[:-1], -1, encoding.n)
@@ -180,6 +182,29 @@ def quantize_tensor(x: Tensor, encoding: Affine) -> Encoded:
     storage: Any = dtypes.to_torch(encoding.dtype)
     parts["values"] = torch.nan_to_num(q, nan=0.0).reshape(shape).to(storage)
     logical = TensorType(tuple(shape), dtypes.from_torch(x.dtype), encoding)
+    return Encoded(logical, parts, x if x.requires_grad and torch.is_grad_enabled() else None)
+
+
+def scale_tensor(x: Tensor, encoding: Scaled) -> Encoded:
+    """Encode a float tensor in floats of 8 bits; scales that the encoding does not fix come from the data: the largest
+    magnitude maps to the largest number. Rounds to nearest even and saturates; NaN becomes 0. Gradients, when x wants them,
+    pass straight through."""
+    import torch
+
+    data = x.detach().float()
+    parts: dict[str, Tensor] = {}
+    if encoding.scale is not None:
+        scales = torch.tensor(encoding.scale, dtype=torch.float32)
+    else:
+        over = [i for i in range(data.dim()) if i not in encoding.axis]
+        magnitude = data.abs().amax(over, keepdim=True) if over and data.numel() else data.abs()
+        if not data.numel():
+            magnitude = torch.zeros([1 if i in over else s for i, s in enumerate(data.shape)])
+        scales = parts["scales"] = torch.where(magnitude == 0, 1.0, magnitude / encoding.largest)
+    storage: Any = dtypes.to_torch(encoding.dtype)
+    limited = torch.nan_to_num(data / scales, nan=0.0).clamp(-encoding.largest, encoding.largest)
+    parts["values"] = limited.to(storage)
+    logical = TensorType(tuple(data.shape), dtypes.from_torch(x.dtype), encoding)
     return Encoded(logical, parts, x if x.requires_grad and torch.is_grad_enabled() else None)
 
 

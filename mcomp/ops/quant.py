@@ -7,7 +7,7 @@ from typing import Any
 
 from mcomp.errors import IRError
 from mcomp.ir import dims, dtypes
-from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.encoding import DENSE, Affine, Scaled
 from mcomp.ir.types import TensorType, Type
 from mcomp.ops.base import Attr, Cost, Op, operands, register, total_bytes
 from mcomp.ops.checks import present
@@ -16,21 +16,27 @@ Types = Sequence[TensorType | None]
 Attrs = Mapping[str, Any]
 
 
-def encoding_of(attrs: Attrs, rank: int) -> Affine:
+def encoding_of(attrs: Attrs, rank: int) -> Affine | Scaled:
     """The encoding that a quantize node with these attributes gives a tensor of this rank."""
+    floats = attrs["dtype"].is_float
     if attrs["scale"] is not None:
-        return Affine(attrs["dtype"], scale=attrs["scale"], zero=attrs["zero"])
+        return Scaled(attrs["dtype"], scale=attrs["scale"]) if floats else Affine(
+            attrs["dtype"], scale=attrs["scale"], zero=attrs["zero"]
+        )
     axis = attrs["axis"] if attrs["axis"] is not None else tuple(range(max(0, rank - 1)))
+    if floats:
+        return Scaled(attrs["dtype"], axis=axis)
     return Affine(attrs["dtype"], axis=axis, zero_point=attrs["zero_point"])
 
 
 @register
 class Quantize(Op):
-    """x in integers: the same tensor with an affine encoding.
+    """x in integers, or in floats of 8 bits: the same tensor with an affine, or a scaled encoding.
 
     With `scale`: q = clamp(round(x / scale) + zero), for the whole tensor. Without: a scale for every index of `axis`
     (default: all axes but the last, one per token), from the data when it runs: the largest magnitude maps to the
     largest integer, or with `zero_point` the range with 0 in it maps to the whole integer range. Rounds half to even.
+    Floats have no zero points.
     """
 
     name = "quantize"
@@ -56,8 +62,10 @@ class Quantize(Op):
         reason = encoding.feasible(x)
         if reason is not None:
             raise IRError(reason)
-        low, high = encoding.range
-        if not low <= zero <= high:
+        if isinstance(encoding, Scaled):
+            if zero or attrs["zero_point"]:
+                raise IRError(f"{attrs['dtype']} has no zero points")
+        elif not encoding.range[0] <= zero <= encoding.range[1]:
             raise IRError(f"zero {zero} is no {attrs['dtype']}")
         return (TensorType(x.shape, x.dtype, encoding),)
 
@@ -66,6 +74,7 @@ class Quantize(Op):
         return Cost(dims.mul(each, present(types, 0, "x").numel), total_bytes(types), total_bytes(results))
 
     def reference(self, inputs: Sequence[Any], attrs: Attrs) -> Any:
-        from mcomp.ops.encoded import quantize_tensor
+        from mcomp.ops.encoded import quantize_tensor, scale_tensor
 
-        return quantize_tensor(inputs[0], encoding_of(attrs, inputs[0].dim()))
+        encoding = encoding_of(attrs, inputs[0].dim())
+        return scale_tensor(inputs[0], encoding) if isinstance(encoding, Scaled) else quantize_tensor(inputs[0], encoding)

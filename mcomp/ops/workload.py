@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcomp.ir import dims
-from mcomp.ir.encoding import NM, Affine, BlockSparse, Encoding
+from mcomp.ir.encoding import NM, Affine, BlockSparse, Encoding, Scaled
 from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.base import total_bytes
@@ -63,9 +63,11 @@ def workload(node: Node, symbols: Mapping[str, int]) -> Workload:
 
 def compute_kind(node: Node) -> str:
     """The element type of a product node's arithmetic: `i8` when all of its first two operands are integers of at most
-    8 bits, else the logical type of the first."""
+    8 bits, `f8e4m3` when both are scaled floats of 8, else the logical type of the first."""
     first = node.operand(0).tensor
     second = node.maybe(1)
+    if second is not None and isinstance(first.encoding, Scaled) and isinstance(second.tensor.encoding, Scaled):
+        return first.encoding.dtype.name
     if second is not None and _is_integer(first.encoding) and _is_integer(second.tensor.encoding):
         return "i8"
     return first.dtype.name

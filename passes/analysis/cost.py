@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
+from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding, Scaled
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.analysis import Analysis
@@ -130,7 +130,7 @@ def weight_bytes(graph: Graph) -> dict[str, int]:
 
 
 def _family(type: TensorType, encoding: Encoding) -> str:
-    if isinstance(encoding, Affine):
+    if isinstance(encoding, (Affine, Scaled)):
         return encoding.dtype.name
     if isinstance(encoding, NM):
         return f"{_family(type, encoding.inner)} nm"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.workload import PRODUCTS
@@ -62,7 +62,7 @@ class Operations:
     def _type(self, value: Value, counts: np.ndarray, encoded: bool = False) -> TensorType:
         type = value.tensor
         lost = self._lost.get(value)
-        plain = type.encoding if encoded and isinstance(type.encoding, Affine) else type.dense().encoding
+        plain = type.encoding if encoded and isinstance(type.encoding, (Affine, Scaled)) else type.dense().encoding
         if not lost:
             return type if encoded else replace(type, encoding=plain)
         shape = list(type.shape)

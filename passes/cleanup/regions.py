@@ -53,7 +53,8 @@ def _plain(value: Value) -> bool:
 
 def is_static_quantize(node: Node) -> bool:
     """Whether a node quantizes with a scale known when compiling: it may end a kernel."""
-    return node.op.name == "quantize" and node.attrs["scale"] is not None and bool(node.results[0].uses)
+    integers = node.op.name == "quantize" and not node.attrs["dtype"].is_float
+    return integers and node.attrs["scale"] is not None and bool(node.results[0].uses)
 
 
 def is_row_quantize(node: Node, norm: Node) -> bool:

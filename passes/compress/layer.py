@@ -125,9 +125,9 @@ def _try(
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
         coded = rounder(layer.node, scaled, encoding_of(options, layer, context), seen, factors)
-        exact = _apply(layer.node, rows, weight)
-        rough = _apply(layer.node, quantized, coded.weight)
-        shift = _shift(exact, rough, layer.node) if options.correct else None
+        exact = output_of(layer.node, rows, weight)
+        rough = output_of(layer.node, quantized, coded.weight)
+        shift = shift_of(exact, rough, layer.node) if options.correct else None
         if shift is not None:
             rough = rough + shift
         errors.append(error_by_row(rough, exact))
@@ -150,7 +150,7 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
     detail = f"weights {affine_of(encoding).dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
     detail += f", rounded with {_WAYS[coded.way]}" if coded.way in _WAYS else ""
-    bias = None if trial.shifts[index] is None else _corrected_bias(layer.node, trial.shifts[index])
+    bias = None if trial.shifts[index] is None else corrected_bias(layer.node, trial.shifts[index])
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
     if factors is not None and index == 0:  # layers that read the same value share them
         saved -= 4 * factors.size
@@ -164,7 +164,7 @@ def _words(activation: Mapping[str, Any]) -> str:
     return f"{activation['dtype']} {how}"
 
 
-def _corrected_bias(node: Node, shift: Tensor) -> np.ndarray | None:
+def corrected_bias(node: Node, shift: Tensor) -> np.ndarray | None:
     """The bias plus the mean error that it makes up for; None where the bias cannot take it."""
     found = shift.reshape(-1).numpy().astype(np.float32)
     bias = node.maybe(2)
@@ -175,7 +175,7 @@ def _corrected_bias(node: Node, shift: Tensor) -> np.ndarray | None:
     return found + bias.weight.decode()
 
 
-def _shift(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
+def shift_of(exact: Tensor, rough: Tensor, node: Node) -> Tensor:
     """The mean error per output channel, shaped to be added to the output."""
     axis = 1 if node.op.name == "conv" else exact.dim() - 1
     over = [i for i in range(exact.dim()) if i != axis]
@@ -258,6 +258,6 @@ def weight_of(node: Node) -> Tensor:
     return torch.from_numpy(np.array(stored.decode(), dtype=np.float32))
 
 
-def _apply(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+def output_of(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     """The layer without its bias."""
     return node.op.reference([x, weight, None], node.attrs)

@@ -11,7 +11,7 @@ import numpy as np
 from mcomp.errors import IRError, PassError
 from mcomp.ir.dims import Dim
 from mcomp.ir.edit import Editor
-from mcomp.ir.encoding import NM, Affine, BlockSparse, Dense, Encoding
+from mcomp.ir.encoding import NM, Affine, BlockSparse, Dense, Encoding, Scaled
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
@@ -102,6 +102,10 @@ def _cut(
 ) -> tuple[Encoding, dict[str, np.ndarray]]:
     if isinstance(encoding, Dense):
         return encoding, {"values": _take(parts["values"], kept)}
+    if isinstance(encoding, Scaled):
+        scales = {name: _take(array, {a: k for a, k in kept.items() if a in encoding.axis})
+                  for name, array in parts.items() if name != "values"}
+        return encoding, {"values": _take(parts["values"], kept), **scales}
     if isinstance(encoding, Affine):
         found = {name: _cut_scales(encoding, type, array, kept) for name, array in parts.items() if name != "values"}
         return encoding, {"values": _take(parts["values"], kept), **found}

@@ -1,4 +1,4 @@
-"""`quantize`: weights, and activations where that pays, to integers."""
+"""`quantize`: weights, and activations where that pays, to integers or floats of 8 bits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.compress.encode import is_plain
+from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.pooling import pool_bytes
@@ -53,6 +54,8 @@ class Quantize(Pass):
         %q = quantize %x {dtype = !u8, scale = 0.02, zero = 3} : f32[B, 128] affine<u8, scale=0.02, zero=3>
         %y = linear %q, %w, %b : f32[B, 64]
 
+    format: fp8: linear layers in floats of 8 bits (e4m3) in place of integers, with scales as for 8 bits, and nothing else;
+        for GPUs from sm_89 on. Activations are dynamic unless asked for.
     bits: of the weights. 8: with integer activations. 4, 3, 2: weights only, `group` consecutive ones to a scale, unless
         activations are asked for; then one scale for each output. Fewer than 4 save bytes of the file, not time.
     activations: static (ranges from calibration), dynamic (a scale per token at run time; not for conv), none
@@ -80,6 +83,7 @@ class Quantize(Pass):
     name = "quantize"
     effect = PassEffect.APPROXIMATE
 
+    format: Literal["integers", "fp8"] = "integers"
     bits: int = 8
     activations: Literal["auto", "static", "dynamic", "none"] = "auto"
     ranges: Ranges = "auto"
@@ -98,6 +102,8 @@ class Quantize(Pass):
     def check(self, graph: Graph, context: Context) -> None:
         if self.bits not in (2, 3, 4, 8):
             raise PassError(f"quantize: bits is {self.bits}", code="MC0204", help="use bits=8, 4, 3 or 2")
+        if self.format == "fp8":
+            self._check_floats(context)
         if self.group is not None and self.group < 1:
             raise PassError(f"quantize: group is {self.group}", code="MC0204", help="use a positive number")
         if not 50.0 < self.percentile <= 100.0:
@@ -108,6 +114,15 @@ class Quantize(Pass):
         for node in graph.nodes:
             if node.op.name == "linear" and node.layer and self.group is not None:
                 self._check_group(node, context)
+
+    def _check_floats(self, context: Context) -> None:
+        if context.target.partition(":")[0] != "cuda":
+            raise PassError(f"quantize: format=fp8 has no kernels on {context.target}", code="MC0204",
+                            help='use format=integers, or target="cuda"')
+        for name, good in (("bits", self.bits == 8), ("group", self.group is None), ("smooth", not self.smooth)):
+            if not good:
+                raise PassError(f"quantize: format=fp8 knows no {name}={getattr(self, name)}", code="MC0204",
+                                help=f"leave {name} away")
 
     def _check_group(self, node: Node, context: Context) -> None:
         weight = node.operand(1)
@@ -134,6 +149,10 @@ class Quantize(Pass):
 
     def _run(self, graph: Graph, context: Context) -> PassResult:
         layers = self._layers(graph.nodes, context)
+        if self.format == "fp8":
+            samples = self._samples(graph, context, layers, []) if layers else {}
+            done = sum(self._apply(graph, context, plan, {}) for plan in self._floats(context, layers, samples))
+            return PassResult(changed=done > 0, preserved=NONE, statistics={"layers": done})
         pairs = self._activation_products(graph, context)
         recurrent = recurrent_nodes(self, graph, context)
         tables = table_nodes("quantize", graph, context) if self.tables else []
@@ -192,6 +211,9 @@ class Quantize(Pass):
             return f"its weight is {weight.tensor.encoding} already", ""
         if not weight.tensor.dtype.is_float:
             return f"its weight is {weight.tensor.dtype}", ""
+        if self.format == "fp8" and (node.op.name != "linear" or weight.tensor.encoding != DENSE):
+            which = f"{node.op.name} with a weight that is {weight.tensor.encoding}"
+            return f"{which} has no fp8 kernel", "use format=integers for it"
         if node.operand(0).tensor.encoding != DENSE:
             return f"its input is {node.operand(0).tensor.encoding} already", ""
         return None
@@ -202,7 +224,7 @@ class Quantize(Pass):
             return "none"
         given = context.calibration is not None and context.calibration.given
         if mode == "auto":
-            mode = "static" if given else "dynamic"
+            mode = "static" if given and self.format == "integers" else "dynamic"
         if mode == "dynamic" and node.op.name != "linear":
             if not given:
                 context.missed("quantize", node, "activations of conv need static ranges; only its weights are quantized",
@@ -263,6 +285,12 @@ class Quantize(Pass):
                 continue
             plans += plan_layer(self, members, samples[value], context, rounder)
         return plans
+
+    def _floats(self, context: Context, layers: list[Layer], samples: dict[Value, Sample]) -> list[Plan]:
+        for layer in layers:
+            if not samples[layer.node.operand(0)].whole:
+                context.missed("quantize", layer.node, "calibration data never reached it")
+        return float8_plans([x for x in layers if samples[x.node.operand(0)].whole], samples, self.correct)
 
     def _rounder(
         self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]

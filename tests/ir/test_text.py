@@ -158,6 +158,7 @@ def test_damaged_text_gives_an_error_or_a_graph(graph: Graph, data: st.DataObjec
 def test_a_type_reads_back_with_encoding_and_layout() -> None:
     for text in (
         "f32[B, 768]", "bf16[]", "f32[64, 128] affine<i4, group=32, zero_point=true>", "f32[8, 8] affine<i8, axis=0>",
+        "bf16[8, 8] scaled<f8e4m3, axis=0>", "f16[2, 3, 8] scaled<f8e5m2, axis=[0, 1]>", "f32[8] scaled<f8e4m3, scale=0.5>",
         "f32[8, 8] affine<u8, scale=0.5, zero=128>", "f32[8, 8] nm<2, 4, affine<i8, axis=0>>",
         "f32[8, 8] blocksparse<4, 4, count=3>", "f32[8, 8] layout<1,0>", "f32[8, 16] layout<0,1; block=8>",
         "scalar<i64>", "f32[(S + 3)//4, max(4, S)]",

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mcomp.errors import IRError
-from mcomp.ir import NM, Affine, BlockSparse, Encoding, TensorType, WeightStore, dtypes
+from mcomp.ir import NM, Affine, BlockSparse, Encoding, Scaled, TensorType, WeightStore, dtypes
 from mcomp.ir.encoding import quantize_array
 from mcomp.ops import op_named
 from mcomp.ops.base import normalize
-from mcomp.ops.encoded import Encoded, array_of, quantize_tensor, tensor_of, to_torch_tensor, weight_tensor
+from mcomp.ops.encoded import Encoded, array_of, quantize_tensor, scale_tensor, tensor_of, to_torch_tensor, weight_tensor
 
 _RNG = np.random.default_rng(3)
 
@@ -23,6 +23,8 @@ def _parts(type: TensorType, encoding: Encoding, dense: np.ndarray) -> dict[str,
         if encoding.zero_point:
             zeros = _RNG.integers(-3, 4, encoding.scale_shape(dense.shape)).astype(np.int32)
         return quantize_array(dense, encoding, zeros=zeros)
+    if isinstance(encoding, Scaled):
+        return {name: array_of(part) for name, part in scale_tensor(torch.from_numpy(dense), encoding).parts.items()}
     if isinstance(encoding, NM):
         groups = dense.reshape(*dense.shape[:-1], -1, encoding.m)
         order = np.sort(np.argsort(-np.abs(groups), axis=-1)[..., : encoding.n], axis=-1)
@@ -48,6 +50,7 @@ _ENCODINGS = [
     Affine(), Affine(axis=(0,)), Affine(axis=(0, 1)), Affine(dtypes.u8, axis=(0,), zero_point=True),
     Affine(dtypes.i4, group=4), Affine(dtypes.i4, axis=(0,), group=8),
     Affine(dtypes.u4, axis=(0,), group=4, zero_point=True),
+    Scaled(), Scaled(axis=(0,)), Scaled(dtypes.f8e5m2, axis=(1,)), Scaled(scale=0.01),
     Affine(scale=0.037), Affine(dtypes.u8, scale=0.05, zero=121),
     NM(), NM(1, 4), NM(2, 4, Affine(axis=(0,))), NM(2, 4, Affine(dtypes.i4, group=4)),
     BlockSparse((4, 4), 5), BlockSparse((2, 8), 3), BlockSparse((4, 4), 6, Affine(axis=(0,))), BlockSparse((4, 4), 0),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mcomp.backend import CompileOptions, backend_named
 from mcomp.errors import PassError
 from mcomp.ir import Affine, Graph, dtypes, graph_text, parse_graph, verify
 from mcomp.manager import Context, PassManager
@@ -67,6 +68,37 @@ def test_every_way_to_quantize_a_linear_keeps_its_meaning(pipeline: str, limit: 
     assert all(isinstance(n.type.encoding, Affine) for n in weights)
     assert [e.layer for e in graph.ledger] == ["fc1", "fc2"]
     assert all(e.bytes_saved > 0 and 0 < e.error < 0.25 for e in graph.ledger)
+
+
+@pytest.mark.parametrize(("options", "limit", "reads"), [
+    ("", 0.06, "scaled<f8e4m3, axis=0>"), ("activations=static,", 0.06, "scaled<f8e4m3, scale="),
+    ("activations=none,", 0.04, "dense"),
+])
+def test_floats_of_8_bits(options: str, limit: float, reads: str) -> None:
+    """Three bits of mantissa: numbers are off by about 2.6 %, the results of two layers by twice the root of two of that, or
+    by the root of two where activations stay. CPUs have torch run them."""
+    pipeline = f"quantize{{{options}format=fp8}}"
+    graph, context, error = quantized(MLP, pipeline, [rows()], target="cuda")
+    first, second = (n for n in graph.nodes if n.op.name == "linear")
+    assert 0.005 < error < limit
+    assert str(first.operand(1).tensor.encoding) == str(second.operand(1).tensor.encoding) == "scaled<f8e4m3, axis=0>"
+    assert str(first.operand(0).tensor.encoding).startswith(reads)
+    assert all(0.005 < e.error < 0.05 for e in graph.ledger)
+    executable = backend_named("cpu").compile(graph, CompileOptions(), Context())
+    assert relative_error([executable.run([rows()], {"B": 64})], [run_graph(graph, [rows()])]) < 1e-5
+    assert "has no fp8" not in str(context.remarks)
+
+
+def test_what_floats_of_8_bits_are_not_for() -> None:
+    for pipeline, target, reason in (
+        ("quantize{format=fp8}", "cpu", "no kernels on cpu"), ("quantize{format=fp8,bits=4}", "cuda", "no bits=4"),
+        ("quantize{format=fp8,group=32}", "cuda", "no group=32"), ("quantize{format=fp8,smooth=0.5}", "cuda", "no smooth=0.5"),
+    ):
+        with pytest.raises(PassError, match=reason):
+            quantized(MLP, pipeline, [rows()], target=target)
+    graph, context, error = quantized(CNN, "quantize{format=fp8}", [torch.randn(2, 3, 8, 8)], target="cuda")
+    assert error == 0 and not graph.ledger
+    assert [r.layer for r in context.remarks if "has no fp8 kernel" in r.reason] == ["c1", "c2"]
 
 
 def test_convolutions_become_integer_too() -> None:

@@ -13,11 +13,12 @@ import torch
 
 from mcomp.backend import CompileOptions, backend_named
 from mcomp.ir import Graph, TensorType, WeightStore, dtypes, parse_graph
+from mcomp.backends.triton.making import scaled
 from mcomp.ir import dims as D
 from mcomp.ir.binding import bind_inputs
 from mcomp.ir.dims import Bounds, sym
 from mcomp.ir.dtypes import DType, to_torch
-from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, quantize_array
+from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, Scaled, quantize_array
 from mcomp.ir.graph import Value
 from mcomp.ir.parser import parse_type
 from mcomp.manager import Context, PassManager
@@ -47,6 +48,9 @@ class Made:
         with self.graph.edit("made") as e:
             if isinstance(encoding, Affine):
                 parts = _affine(values, encoding, self.rng)
+                return e.const(parts["values"], type=type, parts=parts, name="w")
+            if isinstance(encoding, Scaled):
+                parts = scaled(values, encoding)
                 return e.const(parts["values"], type=type, parts=parts, name="w")
             if isinstance(encoding, BlockSparse):
                 parts, type = _blocks(values, type, encoding, self.rng)

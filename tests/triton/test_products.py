@@ -8,7 +8,7 @@ import torch
 
 from mcomp.ir import dtypes
 from mcomp.ir.dtypes import DType
-from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding
+from mcomp.ir.encoding import DENSE, Affine, BlockSparse, Encoding, Scaled
 from mcomp.ir.graph import Value
 from tests.triton.harness import B, Made, check, graph_of, kinds, made, needs_triton
 
@@ -24,6 +24,8 @@ ENCODINGS: dict[str, tuple[Encoding, str]] = {
     "i4": (Affine(dtypes.i4, axis=(0,), group=8), "linear_i4"),
     "i4 rows": (Affine(dtypes.i4, axis=(0,)), "linear_i4"),
     "u4 zeros": (Affine(dtypes.u4, axis=(0,), group=16, zero_point=True), "linear_i4"),
+    "f8": (Scaled(axis=(0,)), "linear_f8_weight"),
+    "f8 whole": (Scaled(), "linear_f8_weight"),
     "u4 zero": (Affine(dtypes.u4, axis=(0,), group=8, zero=8), "linear_i4"),
 }
 FLOATS = (dtypes.f32, dtypes.f16, dtypes.bf16)
@@ -130,6 +132,21 @@ def test_bytes() -> None:
     assert names.count("linear_i8") == 4 and not any(n.startswith("torch") for n in names)
     # The requantized middle never exists in f32: nothing between its two products but bytes.
     assert "decode" not in " ".join(s.name for s in executable.steps({"B": 6}))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("how", [{}, {"axis": (0,)}, {"scale": 0.02}], ids=["rows", "samples", "static"])
+def test_floats_of_8_bits(how: dict[str, object], dtype: DType) -> None:
+    """What is multiplied is rounded as the reference rounds it; numbers beyond the largest are limited."""
+    def make(m: Made) -> list[Value]:
+        x = m.op("quantize", m.input((B, 3, 48), dtype), dtype=dtypes.f8e4m3, **how)
+        w = m.const((33, 48), dtype, Scaled(axis=(0,)))
+        return [m.op("relu", m.op("linear", x, w, m.const((33,), dtype))), m.op("decode", x)]
+
+    for rows in (1, 9):
+        executable = check(made(make, rows), {"B": rows})
+        names = kinds(executable, B=rows)
+        assert names[:2] == ["quantize", "linear_f8"] and not any(n.startswith("torch") for n in names)
 
 
 def test_bytes_are_exact_integers() -> None:

@@ -306,3 +306,9 @@ def quantized(x, scale, zero, low, high):
     q = round_even(x / scale) + zero
     q = tl.minimum(tl.maximum(q, low), high)
     return tl.where(x != x, 0.0, q)
+
+
+@triton.jit
+def limited(x, largest):
+    """Numbers no larger in magnitude than a type can hold; NaN becomes 0."""
+    return tl.where(x != x, 0.0, tl.minimum(tl.maximum(x, -largest), largest))

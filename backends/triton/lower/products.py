@@ -13,7 +13,7 @@ from mcomp.backends.triton.program import Chip, Config, Launch, Numbers, TorchSt
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import Affine, BlockSparse
+from mcomp.ir.encoding import Affine, BlockSparse, Scaled
 from mcomp.ir.graph import Node, Value
 
 FLOATS = (dtypes.f32, dtypes.f16, dtypes.bf16, dtypes.f8e4m3)
@@ -84,8 +84,8 @@ def safe(g: Group) -> Group:
 
 @dataclass(frozen=True)
 class Way:
-    """How a weight is stored for a product: `dense`, `rows` (bytes with a scale per output), `grouped` (bytes with scales
-    for groups) or `nibbles`. Views have the axes (output, inner)."""
+    """How a weight is stored for a product: `dense`, `rows` (bytes with a scale per output), `floats` (so, floats of 8
+    bits), `grouped` (bytes with scales for groups) or `nibbles`. Views have the axes (output, inner)."""
 
     kind: str
     values: View
@@ -158,6 +158,9 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     from mcomp.backends.triton.lower.semi_structured import semi_structured_way
 
     pairs = semi_structured_way(whole, b)
+    if isinstance(place, Coded) and scaled_rows(place) and scaled_weight(weight, b):
+        b.emit(_scaled(whole, place, b))
+        return None
     way = weight_way(weight, b, told=pairs is not None)
     ways: Ways = [("tile", [_tile(whole, way, b)]), ("vector", [_vector(whole, way, b)])]
     library = library_way(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else None
@@ -176,6 +179,10 @@ def _by_rows(sizes: Numbers, chip: Chip) -> int:
 def weight_way(weight: Value, b: Builder, told: bool = False) -> Way:
     """How a weight is stored for products with floats. `told`: nothing need be said of one that is decoded."""
     place, encoding, found = b.place(weight), weight.tensor.encoding, b.weight(weight)
+    if found is not None and isinstance(encoding, Scaled) and scaled_weight(weight, b):
+        rows = dense(b.constant(found, "scales"), encoding.scale_shape(found.type.shape))
+        return Way("floats", dense(b.constant(found, "values"), found.type.shape),
+                   rows.expand((found.type.shape[0], rows.shape[1])))
     fits = isinstance(encoding, Affine) and encoding.scale is None and not set(encoding.axis) - {0}
     if not isinstance(place, Coded) or not isinstance(encoding, Affine) or found is None or not fits:
         if isinstance(place, Coded) and not told:
@@ -211,7 +218,7 @@ def _tile(whole: Linear, way: Way, b: Builder) -> Launch:
     zero = "tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)"
     start = (f"{text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, {text.pointer(w)}, "
              f"{text.row_terms(w, outputs)}")
-    if way.kind in ("dense", "rows"):
+    if way.kind in _UNGROUPED:
         even = f"{inner} % BLOCK_K == 0" if isinstance(size, int) else "False"
         text.line(f"acc = products.dense({start}, {text.number(w.strides[1])}, None, 0, {inner}, {zero}, {even}, BLOCK_K)")
     else:
@@ -219,7 +226,7 @@ def _tile(whole: Linear, way: Way, b: Builder) -> Launch:
     whole.finish(text, tiles.all, b, *_factors(whole, way))
     kind, dtype = _KINDS[way.kind][0], x.dtype.name
     least = 32 if dtype == "f8e4m3" else 16
-    plain = way.kind in ("dense", "rows")
+    plain = way.kind in _UNGROUPED
     form = configs.products(configs.BITS[dtype], least_inner=least) if plain else configs.grouped(way.group,
                                                                                                   configs.BITS[dtype])
     return b.launch(kind, text, tile_grid, form, sizes=whole.sizes, kind=kind, dtypes=(dtype,))
@@ -227,13 +234,15 @@ def _tile(whole: Linear, way: Way, b: Builder) -> Launch:
 
 _KINDS = {
     "dense": ("linear", "vector"), "rows": ("linear_i8_weight", "vector_i8_weight"),
+    "floats": ("linear_f8_weight", "vector_f8_weight"),
     "grouped": ("linear_grouped", "vector_grouped"), "nibbles": ("linear_i4", "vector_i4"),
 }
 """Kinds of kernels by how a weight is stored: by tiles, and row by row."""
+_UNGROUPED = ("dense", "rows", "floats")
 
 
 def _factors(whole: Linear, way: Way) -> list[View]:
-    return [whole.along_cols(way.scales)] if way.kind == "rows" and way.scales is not None else []
+    return [whole.along_cols(way.scales)] if way.kind in ("rows", "floats") and way.scales is not None else []
 
 
 def _grouped_call(start: str, way: Way, text: KernelText, outputs: Group, inner: Dim, acc: str | None) -> str:
@@ -263,7 +272,7 @@ def _vector(whole: Linear, way: Way, b: Builder) -> Launch:
     outputs, inner = Group("cols_safe", (0,), (w.shape[0],)), text.number(size)
     start = (f"{text.base(x)}, {text.row_terms(x, row)}, {text.number(x.strides[-1])}, {text.pointer(w)}, "
              f"{text.row_terms(w, outputs)}")
-    if way.kind in ("dense", "rows"):
+    if way.kind in _UNGROUPED:
         text.line(f"acc = products.vector({start}, {text.number(w.strides[1])}, 0, {inner}, BLOCK_N, BLOCK_K)")
     else:
         text.line(_grouped_call(start, way, text, outputs, size, None))
@@ -314,6 +323,50 @@ def _bytes(whole: Linear, place: Coded, b: Builder) -> Launch:
     whole.finish(text, tiles.all, b, whole.along_cols(one))
     return b.launch("linear_i8", text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind="linear_i8",
                     dtypes=("i8",))
+
+
+# floats of 8 bits
+
+
+def scaled_weight(weight: Value, b: Builder) -> bool:
+    """Whether a weight fits products of floats of 8 bits: one scale for each output at the finest."""
+    encoding = weight.tensor.encoding
+    if b.weight(weight) is None or not isinstance(encoding, Scaled):
+        return False
+    return encoding.dtype is dtypes.f8e4m3 and encoding.scale is None and encoding.axis in ((), (0,))
+
+
+def scaled_rows(place: Coded) -> bool:
+    """Whether activations fit products of floats of 8 bits: one scale per row at the finest."""
+    encoding = place.type.encoding
+    return isinstance(encoding, Scaled) and encoding.dtype is dtypes.f8e4m3 and place.type.rank - 1 not in encoding.axis
+
+
+def _scaled(whole: Linear, place: Coded, b: Builder) -> Launch:
+    """The launch of a product of floats of 8 bits."""
+    text = KernelText()
+    tiles = start_tile(text, *_groups(whole.shape))
+    weight, size = b.weight(whole.node.operand(1)), whole.sizes["inner"]
+    assert weight is not None and isinstance(weight.type.encoding, Scaled) and isinstance(place.type.encoding, Scaled)
+    x, w = place.values, dense(b.constant(weight, "values"), weight.type.shape)
+    outputs, inner = Group("cols_safe", (0,), (w.shape[0],)), text.number(size)
+    even = f"{inner} % BLOCK_K == 0" if isinstance(size, int) else "False"
+    text.line(
+        f"acc = products.dense({text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, "
+        f"{text.pointer(w)}, {text.row_terms(w, outputs)}, {text.number(w.strides[1])}, None, 0, {inner}, "
+        f"tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), {even}, BLOCK_K)"
+    )
+    scales = place.part("scales")
+    if scales is None:
+        text.line(f"acc = acc * {place.type.encoding.scale!r}")
+    else:
+        wide = View(scales.buffer, scales.dtype, whole.shape, (*_along(scales), 0), scales.offset)
+        text.line(f"acc = acc * {text.load(wide, tiles.all)}")
+    rows = dense(b.constant(weight, "scales"), weight.type.encoding.scale_shape(weight.type.shape))
+    one = View(rows.buffer, rows.dtype, (weight.type.shape[0],), (0 if rows.shape[0] == 1 else 1,))
+    whole.finish(text, tiles.all, b, whole.along_cols(one))
+    return b.launch("linear_f8", text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind="linear_f8",
+                    dtypes=("f8e4m3",))
 
 
 def to_floats(text: KernelText, place: Coded, shape: tuple[Dim, ...], sums: View, groups: tuple[Group, ...]) -> None:

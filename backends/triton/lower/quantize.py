@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mcomp.backend import Declined, lowers
@@ -14,7 +15,7 @@ from mcomp.backends.triton.program import Config, Numbers, Work
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
 from mcomp.errors import BackendError
 from mcomp.ir import dims
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Node
 
 WIDEST = 16384
@@ -25,6 +26,8 @@ WIDEST = 16384
 def lower_quantize(node: Node, b: Builder) -> Declined | None:
     if node.operand(0).tensor.dtype.name not in KNOWN:
         return Declined(f"{node.operand(0).tensor.dtype} is not computed with in Triton")
+    if isinstance(node.type.encoding, Scaled):
+        return _scaled(node, node.type.encoding, b)
     if is_static_quantize(node):
         return lower_region([node], list(node.results), list(node.results), b)
     return _from_data(node, b)
@@ -40,25 +43,65 @@ def _from_data(node: Node, b: Builder) -> Declined | None:
     cols = dims.product(tuple(shape[i] for i in over))
     if not isinstance(cols, int) or cols > WIDEST:
         return Declined(f"a scale for {cols} elements has no Triton kernel", "quantize per token, or with a known scale")
+    _slices(node, encoding.axis, over, lambda text, x: quantize_lines(text, x, encoding, "cols_in[None, :]", 1),
+            {"values": "q.to(tl.int32)", "scales": "scale", "zeros": "zero.to(tl.int32)"}, b)
+    return None
+
+
+def _slices(
+    node: Node, axis: Sequence[int], over: Sequence[int], compute: Callable[[KernelText, str], None],
+    stored: Mapping[str, str], b: Builder,
+) -> None:
+    """Emit a kernel whose programs read slices `over` some axes, one for each index of `axis`; `compute` adds the lines
+    that make what is `stored`, by part."""
+    shape = node.type.shape
     x, place = b.read(node.operand(0)), b.write_coded(node.result)
     text = KernelText()
     text.meta("ROWS", "COLS")
-    rows_dim = dims.product(tuple(shape[i] for i in encoding.axis))
+    rows_dim, cols = (dims.product(tuple(shape[i] for i in some)) for some in (axis, over))
     text.head += ["rows_at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)", f"rows_in = rows_at < {text.number(rows_dim)}",
                   "cols = tl.arange(0, COLS)", f"cols_in = cols < {cols}"]
-    rows = group("rows_at", encoding.axis, shape, inside="rows_in", place="[:, None]")
+    rows = group("rows_at", axis, shape, inside="rows_in", place="[:, None]")
     columns = group("cols", over, shape, inside="cols_in", place="[None, :]")
-    quantize_lines(text, text.load(x, (rows, columns)), encoding, "cols_in[None, :]", 1)
-    text.store(place.values, (rows, columns), "q.to(tl.int32)")
+    compute(text, text.load(x, (rows, columns)))
+    text.store(place.values, (rows, columns), stored["values"])
     only = Group("rows_at", rows.axes, rows.sizes, "rows_in")
-    for name, value in (("scales", "scale"), ("zeros", "zero.to(tl.int32)")):
+    for name, value in stored.items():
         part = place.part(name)
-        if part is not None:
+        if part is not None and name != "values":
             seen = replace(part, shape=shape, strides=tuple(0 if i in over else s for i, s in enumerate(part.strides)))
             text.store(seen, (only,), value)
     b.emit(b.launch("quantize", text, _grid, configs.rows, sizes={"rows": rows_dim, "cols": cols}, kind="quantize",
                     dtypes=(node.type.dtype.name,)))
+
+
+def _scaled(node: Node, encoding: Scaled, b: Builder) -> Declined | None:
+    """Floats of 8 bits, with scales from the data or one known when compiling."""
+    shape = node.type.shape
+    if encoding.scale is not None:
+        x, place = b.read(node.operand(0)), b.write_coded(node.result)
+        text = KernelText()
+        at = flat(text, shape)
+        text.store(place.values, [at], _limited(f"{text.load(x, [at])} / {encoding.scale!r}", encoding))
+        b.emit(b.launch("quantize", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)},
+                        kind="quantize", dtypes=(node.type.dtype.name,)))
+        return None
+    over = [i for i in range(len(shape)) if i not in encoding.axis]
+    cols = dims.product(tuple(shape[i] for i in over))
+    if not isinstance(cols, int) or cols > WIDEST:
+        return Declined(f"a scale for {cols} elements has no Triton kernel", "quantize per token, or with a known scale")
+
+    def compute(text: KernelText, x: str) -> None:
+        text.line(f"most = rows.largest(tl.where(cols_in[None, :], tl.abs({x}), 0.0), 1)")
+        text.line(f"scale = tl.where(most == 0.0, 1.0, most / {encoding.largest})")
+        text.line(f"q = {_limited(f'{x} / scale[:, None]', encoding)}")
+
+    _slices(node, encoding.axis, over, compute, {"values": "q", "scales": "scale"}, b)
     return None
+
+
+def _limited(value: str, encoding: Scaled) -> str:
+    return f"math.limited({value}, {encoding.largest})"
 
 
 def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
@@ -68,7 +111,7 @@ def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
 def decode(place: Coded, b: Builder) -> View:
     """The numbers of an encoded value that is computed, in memory."""
     encoding, type = place.type.encoding, place.type
-    if not isinstance(encoding, Affine) or encoding.group is not None:
+    if not isinstance(encoding, (Affine, Scaled)) or (isinstance(encoding, Affine) and encoding.group is not None):
         raise BackendError(f"an activation that is {encoding} has no decoding kernel")
     values = place.values
     order = None if values.is_dense() else _order(values)
@@ -77,7 +120,8 @@ def decode(place: Coded, b: Builder) -> View:
     at = flat(text, type.shape, order)
     q = f"{text.load(values, [at])}.to(tl.float32)"
     scales, zeros = place.part("scales"), place.part("zeros")
-    zero = str(float(encoding.zero)) if zeros is None else f"{text.load(zeros.expand(type.shape), [at])}.to(tl.float32)"
+    fixed = encoding.zero if isinstance(encoding, Affine) else 0
+    zero = str(float(fixed)) if zeros is None else f"{text.load(zeros.expand(type.shape), [at])}.to(tl.float32)"
     scale = repr(encoding.scale) if scales is None else text.load(scales.expand(type.shape), [at])
     text.store(out, [at], f"({q} - {zero}) * {scale}")
     moved = dims.mul(out.numel, out.dtype.itemsize)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Node
 from mcomp.ops.quant import encoding_of
 
@@ -77,10 +77,14 @@ def _rows(x: Tensor, scales: Tensor, zeros: Tensor | float, encoding: Affine) ->
 
 def round_activation(node: Node, growth: Tensor | None = None) -> Any:
     """What a `quantize` node does while training: a function from a float tensor to a float tensor. With `growth`, the
-    node's scale grows by its exponential."""
+    node's scale grows by its exponential; those of floats of 8 bits stay."""
     attrs = node.attrs
     rank = len(node.operand(0).tensor.shape)
     encoding = encoding_of(attrs, rank)
+    if isinstance(encoding, Scaled):
+        from mcomp.ops.encoded import scale_tensor
+
+        return lambda x: scale_tensor(x, encoding).decode()
     low, high = encoding.range
     if growth is not None and encoding.scale is not None:
         start, offset = float(encoding.scale), torch.tensor(float(encoding.zero))

@@ -1,0 +1,70 @@
+"""Weights and activations of linear layers in floats of 8 bits (e4m3) with scales, which tensor cores from sm_89 on
+multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mcomp.ir import dims, dtypes
+from mcomp.ir.encoding import Scaled
+from mcomp.ir.graph import Value
+from mcomp.passes.compress.layer import Layer, Plan, corrected_bias, output_of, shift_of, weight_of
+from mcomp.passes.compress.samples import Sample, error_by_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = Scaled(dtypes.f8e4m3, axis=(0,))
+"""A scale for each output of a weight."""
+
+
+def float8_plans(layers: list[Layer], samples: Mapping[Value, Sample], correct: bool) -> list[Plan]:
+    """How each layer is stored and what that does to its output."""
+    import torch
+
+    with torch.no_grad():
+        return [_plan(layer, samples[layer.node.operand(0)], correct) for layer in layers]
+
+
+def _plan(layer: Layer, sample: Sample, correct: bool) -> Plan:
+    from mcomp.ops.encoded import array_of, scale_tensor
+
+    node, weight, rows = layer.node, weight_of(layer.node), sample.rows()
+    activation = _activation(layer.mode, sample)
+    coded = scale_tensor(weight, ROWS)
+    exact, rough = output_of(node, rows, weight), output_of(node, _seen(rows, activation), coded.decode())
+    bias = None
+    if correct:
+        shift = shift_of(exact, rough, node)
+        bias, rough = corrected_bias(node, shift), rough + shift
+    stored = node.operand(1).weight
+    assert stored is not None
+    saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(ROWS).nbytes, {})
+    if bias is not None and node.maybe(2) is None:
+        saved -= bias.nbytes
+    kinds = {"none": "float activations", "static": "activations f8e4m3 static", "dynamic": "activations f8e4m3 dynamic"}
+    parts = {name: array_of(part) for name, part in coded.parts.items()}
+    detail = f"weights f8e4m3, {kinds[layer.mode]}"
+    return Plan(layer, ROWS, parts, activation, None, bias, error_by_row(rough, exact), saved, detail)
+
+
+def _activation(mode: str, sample: Sample) -> Mapping[str, Any] | None:
+    """Attributes of the `quantize` in front of a layer."""
+    if mode == "none":
+        return None
+    if mode == "dynamic":
+        return {"dtype": dtypes.f8e4m3}
+    most = max(abs(sample.low), abs(sample.high))
+    return {"dtype": dtypes.f8e4m3, "scale": most / ROWS.largest if most > 0 else 1.0}
+
+
+def _seen(rows: Tensor, activation: Mapping[str, Any] | None) -> Tensor:
+    """What is left of activations."""
+    from mcomp.ops.encoded import scale_tensor
+
+    if activation is None:
+        return rows
+    scale = activation.get("scale")
+    axis = tuple(range(rows.dim() - 1)) if scale is None else ()
+    return scale_tensor(rows, Scaled(dtypes.f8e4m3, axis=axis, scale=scale)).decode()
