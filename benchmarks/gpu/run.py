@@ -20,7 +20,7 @@ from mcomp.backends.triton.device import current_device
 from mcomp.backends.triton.manifest import entries
 
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2, "quantize": 0.2}
-"""Relative error that a network's outputs may have, by what computes it; int4, int8 and fp8 with random weights are the last."""
+"""Relative error that a network's outputs may have, by what computes it; int4, int8 and fp8: the last."""
 VARIANTS = (("float32", torch.float32, ""), ("float16", torch.float16, ""), ("bfloat16", torch.bfloat16, ""),
             ("int8", torch.float32, "quantize{bits=8}"), ("fp8", torch.bfloat16, "quantize{format=fp8}"),
             ("int4", torch.float16, "quantize{bits=4,group=32}"))

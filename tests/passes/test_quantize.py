@@ -92,7 +92,8 @@ def test_floats_of_8_bits(options: str, limit: float, reads: str) -> None:
 def test_what_floats_of_8_bits_are_not_for() -> None:
     for pipeline, target, reason in (
         ("quantize{format=fp8}", "cpu", "no kernels on cpu"), ("quantize{format=fp8,bits=4}", "cuda", "no bits=4"),
-        ("quantize{format=fp8,group=32}", "cuda", "no group=32"), ("quantize{format=fp8,smooth=0.5}", "cuda", "no smooth=0.5"),
+        ("quantize{format=fp8,group=32}", "cuda", "no group=32"),
+        ("quantize{format=fp8,smooth=0.5}", "cuda", "no smooth=0.5"),
     ):
         with pytest.raises(PassError, match=reason):
             quantized(MLP, pipeline, [rows()], target=target)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mcomp.backend import CompileOptions, backend_named
-from mcomp.ir import Graph, TensorType, WeightStore, dtypes, parse_graph
 from mcomp.backends.triton.making import scaled
+from mcomp.ir import Graph, TensorType, WeightStore, dtypes, parse_graph
 from mcomp.ir import dims as D
 from mcomp.ir.binding import bind_inputs
 from mcomp.ir.dims import Bounds, sym
