@@ -196,14 +196,14 @@ class Builder:
 
     def choose(
         self, ways: Sequence[tuple[str, Sequence[Launch | TorchStep]]], default: Callable[[Numbers, Chip], int],
-        sizes: Mapping[str, Dim],
+        sizes: Mapping[str, Dim], most: Mapping[str, int] | None = None,
     ) -> None:
         """Add several ways to compute the same; see `Choice`."""
         if len(ways) == 1:
             for step in ways[0][1]:
                 self.emit(step)
             return
-        self.emit(Choice(tuple((n, tuple(s)) for n, s in ways), tuple(sizes.items()), default))
+        self.emit(Choice(tuple((n, tuple(s)) for n, s in ways), tuple(sizes.items()), default, most or {}))
 
     # walking
 

@@ -122,11 +122,17 @@ class TorchStep:
 @dataclass(eq=False)
 class Choice:
     """Several ways to compute the same, of which sizes or measurements decide. `default(sizes, chip)`: the way that the
-    cost model likes best."""
+    cost model likes best. `most`: ways that are tried for up to so many `rows` only, by name."""
 
     ways: tuple[tuple[str, tuple[Launch | TorchStep, ...]], ...]
     sizes: tuple[tuple[str, Dim], ...]
     default: Callable[[Numbers, Chip], int]
+    most: Mapping[str, int] = field(default_factory=dict)
+
+    def tried(self, sizes: Numbers) -> list[str]:
+        """The names of the ways that are worth a try at these sizes."""
+        rows = sizes.get("rows", 0)
+        return [name for name, _ in self.ways if name not in self.most or rows <= self.most[name]]
 
 
 Step = Launch | TorchStep | Choice

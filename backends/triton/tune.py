@@ -75,7 +75,10 @@ class Tuner:
             if self.seconds <= 0:
                 return default
             started = time.perf_counter()
-            times = {name: _or_never(lambda i=i: time_way(i)) for i, name in enumerate(names)}  # type: ignore[misc]
+            tried = choice.tried(sizes)
+            times = {
+                name: _or_never(lambda i=i: time_way(i)) for i, name in enumerate(names) if name in tried  # type: ignore[misc]
+            }
             best = min(times, key=lambda name: times[name])
             self._keep(key, best, times, started)
             return names.index(best)

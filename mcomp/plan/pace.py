@@ -3,48 +3,75 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 _FEW = 8
-_FIRST = 2
 _GROWTH = 5
-_TELLS = 0.5
-"""How much longer than a short training a longer one must take, as a share, to tell how long a step takes."""
-_SHARE = 0.12
+_TELLS = 1.0
+"""Seconds of steps that tell how long one takes."""
+_SHARE = 0.1
 """Of the time that there is, what finding out may take before longer trainings are tried no more."""
+_MOST = 1 << 30
+
+
+class Training(Protocol):
+    """One training of a pipeline, as it went: what the pace is told from."""
+
+    @property
+    def steps(self) -> int:
+        """How many it took."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+
+    @property
+    def step_seconds(self) -> float:
+        """How long a step took."""
+
+    def seconds_for(self, steps: int) -> float:
+        """How long one of so many steps would take."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a training besides its steps, and of each step; `spent`: those that finding out took."""
+    """Seconds of a pipeline besides its trainings, the trainings of a trial with `asked` steps, and the seconds `spent` on
+    finding out."""
 
     fixed: float
-    step: float
+    trainings: tuple[Training, ...]
+    asked: int
     spent: float
 
+    def seconds(self, steps: int) -> float:
+        """Seconds that the pipeline takes with so many steps in all, each training its share."""
+        return self.fixed + sum(t.seconds_for(round(steps * t.steps / self.asked)) for t in self.trainings)
+
     def steps_in(self, seconds: float) -> int:
-        """How many steps a training of so many seconds has; negative where there is not even time for the rest."""
-        return int((seconds - self.fixed) / self.step)
+        """How many steps the pipeline has time for; 0 where there is not even time for the rest, or nothing to train."""
+        low, high = 0, _MOST
+        if not any(t.steps for t in self.trainings) or self.seconds(high) <= seconds:
+            return 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.seconds(middle) <= seconds else (low, middle)
+        return low
 
 
-def pace_of(train: Callable[[int], object], seconds: float, clock: Callable[[], float] = time.monotonic) -> Pace:
-    """Train for a few steps, several times: once to do what is done once, then for as many steps as it takes until the steps
-    are what takes the time, in about a tenth of `seconds`."""
-    begin = clock()
-
-    def took(steps: int) -> float:
-        start = clock()
-        train(steps)
-        return clock() - start
-
-    took(_FIRST)
-    few, steps = took(_FEW), _FEW
+def pace_of(
+    train: Callable[[int], Sequence[Training]], seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Pace:
+    """Run the pipeline with a few steps, and with more until steps are told well, in about a tenth of `seconds` (one run
+    takes what it takes). `train(steps)` gives its trainings."""
+    begin, steps = clock(), _FEW
     while True:
+        start = clock()
+        done = tuple(train(steps))
+        took, spent = clock() - start, clock() - begin
+        fixed = max(0.0, took - sum(t.seconds for t in done))
+        stepping = sum(t.steps * t.step_seconds for t in done)
+        if stepping >= _TELLS or not stepping or spent + took + _GROWTH * stepping > _SHARE * seconds:
+            return Pace(fixed, done, steps, spent)
         steps *= _GROWTH
-        many = took(steps)
-        spent = clock() - begin
-        if many - few > _TELLS * few or spent + _GROWTH * (many - few) > _SHARE * seconds:
-            break
-    each = max(1e-5, (many - few) / (steps - _FEW))
-    return Pace(max(0.0, few - _FEW * each), each, spent)

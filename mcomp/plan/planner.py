@@ -22,7 +22,7 @@ TRIALS = 6
 _MORE_TRIALS = 10
 SWITCHES = 4
 """Groups that are switched back to see what they really cost, at most, where no time limit says otherwise."""
-_UNTRAINED = 0.4
+_UNTRAINED = 0.3
 """Share of the time limit after which training begins."""
 _WORTH = 0.99
 _TRUST = 10.0

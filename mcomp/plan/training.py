@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mcomp.manager.context import TRAINED
 from mcomp.plan.aim import Aim
 from mcomp.plan.offers import Catalog, Choice
-from mcomp.plan.pace import Pace, pace_of
+from mcomp.plan.pace import Pace, Training, pace_of
 from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
@@ -16,6 +19,8 @@ LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
+_MOSTLY = 4.0
+"""How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -43,10 +48,9 @@ class Trainer:
         tried: set[Choice] = set()
         while choice is not None and choice not in tried and number <= 8:
             tried.add(choice)
-            seconds = self._share()
-            if seconds < LEAST_SECONDS:
+            if (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) < LEAST_SECONDS:
                 return
-            version = self._train(choice, seconds, number)
+            version = self._train(choice, number)
             if version is None:
                 return
             self.standing.judge(version)
@@ -63,17 +67,17 @@ class Trainer:
     def _beyond(self, target: float, start: Choice) -> Choice:
         return self.pricing.best(target, start)
 
-    def _share(self) -> float:
-        """Seconds for the next training."""
+    def _share(self, fixed: float) -> float:
+        """Seconds for the next training, whose passes besides take `fixed`."""
         left = self.workshop.seconds_left(1.0 - _RESERVE)
         assert left is not None
         share = left * _FIRST
-        return share if left - share > 2 * LEAST_SECONDS else left
+        return share if left - share > 2 * LEAST_SECONDS and share > _MOSTLY * fixed else left
 
-    def _train(self, choice: Choice, seconds: float, number: int) -> Version | None:
+    def _train(self, choice: Choice, number: int) -> Version | None:
         pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
         if pipeline is None:
-            steps = self._steps(choice, seconds)
+            steps = self._steps(choice)
             pipeline = self.catalog.trained(choice, steps) if steps >= _FEW else None
             if pipeline is None:
                 return None
@@ -85,16 +89,19 @@ class Trainer:
             )
         return version
 
-    def _steps(self, choice: Choice, seconds: float) -> int:
-        """How many steps fit into so many seconds, by short trainings of the first choice."""
+    def _steps(self, choice: Choice) -> int:
+        """How many steps the next training has time for, told by short trainings of the first choice."""
         if self.pace is None:
             if self.catalog.trained(choice, 1) is None:
                 return 0
-            self.pace = pace_of(lambda steps: self._try(choice, steps), seconds)
-            seconds -= self.pace.spent
-        return int(_CAUTION * self.pace.steps_in(seconds))
+            self.pace = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
+        return self.pace.steps_in(_CAUTION * self._share(self.pace.fixed))
 
-    def _try(self, choice: Choice, steps: int) -> None:
+    def _try(self, choice: Choice, steps: int) -> Sequence[Training]:
         pipeline = self.catalog.trained(choice, steps)
         assert pipeline is not None
-        self.workshop.trial(self.workshop.works[0], pipeline)
+        work = self.workshop.works[0]
+        context = self.workshop.context_of(work)
+        self.workshop.trial(work, pipeline, context)
+        found: Sequence[Training] = context.shared.get(TRAINED, ())
+        return found

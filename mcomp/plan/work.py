@@ -199,9 +199,9 @@ class Workshop:
             ]
         return version
 
-    def trial(self, work: Work, pipeline: str) -> Graph:
+    def trial(self, work: Work, pipeline: str, context: Context | None = None) -> Graph:
         """A cleaned-up graph after a pipeline, not compiled. Raises OutOfTime between passes when the time is up."""
-        return self._run(work, parse_pipeline(pipeline), self.context_of(work), True)
+        return self._run(work, parse_pipeline(pipeline), context or self.context_of(work), True)
 
     def trial_error(self, work: Work) -> Callable[[str], float]:
         """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
-from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINED, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
@@ -19,7 +19,7 @@ from mcomp.passes.compress.substitute import Substitution, substitute
 from mcomp.passes.compress.teaching import Options, Report, float_constants
 
 if TYPE_CHECKING:
-    from mcomp.passes.compress.training.trainer import Recipe
+    from mcomp.passes.compress.training.trainer import Outcome, Recipe
 
 STUDENT_KINDS = ("self", "narrower", "shallower", "given")
 AUGMENTATIONS = ("mix", "noise", "images")
@@ -296,13 +296,17 @@ class Distill(Pass):
         seconds = self.seconds
         deadline = context.shared.get(DEADLINE)
         fixed = self.steps is not None and seconds is None
+
+        def told(outcome: Outcome) -> None:
+            context.shared[TRAINED] = (*context.shared.get(TRAINED, ()), outcome)
+
         if deadline is not None and not fixed:
             left = max(0.0, deadline - time.monotonic())
             seconds = left if seconds is None else min(seconds, left)
         return Recipe(
             rate=self.rate, optimizer=self.optimizer, schedule=self.schedule, decay=self.decay, steps=self.steps,
             epochs=self.epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
-            deadline=deadline if fixed else None,
+            deadline=deadline if fixed else None, told=told,
         )
 
     def options(self, context: Context) -> Options:

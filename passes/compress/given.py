@@ -12,7 +12,7 @@ from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
 from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
-from mcomp.manager.context import STUDENTS, TRAINING, Context
+from mcomp.manager.context import STUDENTS, TRAINED, TRAINING, Context
 from mcomp.manager.run import PassManager
 from mcomp.ops.workload import workload
 from mcomp.passes.compress.distill import TEACHER, Distill
@@ -20,7 +20,7 @@ from mcomp.passes.compress.region import Region, region_at
 from mcomp.passes.compress.student import from_module
 from mcomp.passes.compress.teaching import CACHED_BYTES
 from mcomp.passes.compress.treatment import Treatment, part_type, piece, untouched_parts
-from mcomp.plan.pace import pace_of
+from mcomp.plan.pace import Training, pace_of
 from mcomp.plan.quality import relative_error
 from mcomp.plan.spread import Spread
 
@@ -103,7 +103,14 @@ def _try(own: Graph, context: Context, path: str, seconds: float) -> tuple[float
     assert context.calibration is not None
     if not _taught(own, context, path, 1)[1]:
         return None, 1
-    pace = pace_of(lambda steps: _taught(own, context, path, steps), seconds)
+
+    def trained(steps: int) -> Sequence[Training]:
+        context.shared.pop(TRAINED, None)
+        _taught(own, context, path, steps)
+        done: Sequence[Training] = context.shared.pop(TRAINED, ())
+        return done
+
+    pace = pace_of(trained, seconds)
     steps = max(_LEAST_STEPS, pace.steps_in(seconds - pace.spent))
     graph, _ = _taught(own, context, path, steps)
     limit = min(_COMPARED, len(context.calibration))

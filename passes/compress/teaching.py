@@ -191,7 +191,7 @@ def _identity(task: Matching, recipe: Recipe, options: Options) -> str:
     for name, tensor in task.tensors().items():
         h.update(f"{name}{tuple(tensor.shape)}".encode())
         h.update(tensor.detach().contiguous().numpy().tobytes())
-    fields = {k: v for k, v in vars(recipe).items() if k not in ("seconds", "threads", "deadline")}
+    fields = {k: v for k, v in vars(recipe).items() if k not in ("seconds", "threads", "deadline", "told")}
     plain = {k: v for k, v in vars(options).items() if k not in ("keep", "floats") and not callable(v)}
     h.update(repr((sorted(fields.items()), sorted(plain.items()), task.objective, task.samples.total)).encode())
     first = task.samples.columns(task.samples.held()[0]) if task.samples.total else []

@@ -1,45 +1,73 @@
 """How long training takes, from short trainings."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import pytest
 
+from mcomp.passes.compress.training.trainer import Outcome
 from mcomp.plan.pace import pace_of
 
 
-class Clock:
-    """A clock that only training moves: so many seconds besides steps, once more at first, and for each step."""
+@dataclass(frozen=True)
+class Took:
+    steps: int
+    step_seconds: float
+    once: float = 0.0
 
-    def __init__(self, fixed: float, step: float, once: float = 0.0) -> None:
-        self.now, self.fixed, self.step, self.once = 0.0, fixed, step, once
-        self.trained: list[int] = []
+    @property
+    def seconds(self) -> float:
+        return self.once + self.seconds_for(self.steps)
+
+    def seconds_for(self, steps: int) -> float:
+        return self.step_seconds * steps
+
+
+class Clock:
+    """A clock that only training moves: so many seconds besides, and two trainings with a half of the steps each."""
+
+    def __init__(self, fixed: float, step: float) -> None:
+        self.now, self.fixed, self.step = 0.0, fixed, step
+        self.asked: list[int] = []
 
     def __call__(self) -> float:
         return self.now
 
-    def train(self, steps: int) -> None:
-        self.now += self.once + self.fixed + self.step * steps
-        self.once = 0.0
-        self.trained.append(steps)
+    def train(self, steps: int) -> list[Took]:
+        self.asked.append(steps)
+        done = [Took(steps // 2, self.step), Took(steps - steps // 2, 3 * self.step)] if self.step else []
+        self.now += self.fixed + sum(t.seconds for t in done)
+        return done
 
 
 def test_short_steps_are_timed_in_longer_trainings() -> None:
-    clock = Clock(fixed=1.0, step=0.002, once=50.0)
+    clock = Clock(fixed=1.0, step=0.001)
     pace = pace_of(clock.train, 1000.0, clock)
-    assert pace.step == pytest.approx(0.002)
     assert pace.fixed == pytest.approx(1.0)
-    assert max(clock.trained) == 1000
-    assert pace.steps_in(21.0) == pytest.approx(10_000, abs=1)
+    assert clock.asked == [8, 40, 200, 1000]
+    assert pace.steps_in(21.0) == pytest.approx(10_000, abs=2)
+    assert pace.seconds(10_000) == pytest.approx(21.0)
 
 
-def test_long_steps_are_timed_in_few() -> None:
-    clock = Clock(fixed=1.0, step=2.0)
-    pace = pace_of(clock.train, 1000.0, clock)
-    assert clock.trained == [2, 8, 40]
-    assert pace.step == pytest.approx(2.0)
-    assert pace.steps_in(0.5) <= 0
+def test_one_run_is_enough_where_it_takes_long() -> None:
+    clock = Clock(fixed=90.0, step=0.1)
+    pace = pace_of(clock.train, 400.0, clock)
+    assert clock.asked == [8]
+    assert pace.steps_in(190.0) == pytest.approx(500, abs=2)
+    assert pace.steps_in(50.0) == 0
 
 
-def test_finding_out_ends_before_it_takes_the_time() -> None:
-    clock = Clock(fixed=10.0, step=1e-4)
-    pace = pace_of(clock.train, 100.0, clock)
-    assert pace.spent < 50.0
-    assert pace.spent == clock.now
+def test_nothing_to_train_has_no_pace() -> None:
+    clock = Clock(fixed=1.0, step=0.0)
+    assert pace_of(clock.train, 100.0, clock).steps_in(50.0) == 0
+    assert clock.asked == [8]
+
+
+def test_trying_rates_and_checks_take_time_too() -> None:
+    """Five rates are tried, each in a fortieth of the steps, and the held-out loss is taken 20 times and for each rate."""
+    known = Outcome(steps=8, step_seconds=0.1, check_seconds=1.0)
+    assert known.seconds_for(4000) == pytest.approx(400 + 21)
+    known.probed = True
+    assert known.seconds_for(4000) == pytest.approx(400 * (1 + 5 / 40) + 26)
+    assert known.seconds_for(400) == pytest.approx(0.1 * (400 + 5 * 24) + 26)

@@ -8,8 +8,10 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, View, dense
 from mcomp.backends.triton.builder import TARGET, Builder
-from mcomp.backends.triton.lower.products import FLOATS, byte_weight, start_tile, tile_grid
+from mcomp.backends.triton.lower.coded import byte_weight
+from mcomp.backends.triton.lower.products import FLOATS
 from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.lower.tiles import start_tile, tile_grid
 from mcomp.backends.triton.program import Chip, Config, Numbers
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes

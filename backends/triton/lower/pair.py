@@ -8,8 +8,9 @@ from mcomp.backend import Declined
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.builder import Builder
 from mcomp.backends.triton.configs import power
-from mcomp.backends.triton.lower.products import FLOATS, safe
+from mcomp.backends.triton.lower.products import FLOATS
 from mcomp.backends.triton.lower.tail import Tail, finish
+from mcomp.backends.triton.lower.tiles import safe
 from mcomp.backends.triton.program import Config, Numbers
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mcomp.backends.triton.access import ConstSource, Place
 from mcomp.backends.triton.builder import Builder
 from mcomp.backends.triton.constants import constant_tensor
-from mcomp.backends.triton.lower.products import Linear
 from mcomp.backends.triton.lower.tail import torch_steps
+from mcomp.backends.triton.lower.tiles import Linear
 from mcomp.backends.triton.program import Launch, TorchStep
 from mcomp.ir import dtypes
 from mcomp.ir.encoding import NM

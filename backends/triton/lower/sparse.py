@@ -6,7 +6,7 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import Builder
 from mcomp.backends.triton.configs import power
-from mcomp.backends.triton.lower.products import Linear, safe
+from mcomp.backends.triton.lower.tiles import Linear, safe
 from mcomp.backends.triton.program import Chip, Config, Numbers, config
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir.encoding import DENSE, Affine, BlockSparse

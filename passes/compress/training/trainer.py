@@ -33,6 +33,7 @@ class Recipe:
         (0: never).
     clip: the largest norm of the gradient.
     deadline: the monotonic time when training stops wherever it is; unlike `seconds` it does not change the schedule.
+    told: called with the outcome.
     """
 
     rate: float | None = None
@@ -50,6 +51,7 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     deadline: float | None = None
+    told: Callable[[Outcome], object] | None = None
 
 
 class Task(Protocol):
@@ -81,6 +83,12 @@ class Outcome:
     backoffs: int = 0
     resumed_at: int = 0
     history: list[tuple[int, float]] = field(default_factory=list)
+    step_seconds: float = 0.0
+    """Seconds of a step: the mean of some, without the first, which does what is done once."""
+    check_seconds: float = 0.0
+    """Seconds that taking the held-out loss takes."""
+    probed: bool = False
+    """Whether rates were tried."""
 
     @property
     def interrupted(self) -> bool:
@@ -91,6 +99,12 @@ class Outcome:
         """Whether the held-out loss is lower than at the start."""
         return self.best < self.first
 
+    def seconds_for(self, steps: int) -> float:
+        """Seconds of a training of so many steps, those in which rates are tried and checks included."""
+        rates = len(PROBED) if self.probed else 0
+        checks = min(steps, Recipe.checks) + rates + 1
+        return self.step_seconds * (steps + rates * probe_steps(steps)) + self.check_seconds * checks
+
 
 PROBED = (3e-3, 1e-3, 1e-2, 3e-4, 3e-2)
 """Rates tried for AdamW when none is given; for SGD 30 times as much."""
@@ -98,6 +112,7 @@ _PROBE_STEPS = 24
 _PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
 _CLOSE = 1.05
+_TIMED_MOST = 200
 _PER_STEP, _CHECKED = 3.0, 0.5
 """Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
 _LEAST_VECTOR = 2e-2
@@ -105,6 +120,11 @@ _BACKOFFS = 6
 _TIMED = 8
 _SAY_SECONDS = 1.0
 _TIME = "the time was up"
+
+
+def probe_steps(total: int) -> int:
+    """In how many steps of a training each rate is tried."""
+    return max(2, min(total // 10, max(_PROBE_STEPS, round(total * _PROBE_PART))))
 
 
 def train(
@@ -119,7 +139,10 @@ def train(
     back to the best state and halves the rate. KeyboardInterrupt ends it with the best state; `Outcome.stopped` says so.
     """
     with _threads(recipe.threads):
-        return _Training(task, samples, recipe, checkpoint, identity, say or (lambda text: None)).run()
+        outcome = _Training(task, samples, recipe, checkpoint, identity, say or (lambda text: None)).run()
+    if recipe.told is not None:
+        recipe.told(outcome)
+    return outcome
 
 
 class _Training:
@@ -159,6 +182,9 @@ class _Training:
         self.outcome.steps = self.step
         self.outcome.planned = self.total
         self.outcome.seconds = self._seconds()
+        later = self._times[1:] or self._times
+        self.outcome.step_seconds = sum(later) / len(later) if later else 0.0
+        self.outcome.check_seconds = self._held_seconds or 0.0
         return self.outcome
 
     def _prepare(self) -> None:
@@ -166,7 +192,9 @@ class _Training:
         if saved is not None:
             self._resume(saved)
             return
+        began = time.monotonic()
         first = self.task.held()
+        self._held_seconds = time.monotonic() - began
         self.outcome.first = self.outcome.best = first
         self.outcome.history.append((0, first))
         self.best = self._state()
@@ -256,6 +284,7 @@ class _Training:
         start = self._state()
         losses: dict[float, float] = {}
         steps = self._probe_steps()
+        self.outcome.probed = True
         for number, rate in enumerate(PROBED):
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
@@ -271,7 +300,7 @@ class _Training:
 
     def _probe_steps(self) -> int:
         """How many steps to try each rate for: as many as take a small part of the time limit."""
-        steps = max(2, min(self.total // 10, max(_PROBE_STEPS, round(self.total * _PROBE_PART))))
+        steps = probe_steps(self.total)
         limit = self.recipe.seconds
         if limit is None:
             return steps
@@ -302,13 +331,14 @@ class _Training:
     def _fit_to_time(self, last: float) -> None:
         """After some steps, make them as many as the time limit allows, so that the schedule comes to its end."""
         limit = self.recipe.seconds
+        if len(self._times) < _TIMED_MOST:
+            self._times.append(last)
         if limit is None or self.timed:
             return
-        self._times.append(last)
         if len(self._times) < _TIMED and self._seconds() < 0.1 * limit:
             return
         self.timed = True
-        usual = sorted(self._times)[len(self._times) // 2]
+        usual = _median(self._times)
         checks = self.recipe.checks * self._check_seconds()
         room = max(0.0, 0.95 * (limit - self._seconds()) - checks)
         self.total = max(self.step + 1, min(self.total, self.step + int(room / max(usual, 1e-9))))
@@ -370,6 +400,10 @@ def _groups(tensors: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]
         {"params": [t], "weight_decay": decay if t.dim() >= 2 else 0.0, "size": size or largest}
         for t, size in zip(tensors.values(), sizes)
     ]
+
+
+def _median(times: list[float]) -> float:
+    return sorted(times)[len(times) // 2] if times else 0.0
 
 
 def _rms(tensor: Tensor) -> float:
