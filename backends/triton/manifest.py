@@ -75,6 +75,17 @@ def _linear(dtype: DType, encoding: Stored = DENSE, *, tail: bool = True) -> Mak
     return make
 
 
+def _deep(dtype: DType, encoding: Stored = DENSE) -> Make:
+    """Few outputs of many inputs."""
+    def make(m: Making) -> list[Value]:
+        n, k = m.width // 4, 4 * m.width
+        how = encoding if isinstance(encoding, Encoding) else encoding(n)
+        y = m.op("linear", m.input((B, k), dtype), m.const((n, k), dtype, how), m.const((n,), dtype))
+        return [m.op("add", m.op("gelu", y), m.input((B, n), dtype))]
+
+    return make
+
+
 def _bytes(static: bool, requantized: bool) -> Make:
     def make(m: Making) -> list[Value]:
         n = m.width
@@ -138,6 +149,11 @@ def _products() -> list[Entry]:
         ]
     return [
         *found, Entry("linear", "f8e4m3", "", _linear(dtypes.f8e4m3, tail=False), archs=(HOPPER,), dot=True),
+        Entry("linear_split", "f16", "", _deep(dtypes.f16), {"B": 16}, dot=True, often=True),
+        Entry("vector_split", "bf16", "", _deep(dtypes.bf16), one),
+        Entry("linear_i4_split", "bf16", "i4", _deep(dtypes.bf16, I4), {"B": 16}, dot=True),
+        Entry("vector_i4_split", "f16", "i4", _deep(dtypes.f16, I4), one, often=True),
+        Entry("vector_i8_weight_split", "f16", "i8", _deep(dtypes.f16, I8), one),
         Entry("linear_f8", "f8e4m3", "static", _floats(True), archs=(HOPPER,), dot=True),
         Entry("linear_f8", "f8e4m3", "dynamic", _floats(False), archs=(HOPPER,), dot=True, often=True),
         Entry("linear_f8_weight", "bf16", "f8", _linear(dtypes.bf16, F8), archs=(HOPPER,), dot=True, often=True),

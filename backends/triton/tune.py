@@ -67,7 +67,7 @@ class Tuner:
         names = [name for name, _ in choice.ways]
         launches = "+".join((*names, *(s.name for _, way in choice.ways for s in way if isinstance(s, Launch))))
         key = f"way {hashlib.sha256(launches.encode()).hexdigest()[:16]}|{_text(sizes)}"
-        default = choice.default(sizes, self.device.chip)
+        default = choice.default(sizes, self.device.chip) % len(names)
         with self._lock:
             found = self._known.get(key)
             if found is not None and found["best"] in names:

@@ -13,8 +13,10 @@ import torch
 from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.device import Interpreter
 from mcomp.backends.triton.executor import TritonExecutable
-from mcomp.backends.triton.program import Chip, Launch
+from mcomp.backends.triton.program import Chip, Choice, Launch
 from mcomp.backends.triton.tune import Tuner
+from mcomp.ir import dtypes
+from mcomp.ir.encoding import DENSE, Affine, Encoding, Scaled
 from mcomp.ir.graph import Value
 from mcomp.ops.evaluate import run_graph
 from tests.triton.harness import B, Made, close, inputs_of, made, needs_triton
@@ -138,3 +140,41 @@ def test_a_configuration_that_does_not_run_is_out(tmp_path: Path) -> None:
     assert torch.isfinite(executable.run(given, {"B": 20})[0]).all()
     found = json.loads(next(tmp_path.iterdir()).read_text())["found"]
     assert all("BLOCK_M=16 " not in v["best"] for v in found.values())
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("kind", ["linear", "vector"])
+@pytest.mark.parametrize(("encoding", "inner"), [
+    (DENSE, 2500), (DENSE, 4096), (Affine(axis=(0,)), 4096), (Affine(axis=(0,), group=64), 2496),
+    (Affine(dtypes.i4, axis=(0,), group=32), 4992), (Scaled(axis=(0,)), 2100),
+], ids=str)
+def test_a_long_inner_axis_is_cut_where_that_is_faster(
+    encoding: Encoding, inner: int, kind: str, rows: int, tmp_path: Path
+) -> None:
+    """The parts are added up by a kernel of their own, and what follows is computed there."""
+    graph = made(lambda m: [
+        m.op("relu", m.op("linear", m.input((B, inner)), m.const((24, inner), dtypes.f32, encoding), m.const((24,)))),
+    ])
+
+    def cost(seen: list[tuple[str, str]]) -> float:
+        return 1.0 if any(k.startswith(kind) and k.endswith("_split") for k, _ in seen) else 2.0
+
+    device = Timed(cost)
+    executable = TritonExecutable(lower_graph(graph, None), device, Tuner(device, folder=tmp_path, most=1))
+    given = inputs_of(graph, {"B": rows})
+    close(executable.run(given, {"B": rows})[0], run_graph(graph, given)[0])
+    assert [k.name.rsplit("_", 1)[0] for k in executable.kernels({"B": rows})][1:] == ["split_sum"]
+
+
+def test_what_is_cut() -> None:
+    """Only what is long, known, and multiplies few rows; by itself where a chip has more cores than tiles."""
+    def ways(inner: int, rows: int) -> tuple[list[str], str]:
+        graph = made(lambda m: [m.op("linear", m.input((B, inner)), m.const((256, inner)))])
+        step = next(s for s in lower_graph(graph, None).steps if isinstance(s, Choice))
+        sizes = {"rows": rows, "cols": 256}
+        return step.tried(sizes), step.ways[step.default(sizes, Chip(90, 227 << 10, 132))][0]
+
+    assert ways(1024, 1) == (["tile", "vector", "library"], "vector")
+    assert ways(4096, 1) == (["tile", "vector", "library", "split tile", "split vector"], "split vector")
+    assert ways(4096, 64)[1] == "split tile"
+    assert ways(4096, 65) == (["tile", "vector", "library"], "tile")

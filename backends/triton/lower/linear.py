@@ -131,11 +131,17 @@ def tile_product(whole: Linear, way: Way, b: Builder, split: Split | None = None
     x, w, size = b.read(whole.node.operand(0)), way.values, whole.sizes["inner"]
     outputs, inner = Group("cols_safe", (0,), (w.shape[0],)), text.number(size)
     zero = "tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)"
-    start = (f"{text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, {text.pointer(w)}, "
-             f"{text.row_terms(w, outputs)}")
-    span = _span(way, size, inner) if split is None else split.begin(text, 1, _steps(way, size))
+    whole_blocks = isinstance(size, int) and (split is None or size % split.size == 0)
+    shift = ["", ""]
+    if split is not None and whole_blocks and way.kind in _UNGROUPED:  # pointers move, which takes fewer registers
+        text.head.append("part = tl.program_id(1)")
+        shift = [f" + part * {split.size} * {text.number(v.strides[1 if v is w else -1])}" for v in (x, w)]
+        span = ("0", str(split.size))
+    else:
+        span = _span(way, size, inner) if split is None else split.begin(text, 1, _steps(way, size))
+    start = (f"{text.base(x)}{shift[0]}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, "
+             f"{text.pointer(w)}{shift[1]}, {text.row_terms(w, outputs)}")
     if way.kind in _UNGROUPED:
-        whole_blocks = isinstance(size, int) and (split is None or size % split.size == 0)
         even = f"{split.size if split else inner} % BLOCK_K == 0" if whole_blocks else "False"
         text.line(f"acc = products.dense({start}, {text.number(w.strides[1])}, None, {', '.join(span)}, {zero}, {even}, "
                   "BLOCK_K)")

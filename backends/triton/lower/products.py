@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded
@@ -38,6 +40,8 @@ LIBRARY = (dtypes.f32, dtypes.f16, dtypes.bf16)
 Ways = list[tuple[str, list[Launch | TorchStep]]]
 VECTOR_ROWS = 4
 """Up to so many rows are multiplied one by one, without tensor cores, which would be mostly idle."""
+_TILE_ROWS, _TILE_COLS, _VECTOR_COLS = 64, 64, 16
+"""What a program computes, about."""
 
 
 @lowers("linear", target=TARGET)
@@ -83,7 +87,8 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     parts = split_of(whole, way, b)
     if parts is not None:
         ways += [(name, [make(whole, way, b, parts), summed(whole, way, b, parts)]) for name, make in SPLIT_WAYS.items()]
-    b.choose(ways, _by_rows, {"rows": sizes["rows"]}, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
+    chosen: dict[str, Dim] = {"rows": sizes["rows"], "cols": sizes["cols"]}
+    b.choose(ways, _by_rows(parts is not None), chosen, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
     return None
 
 
@@ -91,8 +96,18 @@ def _first(sizes: Numbers, chip: Chip) -> int:
     return 0
 
 
-def _by_rows(sizes: Numbers, chip: Chip) -> int:
-    return 1 if sizes["rows"] <= VECTOR_ROWS else 0
+def _by_rows(split: bool) -> Callable[[Numbers, Chip], int]:
+    """The way of a few rows, or of many; split (the last two ways, where there are these) where a chip has more cores than
+    there are tiles."""
+    def default(sizes: Numbers, chip: Chip) -> int:
+        rows, cols = sizes["rows"], sizes["cols"]
+        if rows <= VECTOR_ROWS:
+            few = rows * -(-cols // _VECTOR_COLS) < chip.cores
+            return -1 if split and few else 1
+        few = -(-rows // _TILE_ROWS) * -(-cols // _TILE_COLS) < chip.cores
+        return -2 if split and few and rows <= SPLIT_ROWS else 0
+
+    return default
 
 
 def matmul(node: Node, tail: Tail, b: Builder) -> Declined | None:
