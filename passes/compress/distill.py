@@ -28,6 +28,8 @@ TEACHER = "distill.teacher"
 FLOATS = "distill.floats"
 """Key of `Context.shared`: constants as the last `distill` left them in float, name to digest: what later passes round."""
 _PASSES = "distill.passes"
+_RATE = "distill.rate"
+"""Key of `Context.shared`: the rate that was found for the whole model, with an optimizer. Later passes take it, too."""
 _EXACT = 1e-6
 
 
@@ -56,7 +58,7 @@ class Distill(Pass):
     max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
         samples) is refused.
     seconds, steps, epochs: how long; `seconds` for all regions together. rate: about the share by which a step changes a
-        tensor, with adamw; none tries some.
+        tensor, with adamw; none tries some. Later passes over the whole model take the rate that the first one found.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
         of kl. features: weight of values inside, with student=self on the whole model.
     scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.
@@ -189,10 +191,15 @@ class Distill(Pass):
         if last is None or context.excluded(self.name, last) or not context.allow_rewrite(self.name):
             return PassResult(False)
         assert context.calibration is not None
+        recipe = self.recipe(context)
+        if recipe.rate is None:
+            recipe = dataclasses.replace(recipe, rate=context.shared.get(_RATE, {}).get(self.optimizer))
         report = finetune(
-            graph, dense, context.calibration, recipe=self.recipe(context), options=self.options(context),
+            graph, dense, context.calibration, recipe=recipe, options=self.options(context),
             seed=context.seed, checkpoint=self._folder(context), progress=context.shared.get(PROGRESS),
         )
+        if report.changed and report.outcome is not None:
+            context.shared[_RATE] = {**context.shared.get(_RATE, {}), self.optimizer: report.outcome.rate}
         return PassResult(self._tell(graph, context, report), NONE, {"trained": report.changed})
 
     def _blocks(self, graph: Graph, dense: Graph, context: Context) -> PassResult:

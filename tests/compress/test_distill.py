@@ -14,6 +14,7 @@ from mcomp.errors import PassError
 from mcomp.ir import Affine, Graph, dtypes, parse_graph, verify
 from mcomp.ir.encoding import quantize_array
 from mcomp.manager import Context, Pass, PassManager, PassResult
+from mcomp.manager.context import TRAINED
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
@@ -220,6 +221,17 @@ def test_self_distillation_makes_up_for_damage_with_the_weights_in_integers() ->
     kinds = {str(n.type.encoding) for n in graph.nodes if n.op.name == "const" and len(n.type.shape) == 2}
     assert kinds == {"affine<i4, axis=0>"}
     assert any(r.kind == "applied" and r.rule == "distill" for r in context.remarks)
+
+
+def test_a_rate_is_looked_for_once() -> None:
+    """How trainings went is told, with what each took."""
+    steps = ("prune{what=[ffn],ratio=0.5}", "distill{steps=60}", "quantize{bits=4}", "distill{steps=40}")
+    _, context, _ = distilled(MLP, ",".join(steps))
+    first, second = context.shared[TRAINED]
+    assert [first.probed, second.probed] == [True, False]
+    assert first.rate == second.rate > 0
+    assert [first.steps, second.steps] == [60, 40]
+    assert 0 < first.step_seconds * 60 < first.seconds and first.check_seconds > 0
 
 
 def test_blocks_are_trained_one_after_another() -> None:

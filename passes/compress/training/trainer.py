@@ -28,8 +28,8 @@ class Recipe:
         some and takes the one that does best in a few steps.
     schedule: cosine or linear fall to zero after `warmup` (a share of the steps), or constant.
     steps: how many; None: `epochs` times through the data. A time limit that is too short for them makes them fewer.
-    checks: how often the held-out loss is taken, evenly spread (less often where that would take longer than half of what
-        the steps do); `patience` of them without improvement end the training
+    checks: how often the held-out loss is taken, evenly spread (less often where that would take longer than a quarter of
+        what the steps do); `patience` of them without improvement end the training
         (0: never).
     clip: the largest norm of the gradient.
     deadline: the monotonic time when training stops wherever it is; unlike `seconds` it does not change the schedule.
@@ -113,7 +113,7 @@ _PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
 _CLOSE = 1.05
 _TIMED_MOST = 200
-_PER_STEP, _CHECKED = 3.0, 0.5
+_PER_STEP, _CHECKED = 3.0, 0.25
 """Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
 _LEAST_VECTOR = 2e-2
 _BACKOFFS = 6
