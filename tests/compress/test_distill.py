@@ -225,8 +225,7 @@ def test_self_distillation_makes_up_for_damage_with_the_weights_in_integers() ->
 
 def test_a_rate_is_looked_for_once() -> None:
     """How trainings went is told, with what each took."""
-    steps = ("prune{what=[ffn],ratio=0.5}", "distill{steps=60}", "quantize{bits=4}", "distill{steps=40}")
-    _, context, _ = distilled(MLP, ",".join(steps))
+    _, context, _ = distilled(MLP, damaged("distill{steps=60}", "distill{steps=40}"))
     first, second = context.shared[TRAINED]
     assert [first.probed, second.probed] == [True, False]
     assert first.rate == second.rate > 0
