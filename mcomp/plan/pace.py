@@ -31,15 +31,20 @@ class Training(Protocol):
     def step_seconds(self) -> float:
         """How long a step took."""
 
+    @property
+    def began(self) -> float:
+        """By the clock, when it began."""
+
     def seconds_for(self, steps: int) -> float:
         """How long one of so many steps would take."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a pipeline besides its trainings, the trainings of a trial with `asked` steps, and the seconds `spent` on
-    finding out."""
+    """Seconds of a pipeline besides its trainings (`before` the first one, and all), the trainings of a trial with `asked`
+    steps, and the seconds `spent` on finding out."""
 
+    before: float
     fixed: float
     trainings: tuple[Training, ...]
     asked: int
@@ -49,8 +54,10 @@ class Pace:
         """Seconds that the pipeline takes with so many steps in all, each training its share."""
         return self.fixed + sum(t.seconds_for(round(steps * t.steps / self.asked)) for t in self.trainings)
 
-    def steps_in(self, seconds: float) -> int:
-        """How many steps the pipeline has time for; 0 where there is not even time for the rest, or nothing to train."""
+    def steps_in(self, seconds: float, *, again: bool = False) -> int:
+        """How many steps the pipeline has time for; 0 where there is not even time for the rest, or nothing to train. again:
+        what comes before the first training is there already."""
+        seconds += self.before if again else 0.0
         low, high = 0, _MOST
         if not any(t.steps for t in self.trainings) or self.seconds(high) <= seconds:
             return 0
@@ -73,5 +80,6 @@ def pace_of(
         fixed = max(0.0, took - sum(t.seconds for t in done))
         stepping = sum(t.steps * t.step_seconds for t in done)
         if stepping >= _TELLS or not stepping or spent + took + _GROWTH * stepping > _SHARE * seconds:
-            return Pace(fixed, done, steps, spent)
+            before = min(fixed, max(0.0, done[0].began - start)) if done else 0.0
+            return Pace(before, fixed, done, steps, spent)
         steps *= _GROWTH

@@ -24,7 +24,7 @@ _MOSTLY = 4.0
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
-_CAUTION = 0.85
+_CAUTION = 0.9
 
 
 class Trainer:
@@ -38,6 +38,7 @@ class Trainer:
         self.start = start
         self.aim = Aim()
         self.pace: Pace | None = None
+        self.paced: Choice | None = None
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
@@ -95,7 +96,8 @@ class Trainer:
             if self.catalog.trained(choice, 1) is None:
                 return 0
             self.pace = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
-        return self.pace.steps_in(_CAUTION * self._share(self.pace.fixed))
+            self.paced = choice
+        return self.pace.steps_in(_CAUTION * self._share(self.pace.fixed), again=choice == self.paced)
 
     def _try(self, choice: Choice, steps: int) -> Sequence[Training]:
         pipeline = self.catalog.trained(choice, steps)

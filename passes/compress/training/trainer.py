@@ -89,6 +89,8 @@ class Outcome:
     """Seconds that taking the held-out loss takes."""
     probed: bool = False
     """Whether rates were tried."""
+    began: float = 0.0
+    """The monotonic time when it began."""
 
     @property
     def interrupted(self) -> bool:
@@ -157,7 +159,7 @@ class _Training:
         self.total = max(1, recipe.steps if recipe.steps is not None else round(recipe.epochs * per_epoch))
         self.step = 0
         self.factor = 1.0
-        self.outcome = Outcome(planned=self.total)
+        self.outcome = Outcome(planned=self.total, began=self.started)
         self.best: dict[str, Tensor] = {}
         self.epochs: dict[int, list[Minibatch]] = {}
         self.bad = 0
