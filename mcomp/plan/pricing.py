@@ -1,6 +1,7 @@
 """What choices cost, and which choices are best by the additive model.
 
-A choice's cost is a number: microseconds by the cost table, and bytes, each as a share of what the untouched graph takes.
+A choice's cost is a number: microseconds by the cost table, and bytes, each as a share of what the graph takes with all
+layers in int8. (Shares of the untouched graph would make bytes count for more, where int8 saves more time than bytes.)
 The objective says which of the two counts; the other one decides between choices that are nearly equal.
 """
 
@@ -17,7 +18,7 @@ from mcomp.plan.allocate import Level, pareto
 from mcomp.plan.costs import CostTable
 from mcomp.plan.offers import Catalog, Choice
 
-SECOND = 0.1
+SECOND = 0.05
 """What a share of the other objective counts beside a share of the one that is asked for."""
 Key = tuple[int, Choice]
 """A part, and the levels of the groups that touch it."""
@@ -61,7 +62,7 @@ class Pricing:
         self._work: dict[Key, tuple[str, float]] = {}
         self._points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.untouched: Choice = (0,) * len(catalog.groups)
-        whole = self.cost(self.untouched)
+        whole = self.cost(catalog.plain)
         fast = objective == "latency" and table is not None
         self._per_us = (1.0 if fast else SECOND if table is not None else 0.0) / max(whole.microseconds, 1e-9)
         self._per_byte = (SECOND if fast else 1.0) / max(whole.nbytes, 1)
