@@ -54,6 +54,8 @@ class Catalog(ABC):
     """The choice that the usual quantization of all layers comes to."""
     notes: tuple[str, ...] = ()
     """What the user is to be told."""
+    trains: tuple[str, ...] = ()
+    """Kinds of levels whose pipelines train something: not to be tried alone."""
 
     @abstractmethod
     def nbytes(self, index: int, choice: Choice) -> int:

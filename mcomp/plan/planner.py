@@ -9,6 +9,7 @@ import traceback
 from mcomp.backend import backend_named
 from mcomp.errors import BudgetError
 from mcomp.plan.aim import Aim
+from mcomp.plan.blame import settle_kinds
 from mcomp.plan.costs import CostTable
 from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.offers import Choice, Menu, registered_offers
@@ -25,6 +26,7 @@ SWITCHES = 4
 _UNTRAINED = 0.3
 """Share of the time limit after which training begins."""
 _WORTH = 0.99
+_MOVES = 8
 _TRUST = 10.0
 
 
@@ -84,6 +86,7 @@ class Planner:
         self.pricing = Pricing(catalog, settings.objective, table, self.workshop.hints(self.work), self.workshop.say)
         self.catalog = catalog
         self._learn_from_int8()
+        self._settle()
         self._bisect()
         self._switch()
         if settings.time_limit is not None and not self.workshop.out_of_time():
@@ -124,20 +127,48 @@ class Planner:
         self.seconds = time.monotonic() - start
         return fits
 
+    def _settle(self) -> None:
+        """Find out what the kinds of levels in the first choice add by themselves."""
+        target = self._first_target()
+        if target is None or self._late():
+            return
+        choice = self.pricing.best(target, self.best or self.catalog.plain)
+        error = self.workshop.trial_error(self.work)
+        settle_kinds(
+            self.pricing, choice, lambda c: error(self.catalog.pipeline(c)) ** 2, self._late, frozenset(self.catalog.trains),
+        )
+
     def _bisect(self) -> None:
         """Aim at the largest error that the budget allows; after each attempt expected errors are corrected by what was
         measured of the whole."""
         target = self._first_target()
         start = self.best or self.catalog.plain
         for number in range(1, self._trials() + 1):
-            if target is None or self._late():
-                return
-            choice = self.pricing.best(target, start)
-            if choice in self.tried or choice == self.pricing.untouched or not self._worth(choice):
+            choice = self._untried(target, start)
+            if choice is None:
                 return
             self._attempt(choice, f"plan {number}")
             start = choice
             target = self.aim.next()
+
+    def _untried(self, target: float | None, start: Choice) -> Choice | None:
+        """The best choice with an expected error near a target that is worth an attempt; None where there is none. Where the
+        target comes to what was tried, or to nothing that would cost less than the best so far, it moves on as if that had
+        been tried again."""
+        for _ in range(_MOVES):
+            if target is None or self._late():
+                return None
+            choice = self.pricing.best(target, start)
+            if choice == self.pricing.untouched:
+                return None
+            known = self.tried.get(choice)
+            if known is None and self.best is not None and not self._worth(choice):
+                known = self.tried.get(self.best)
+            if known is None:
+                return choice
+            self.aim.add(target, self.workshop.load(known))
+            target = self.aim.next()
+        return None
 
     def _trials(self) -> int:
         return TRIALS if self.workshop.settings.time_limit is None else _MORE_TRIALS

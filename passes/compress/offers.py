@@ -140,6 +140,7 @@ class LayersAndWidths(Catalog):
     ) -> None:
         self.graph, self.context, self.coupling = own, context, coupling
         self.wide = menu.wide
+        self.trains = (STUDENT,)
         nodes = {n.name: n for n in own.nodes}
         self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}
         self.orders = {name: np.array(known["curves"][name][0], np.int64) for name in self.dimensions}
