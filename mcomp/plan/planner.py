@@ -48,7 +48,8 @@ class Planner:
     def __init__(self, workshop: Workshop, standing: Standing, int8: Version | None) -> None:
         self.workshop, self.standing, self.int8 = workshop, standing, int8
         self.work = workshop.works[0]
-        self.tried: dict[Choice, Version] = {}
+        self.tried: dict[str, Version] = {}
+        """By pipeline: choices that differ in what others take away come to the same."""
         self.aim = Aim()
         self.best: Choice | None = None
         self.seconds = 0.0
@@ -108,7 +109,7 @@ class Planner:
         error = self.workshop.judge_error(self.int8) ** 2
         plain = self.catalog.plain
         self.pricing.learn(plain, error)
-        self.tried[plain] = self.int8
+        self.tried[self.catalog.pipeline(plain)] = self.int8
         self.aim.add(error, self.workshop.load(self.int8))
         if self.int8.within_budget:
             self.best = plain
@@ -116,8 +117,8 @@ class Planner:
     def _attempt(self, choice: Choice, name: str) -> bool:
         """Make, measure and judge the whole model with a choice; whether it keeps the budget."""
         start = time.monotonic()
-        version = self.workshop.make(name, self.catalog.pipeline(choice), hurry=True)
-        self.tried[choice] = version
+        pipeline = self.catalog.pipeline(choice)
+        version = self.tried[pipeline] = self.workshop.make(name, pipeline, hurry=True)
         error = self.workshop.judge_error(version) ** 2
         self.pricing.learn(choice, error)
         fits = self.standing.judge(version)
@@ -161,9 +162,9 @@ class Planner:
             choice = self.pricing.best(target, start)
             if choice == self.pricing.untouched:
                 return None
-            known = self.tried.get(choice)
+            known = self.tried.get(self.catalog.pipeline(choice))
             if known is None and self.best is not None and not self._worth(choice):
-                known = self.tried.get(self.best)
+                known = self.tried.get(self.catalog.pipeline(self.best))
             if known is None:
                 return choice
             self.aim.add(target, self.workshop.load(known))
@@ -215,7 +216,8 @@ class Planner:
             self.pricing.correction.groups[g] = min(_TRUST, max(1 / _TRUST, real))
         self.pricing.learn(self.best, whole)
         choice = self.pricing.best(target, self.best)
-        if choice not in self.tried and choice != self.pricing.untouched and self._worth(choice):
+        tried = self.catalog.pipeline(choice) in self.tried
+        if not tried and choice != self.pricing.untouched and self._worth(choice):
             self._attempt(choice, "plan, levels switched")
 
     def _switches(self) -> int:
