@@ -88,7 +88,7 @@ class TritonExecutable(Executable):
     def _choice(self, step: Choice, values: Mapping[str, int]) -> int:
         sizes = {name: dims.evaluate(d, values) for name, d in step.sizes}
         if self.tuner is None:
-            return step.default(sizes, self.device.chip) % len(step.ways)
+            return step.default(sizes, self.device.chip)
 
         def milliseconds(way: int) -> float:
             frame = Frame(Ready(self, step.ways[way][1], dict(values)))

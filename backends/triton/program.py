@@ -122,8 +122,7 @@ class TorchStep:
 @dataclass(eq=False)
 class Choice:
     """Several ways to compute the same, of which sizes or measurements decide. `default(sizes, chip)`: the way that the
-    cost model likes best (negative: counted from the end). `most`: ways that are tried for up to so many `rows` only, by
-    name."""
+    cost model likes best. `most`: ways that are tried for up to so many `rows` only, by name."""
 
     ways: tuple[tuple[str, tuple[Launch | TorchStep, ...]], ...]
     sizes: tuple[tuple[str, Dim], ...]

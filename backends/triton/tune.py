@@ -67,7 +67,7 @@ class Tuner:
         names = [name for name, _ in choice.ways]
         launches = "+".join((*names, *(s.name for _, way in choice.ways for s in way if isinstance(s, Launch))))
         key = f"way {hashlib.sha256(launches.encode()).hexdigest()[:16]}|{_text(sizes)}"
-        default = choice.default(sizes, self.device.chip) % len(names)
+        default = choice.default(sizes, self.device.chip)
         with self._lock:
             found = self._known.get(key)
             if found is not None and found["best"] in names:
@@ -126,8 +126,8 @@ def _or_never(measure: Callable[[], float]) -> float:
     """A measurement; infinity where the kernel does not run in this configuration (too much shared memory, say)."""
     try:
         return measure()
-    except Exception as e:  # whatever a compiler or driver raises, the configuration is out
-        if type(e).__name__ not in ("OutOfResources", "CompilationError", "PTXASError", "RuntimeError"):
+    except Exception as e:  # whatever a compiler, a driver or torch raises, the configuration is out
+        if not isinstance(e, RuntimeError) and type(e).__name__ not in ("OutOfResources", "CompilationError", "PTXASError"):
             raise
         return float("inf")
 

@@ -93,6 +93,10 @@ _LARGEST = {"f8e4m3": 448.0, "f8e5m2": 57344.0}
 """OCP 8-bit floating point specification, table 1."""
 
 
+def _axis_text(axis: tuple[int, ...]) -> str:
+    return "axis=" + (str(axis[0]) if len(axis) == 1 else str(list(axis)))
+
+
 @dataclass(frozen=True, slots=True)
 class Affine(Encoding):
     """Integers q with real value `scale * (q - zero)`.
@@ -161,7 +165,7 @@ class Affine(Encoding):
     def __str__(self) -> str:
         fields = [str(self.dtype)]
         if self.axis:
-            fields.append("axis=" + (str(self.axis[0]) if len(self.axis) == 1 else str(list(self.axis))))
+            fields.append(_axis_text(self.axis))
         if self.group is not None:
             fields.append(f"group={self.group}")
         if self.zero_point:
@@ -216,7 +220,7 @@ class Scaled(Encoding):
     def __str__(self) -> str:
         fields = [str(self.dtype)]
         if self.axis:
-            fields.append("axis=" + (str(self.axis[0]) if len(self.axis) == 1 else str(list(self.axis))))
+            fields.append(_axis_text(self.axis))
         if self.scale is not None:
             fields.append(f"scale={self.scale!r}")
         return f"scaled<{', '.join(fields)}>"

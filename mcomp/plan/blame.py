@@ -33,7 +33,7 @@ def settle_kinds(
     catalog = pricing.catalog
     ours = {g.options[level].kind for g, level, plain in zip(catalog.groups, choice, catalog.plain) if level != plain}
     kinds = sorted(ours - leave)
-    if len(kinds) < 2 or late():
+    if len(ours) < 2 or late():
         return
     base, known = measure(catalog.plain), pricing.error(catalog.plain)
     for kind in kinds:

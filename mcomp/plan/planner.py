@@ -156,6 +156,7 @@ class Planner:
         """The best choice with an expected error near a target that is worth an attempt; None where there is none. Where the
         target comes to what was tried, or to nothing that would cost less than the best so far, it moves on as if that had
         been tried again."""
+        aim = Aim([*self.aim.attempts])
         for _ in range(_MOVES):
             if target is None or self._late():
                 return None
@@ -167,8 +168,8 @@ class Planner:
                 known = self.tried.get(self.catalog.pipeline(self.best))
             if known is None:
                 return choice
-            self.aim.add(target, self.workshop.load(known))
-            target = self.aim.next()
+            aim.add(target, self.workshop.load(known))
+            target = aim.next()
         return None
 
     def _trials(self) -> int:

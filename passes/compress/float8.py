@@ -37,7 +37,8 @@ def _plan(layer: Layer, sample: Sample, correct: bool) -> Plan:
     bias = None
     if correct:
         shift = shift_of(exact, rough, node)
-        bias, rough = corrected_bias(node, shift), rough + shift
+        bias = corrected_bias(node, shift)
+        rough = rough if bias is None else rough + shift
     stored = node.operand(1).weight
     assert stored is not None
     saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(ROWS).nbytes, {})

@@ -5,13 +5,14 @@ from __future__ import annotations
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, View, dense
 from mcomp.backends.triton.builder import Builder
-from mcomp.backends.triton.lower.tiles import Linear, result_groups, safe, start_tile, tile_grid
+from mcomp.backends.triton.lower.tiles import Linear, Tiles, result_groups, safe, start_tile, tile_grid
 from mcomp.backends.triton.program import Launch
 from mcomp.backends.triton.text import Group, KernelText
 from mcomp.ir import dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Value
+from mcomp.ir.store import Weight
 
 
 def byte_weight(weight: Value, b: Builder) -> str | None:
@@ -35,24 +36,42 @@ def byte_rows(place: Coded) -> str | None:
 def byte_product(whole: Linear, place: Coded, b: Builder) -> Launch:
     """The launch of a product of bytes."""
     text = KernelText()
-    tiles = start_tile(text, *result_groups(whole.shape))
-    weight, size = b.weight(whole.node.operand(1)), whole.sizes["inner"]
-    assert weight is not None
-    x, w = place.values, dense(b.constant(weight, "values"), weight.type.shape)
-    outputs, inner = Group("cols_safe", (0,), (w.shape[0],)), text.number(size)
-    even = f"{inner} % BLOCK_K == 0" if isinstance(size, int) else "False"
-    text.line(
-        f"acc = products.bytes_({text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, "
-        f"{text.pointer(w)}, {text.row_terms(w, outputs)}, {text.number(w.strides[1])}, 0, {inner}, "
-        f"tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32), {even}, BLOCK_K)"
-    )
+    tiles, operands, weight = _started(text, whole, place, b)
+    text.line(f"acc = products.bytes_({operands}, 0, {_rest(text, whole, 'int32')})")
     sums = whole.along_cols(dense(b.constant(weight, "values", "row_sums"), (weight.type.shape[0],)))
     to_floats(text, place, whole.shape, sums, tiles.all)
-    scales = dense(b.constant(weight, "scales"), weight.type.encoding.scale_shape(weight.type.shape))  # type: ignore[attr-defined]
+    return _finished("linear_i8", "i8", text, tiles, whole, weight, b)
+
+
+def _started(text: KernelText, whole: Linear, place: Coded, b: Builder) -> tuple[Tiles, str, Weight]:
+    """The tiles of a kernel, where its operands are, and the weight."""
+    tiles, weight = start_tile(text, *result_groups(whole.shape)), b.weight(whole.node.operand(1))
+    assert weight is not None
+    x, w = place.values, dense(b.constant(weight, "values"), weight.type.shape)
+    outputs = Group("cols_safe", (0,), (w.shape[0],))
+    operands = (f"{text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, "
+                f"{text.pointer(w)}, {text.row_terms(w, outputs)}, {text.number(w.strides[1])}")
+    return tiles, operands, weight
+
+
+def _rest(text: KernelText, whole: Linear, kind: str) -> str:
+    """The end of the inner axis, the empty accumulator, whether blocks divide the axis, and their size."""
+    size = whole.sizes["inner"]
+    inner = text.number(size)
+    even = f"{inner} % BLOCK_K == 0" if isinstance(size, int) else "False"
+    return f"{inner}, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.{kind}), {even}, BLOCK_K"
+
+
+def _finished(
+    kind: str, dtype: str, text: KernelText, tiles: Tiles, whole: Linear, weight: Weight, b: Builder
+) -> Launch:
+    """The launch, once `acc` holds floats that lack the scales of the weight only."""
+    encoding = weight.type.encoding
+    assert isinstance(encoding, (Affine, Scaled))
+    scales = dense(b.constant(weight, "scales"), encoding.scale_shape(weight.type.shape))
     one = View(scales.buffer, scales.dtype, (weight.type.shape[0],), (0 if scales.shape[0] == 1 else 1,))
     whole.finish(text, tiles.all, b, whole.along_cols(one))
-    return b.launch("linear_i8", text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind="linear_i8",
-                    dtypes=("i8",))
+    return b.launch(kind, text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind=kind, dtypes=(dtype,))
 
 
 def scaled_weight(weight: Value, b: Builder) -> bool:
@@ -72,28 +91,10 @@ def scaled_rows(place: Coded) -> bool:
 def float8_product(whole: Linear, place: Coded, b: Builder) -> Launch:
     """The launch of a product of floats of 8 bits."""
     text = KernelText()
-    tiles = start_tile(text, *result_groups(whole.shape))
-    weight, size = b.weight(whole.node.operand(1)), whole.sizes["inner"]
-    assert weight is not None and isinstance(weight.type.encoding, Scaled) and isinstance(place.type.encoding, Scaled)
-    x, w = place.values, dense(b.constant(weight, "values"), weight.type.shape)
-    outputs, inner = Group("cols_safe", (0,), (w.shape[0],)), text.number(size)
-    even = f"{inner} % BLOCK_K == 0" if isinstance(size, int) else "False"
-    text.line(
-        f"acc = products.dense({text.base(x)}, {text.row_terms(x, safe(tiles.rows))}, {text.number(x.strides[-1])}, "
-        f"{text.pointer(w)}, {text.row_terms(w, outputs)}, {text.number(w.strides[1])}, None, 0, {inner}, "
-        f"tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), {even}, BLOCK_K)"
-    )
-    scales = place.part("scales")
-    if scales is None:
-        text.line(f"acc = acc * {place.type.encoding.scale!r}")
-    else:
-        wide = View(scales.buffer, scales.dtype, whole.shape, (*_along(scales), 0), scales.offset)
-        text.line(f"acc = acc * {text.load(wide, tiles.all)}")
-    rows = dense(b.constant(weight, "scales"), weight.type.encoding.scale_shape(weight.type.shape))
-    one = View(rows.buffer, rows.dtype, (weight.type.shape[0],), (0 if rows.shape[0] == 1 else 1,))
-    whole.finish(text, tiles.all, b, whole.along_cols(one))
-    return b.launch("linear_f8", text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind="linear_f8",
-                    dtypes=("f8e4m3",))
+    tiles, operands, weight = _started(text, whole, place, b)
+    text.line(f"acc = products.dense({operands}, None, 0, {_rest(text, whole, 'float32')})")
+    text.line(f"acc = acc * {_row_scales(text, place, whole.shape, tiles.all)}")
+    return _finished("linear_f8", "f8e4m3", text, tiles, whole, weight, b)
 
 
 def to_floats(text: KernelText, place: Coded, shape: tuple[Dim, ...], sums: View, groups: tuple[Group, ...]) -> None:
@@ -108,12 +109,17 @@ def to_floats(text: KernelText, place: Coded, shape: tuple[Dim, ...], sums: View
         text.line(f"acc = acc - ({text.load(wide, groups)} - {shift}) * {text.load(sums, groups)}")
     elif encoding.zero != shift:
         text.line(f"acc = acc - ({encoding.zero - shift}) * {text.load(sums, groups)}")
-    scales = place.part("scales")
+    text.line(f"acc = acc.to(tl.float32) * {_row_scales(text, place, shape, groups)}")
+
+
+def _row_scales(text: KernelText, place: Coded, shape: tuple[Dim, ...], groups: tuple[Group, ...]) -> str:
+    """The scales of activations for a tile of a result of this shape."""
+    encoding, scales = place.type.encoding, place.part("scales")
+    assert isinstance(encoding, (Affine, Scaled))
     if scales is None:
-        text.line(f"acc = acc.to(tl.float32) * {encoding.scale!r}")
-    else:
-        wide = View(scales.buffer, scales.dtype, shape, (*_along(scales), 0), scales.offset)
-        text.line(f"acc = acc.to(tl.float32) * {text.load(wide, groups)}")
+        return repr(encoding.scale)
+    wide = View(scales.buffer, scales.dtype, shape, (*_along(scales), 0), scales.offset)
+    return text.load(wide, groups)
 
 
 def _along(part: View) -> tuple[Dim, ...]:

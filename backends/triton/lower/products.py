@@ -88,7 +88,7 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if parts is not None:
         ways += [(name, [make(whole, way, b, parts), summed(whole, way, b, parts)]) for name, make in SPLIT_WAYS.items()]
     chosen: dict[str, Dim] = {"rows": sizes["rows"], "cols": sizes["cols"]}
-    b.choose(ways, _by_rows(parts is not None), chosen, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
+    b.choose(ways, _by_rows(len(ways) if parts is not None else None), chosen, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
     return None
 
 
@@ -96,16 +96,16 @@ def _first(sizes: Numbers, chip: Chip) -> int:
     return 0
 
 
-def _by_rows(split: bool) -> Callable[[Numbers, Chip], int]:
-    """The way of a few rows, or of many; split (the last two ways, where there are these) where a chip has more cores than
-    there are tiles."""
+def _by_rows(split: int | None) -> Callable[[Numbers, Chip], int]:
+    """The way of a few rows, or of many; where a chip has more cores than there are tiles, one of the last two of so many
+    ways, which split (None: none does)."""
     def default(sizes: Numbers, chip: Chip) -> int:
         rows, cols = sizes["rows"], sizes["cols"]
         if rows <= VECTOR_ROWS:
             few = rows * -(-cols // _VECTOR_COLS) < chip.cores
-            return -1 if split and few else 1
+            return split - 1 if split and few else 1
         few = -(-rows // _TILE_ROWS) * -(-cols // _TILE_COLS) < chip.cores
-        return -2 if split and few and rows <= SPLIT_ROWS else 0
+        return split - 2 if split and few and rows <= SPLIT_ROWS else 0
 
     return default
 
