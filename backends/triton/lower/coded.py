@@ -71,7 +71,8 @@ def _finished(
     scales = dense(b.constant(weight, "scales"), encoding.scale_shape(weight.type.shape))
     one = View(scales.buffer, scales.dtype, (weight.type.shape[0],), (0 if scales.shape[0] == 1 else 1,))
     whole.finish(text, tiles.all, b, whole.along_cols(one))
-    return b.launch(kind, text, tile_grid, configs.products(8, least_inner=32), sizes=whole.sizes, kind=kind, dtypes=(dtype,))
+    form = configs.products(8, least_inner=32)
+    return b.launch(kind, text, tile_grid, form, sizes=whole.sizes, kind=kind, dtypes=(dtype,))
 
 
 def scaled_weight(weight: Value, b: Builder) -> bool:
