@@ -100,16 +100,21 @@ def tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
 def calibration_of(case: Case) -> list[tuple[Any, ...]]:
     """Unlabelled batches. Of a model that takes any number of tokens, those that the batch's sentences have."""
     samples, size = case.unlabelled or case.calibration, BATCHES.get(case.name, BATCH)
+    batches = [(rows, arrays) for rows, arrays in batched(case, samples.inputs, size) if len(rows) == size]
+    order = range(len(batches)) if case.dynamic is None else np.random.default_rng(0).permutation(len(batches))
+    return [tensors(batches[i][1]) for i in order]
+
+
+def batched(case: Case, inputs: Sequence[Array], size: int) -> list[tuple[Array, list[Array]]]:
+    """Which rows, and their inputs, at most `size` at a time. Of a model that takes any number of tokens, rows of about as
+    many go together, cut to that."""
     if case.dynamic is None:
-        count = len(samples) // size
-        return [tensors([a[i * size : (i + 1) * size] for a in samples.inputs]) for i in range(count)]
-    tokens = -(-samples.inputs[-1].sum(-1) // STEP) * STEP
-    batches = []
-    for length in np.unique(tokens):
-        rows = np.flatnonzero(tokens == length)
-        batches += [(length, rows[i : i + size]) for i in range(0, len(rows) - size + 1, size)]
-    order = np.random.default_rng(0).permutation(len(batches))
-    return [tensors([a[rows, :length] for a in samples.inputs]) for length, rows in (batches[i] for i in order)]
+        parts = [(np.arange(len(inputs[0])), None)]
+    else:
+        tokens = -(-inputs[-1].sum(-1) // STEP) * STEP
+        parts = [(np.flatnonzero(tokens == length), int(length)) for length in np.unique(tokens)]
+    batches = [(rows[i : i + size], length) for rows, length in parts for i in range(0, len(rows), size)]
+    return [(rows, [a[rows] if length is None else a[rows, :length] for a in inputs]) for rows, length in batches]
 
 
 def evaluator(case: Case) -> Any:
@@ -121,13 +126,13 @@ def evaluator(case: Case) -> Any:
     if samples is None or metric is None or samples.labels is None:
         raise models.Unavailable(f"{case.name} has no labelled selection data")
     labels = samples.labels
+    batches = [(rows, tensors(arrays)) for rows, arrays in batched(case, samples.inputs, TOGETHER)]
+    order = np.argsort(np.concatenate([rows for rows, _ in batches]))
 
     def evaluate(model: Any) -> Any:
         with torch.no_grad():
-            parts = [
-                model(*tensors([a[i : i + TOGETHER] for a in samples.inputs])) for i in range(0, len(samples), TOGETHER)
-            ]
-        return metric(torch.cat(parts).numpy(), labels)
+            parts = [model(*arrays) for _, arrays in batches]
+        return metric(torch.cat(parts).numpy()[order], labels)
 
     return evaluate
 

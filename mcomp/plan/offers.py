@@ -74,8 +74,9 @@ class Catalog(ABC):
     def pipeline(self, choice: Choice) -> str:
         """Passes, as text, that do what was chosen."""
 
-    def trained(self, choice: Choice, steps: int) -> str | None:
-        """Passes that do it and train what is left for about so many steps; None where nothing can be trained."""
+    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
+        """Passes that do it and train what is left for about so many steps, at a rate (None: one that is found first); None
+        where nothing can be trained."""
         return None
 
 

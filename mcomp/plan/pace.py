@@ -35,8 +35,12 @@ class Training(Protocol):
     def began(self) -> float:
         """By the clock, when it began."""
 
-    def seconds_for(self, steps: int) -> float:
-        """How long one of so many steps would take."""
+    @property
+    def rate(self) -> float:
+        """The rate that it went at."""
+
+    def seconds_for(self, steps: int, *, rated: bool = False) -> float:
+        """How long one of so many steps would take; rated: at a rate that is given."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +54,20 @@ class Pace:
     asked: int
     spent: float
 
-    def seconds(self, steps: int) -> float:
-        """Seconds that the pipeline takes with so many steps in all, each training its share."""
-        return self.fixed + sum(t.seconds_for(round(steps * t.steps / self.asked)) for t in self.trainings)
+    def seconds(self, steps: int, *, rated: bool = False) -> float:
+        """Seconds that the pipeline takes with so many steps in all, each training its share; rated: at a given rate."""
+        return self.fixed + sum(t.seconds_for(round(steps * t.steps / self.asked), rated=rated) for t in self.trainings)
 
-    def steps_in(self, seconds: float, *, again: bool = False) -> int:
+    def steps_in(self, seconds: float, *, again: bool = False, rated: bool = False) -> int:
         """How many steps the pipeline has time for; 0 where there is not even time for the rest, or nothing to train. again:
-        what comes before the first training is there already."""
+        what comes before the first training is there already. rated: no rates are tried."""
         seconds += self.before if again else 0.0
         low, high = 0, _MOST
-        if not any(t.steps for t in self.trainings) or self.seconds(high) <= seconds:
+        if not any(t.steps for t in self.trainings) or self.seconds(high, rated=rated) <= seconds:
             return 0
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.seconds(middle) <= seconds else (low, middle)
+            low, high = (middle, high) if self.seconds(middle, rated=rated) <= seconds else (low, middle)
         return low
 
 

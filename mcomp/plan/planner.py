@@ -91,7 +91,10 @@ class Planner:
         self._bisect()
         self._switch()
         if settings.time_limit is not None and not self.workshop.out_of_time():
-            Trainer(self.workshop, self.standing, self.catalog, self.pricing, self.best or self.catalog.plain).run()
+            start = self.best or self.catalog.plain
+            known = self.tried.get(self.catalog.pipeline(start))
+            load = None if known is None else self.workshop.load(known)
+            Trainer(self.workshop, self.standing, self.catalog, self.pricing, start, load).run()
         self._tell()
 
     def _table(self) -> CostTable | None:

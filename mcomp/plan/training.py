@@ -25,6 +25,11 @@ _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
 _CAUTION = 0.9
+_LOOKS, _NEAR, _LOOKING = 4, 1.4, 0.05
+"""How many choices are measured before one is trained, at most; by which factor its error may be off the one aimed at; and
+the share of the time that is left after which nothing more is measured."""
+_EASED = 0.5
+"""What the choice that training begins at is taken to lose when it is trained, as a share of what it loses without."""
 
 
 class Trainer:
@@ -32,19 +37,28 @@ class Trainer:
     the pipeline in the report gives the same model again."""
 
     def __init__(
-        self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice
+        self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice,
+        load: float | None = None,
     ) -> None:
+        """start, load: the best choice without training, and what it loses as a share of the budget."""
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
-        self.start = start
+        self.start, self.load = start, load
         self.aim = Aim()
         self.pace: Pace | None = None
         self.paced: Choice | None = None
+        self.measured: dict[Choice, float] = {}
+        """Squared errors without training."""
+        self.rate: float | None = workshop.memory.recall("rate", "trained")
+        """The rate that the first training found: later ones take it."""
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
         left = self.workshop.seconds_left() or 0.0
         far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
-        choice: Choice | None = self._beyond(far * max(self.pricing.error(self.start), 1e-4), self.start)
+        least = max(self.pricing.error(self.start), 1e-4)
+        if self.load is not None and 0.0 <= self.load <= 1.0:
+            self.aim.add(least, _EASED * self.load)
+        choice: Choice | None = self._beyond(far * least, self.start)
         number = 1
         tried: set[Choice] = set()
         while choice is not None and choice not in tried and number <= 8:
@@ -55,7 +69,7 @@ class Trainer:
             if version is None:
                 return
             self.standing.judge(version)
-            expected = self.pricing.error(choice)
+            expected = self._error(choice)
             self.aim.add(expected, self.workshop.load(version))
             number += 1
             target = self.aim.next()
@@ -66,7 +80,37 @@ class Trainer:
             choice = self._beyond(target, choice)
 
     def _beyond(self, target: float, start: Choice) -> Choice:
-        return self.pricing.best(target, start)
+        """The cheapest choice whose error before it is trained is near a target. A training is long and a look is short: the
+        whole is measured, what is expected corrected by that, and another chosen, until what was measured is near."""
+        measure = self.workshop.trial_error(self.workshop.works[0])
+        choice, until = self.pricing.best(target, start), (self.workshop.seconds_left() or 0.0) * (1.0 - _LOOKING)
+        looked: list[Choice] = []
+        while choice not in looked and len(looked) < _LOOKS and self._can_be_looked_at(choice):
+            if choice not in self.measured:
+                if (self.workshop.seconds_left() or 0.0) < until:
+                    break
+                self.workshop.say("errors before training")
+                self.measured[choice] = measure(self.catalog.pipeline(choice)) ** 2
+            looked.append(choice)
+            if self._off(choice, target) <= _NEAR:
+                return choice
+            self.pricing.learn(choice, self.measured[choice])
+            choice = self.pricing.best(target, choice)
+        return min(looked, key=lambda c: self._off(c, target), default=choice)
+
+    def _can_be_looked_at(self, choice: Choice) -> bool:
+        """Whether something was chosen, and nothing is trained in its pipeline anyway."""
+        kinds = {g.options[level].kind for g, level in zip(self.catalog.groups, choice, strict=True) if level}
+        return choice != self.pricing.untouched and not kinds & set(self.catalog.trains)
+
+    def _off(self, choice: Choice, target: float) -> float:
+        """The factor between the measured error and the one aimed at, at least 1."""
+        ratio = max(self.measured[choice], 1e-12) / target
+        return max(ratio, 1.0 / ratio)
+
+    def _error(self, choice: Choice) -> float:
+        """The squared error without training: measured, or what is expected."""
+        return self.measured.get(choice, self.pricing.error(choice))
 
     def _share(self, fixed: float) -> float:
         """Seconds for the next training, whose passes besides take `fixed`."""
@@ -79,11 +123,12 @@ class Trainer:
         pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
         if pipeline is None:
             steps = self._steps(choice)
-            pipeline = self.catalog.trained(choice, steps) if steps >= _FEW else None
+            pipeline = self.catalog.trained(choice, steps, self.rate) if steps >= _FEW else None
             if pipeline is None:
                 return None
             self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
         version = self.workshop.make(f"trained {number}", pipeline)
+        self._learn_rate(version)
         if self.workshop.out_of_time():
             self.workshop.warnings.append(
                 f"the time limit cut the training of {version.name} short: its pipeline gives another model when run again"
@@ -97,7 +142,16 @@ class Trainer:
                 return 0
             self.pace = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
             self.paced = choice
-        return self.pace.steps_in(_CAUTION * self._share(self.pace.fixed), again=choice == self.paced)
+        seconds = _CAUTION * self._share(self.pace.fixed)
+        return self.pace.steps_in(seconds, again=choice == self.paced, rated=self.rate is not None)
+
+    def _learn_rate(self, version: Version) -> None:
+        """Take the rate over that the last training of a pipeline, that of the whole model, went at."""
+        for context in version.contexts.values():
+            done: Sequence[Training] = context.shared.get(TRAINED, ())
+            if done and self.rate is None:
+                self.rate = done[-1].rate
+                self.workshop.memory.keep("rate", "trained", self.rate)
 
     def _try(self, choice: Choice, steps: int) -> Sequence[Training]:
         pipeline = self.catalog.trained(choice, steps)

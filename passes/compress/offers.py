@@ -294,7 +294,7 @@ class LayersAndWidths(Catalog):
         found = (self._student(len(self.layers) + i, choice) for i in range(len(self.students)))
         return [student for student in found if student is not None]
 
-    def trained(self, choice: Choice, steps: int) -> str | None:
+    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
         calibration = self.context.calibration
         if calibration is None or not calibration.given or steps < 1:
             return None
@@ -302,8 +302,8 @@ class LayersAndWidths(Catalog):
         lessons = len(given) + bool(narrowing)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(calibration.batches[0])
-        taught = [Distill(steps=first, augment=augment)] if narrowing else []
-        mended = Distill(steps=last if lessons else steps, augment=augment)
+        taught = [Distill(steps=first, augment=augment, rate=rate)] if narrowing else []
+        mended = Distill(steps=last if lessons else steps, augment=augment, rate=rate)
         rounding = self._rounding(choice)
         if not lessons and not rounding:
             return None

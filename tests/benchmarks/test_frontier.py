@@ -83,6 +83,24 @@ def test_sentences_are_cut_to_their_lengths(case: Case) -> None:
     assert all(int(b[0].sum()) == 7 * int(b[1].sum()) for b in batches)
 
 
+def test_sentences_are_scored_in_their_order_whatever_batches_they_run_in(case: Case) -> None:
+    lengths = np.random.default_rng(1).integers(1, 30, 130)
+    mask = (np.arange(32) < lengths[:, None]).astype(np.int64)
+    inputs = (np.arange(130)[:, None] * mask, mask)
+    words = dataclasses.replace(
+        case, selection=Samples(inputs, np.arange(130)), dynamic={"ids": {1: "S"}, "mask": {1: "S"}},
+        metric=lambda outputs, labels: float(np.array_equal(outputs, labels)),
+    )
+    shapes = set()
+
+    def model(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        shapes.add(tuple(ids.shape))
+        return ids[:, 0]
+
+    assert frontier.evaluator(words)(model) == 1.0
+    assert {length for _, length in shapes} == {8, 16, 24, 32}
+
+
 def test_a_case_without_labels_cannot_be_searched() -> None:
     with pytest.raises(models.Unavailable, match="selection"):
         frontier.evaluator(models.load("mlp_small", models.Options()))

@@ -15,13 +15,14 @@ class Took:
     steps: int
     step_seconds: float
     began: float = 0.0
+    rate: float = 1e-3
 
     @property
     def seconds(self) -> float:
-        return self.seconds_for(self.steps)
+        return self.step_seconds * self.steps
 
-    def seconds_for(self, steps: int) -> float:
-        return self.step_seconds * steps
+    def seconds_for(self, steps: int, *, rated: bool = False) -> float:
+        return self.step_seconds * steps * (1.0 if rated else 1.25)
 
 
 class Clock:
@@ -47,17 +48,18 @@ def test_short_steps_are_timed_in_longer_trainings() -> None:
     pace = pace_of(clock.train, 1000.0, clock)
     assert pace.fixed == pytest.approx(1.0)
     assert clock.asked == [8, 40, 200, 1000]
-    assert pace.steps_in(21.0) == pytest.approx(10_000, abs=2)
-    assert pace.seconds(10_000) == pytest.approx(21.0)
+    assert pace.steps_in(26.0) == pytest.approx(10_000, abs=2)
+    assert pace.seconds(10_000) == pytest.approx(26.0)
+    assert pace.steps_in(21.0, rated=True) == pytest.approx(10_000, abs=2)
 
 
 def test_one_run_is_enough_where_it_takes_long() -> None:
     clock = Clock(fixed=90.0, step=0.1)
     pace = pace_of(clock.train, 400.0, clock)
     assert clock.asked == [8]
-    assert pace.steps_in(190.0) == pytest.approx(500, abs=2)
+    assert pace.steps_in(215.0) == pytest.approx(500, abs=2)
     assert pace.steps_in(50.0) == 0
-    assert pace.steps_in(190.0 - 63.0, again=True) == pytest.approx(500, abs=2)
+    assert pace.steps_in(215.0 - 63.0, again=True) == pytest.approx(500, abs=2)
 
 
 def test_nothing_to_train_has_no_pace() -> None:
@@ -73,3 +75,4 @@ def test_trying_rates_and_checks_take_time_too() -> None:
     known.probed = True
     assert known.seconds_for(4000) == pytest.approx(400 * (1 + 5 / 40) + 26)
     assert known.seconds_for(400) == pytest.approx(0.1 * (400 + 5 * 24) + 26)
+    assert known.seconds_for(4000, rated=True) == pytest.approx(400 + 21)

@@ -101,9 +101,10 @@ class Outcome:
         """Whether the held-out loss is lower than at the start."""
         return self.best < self.first
 
-    def seconds_for(self, steps: int) -> float:
-        """Seconds of a training of so many steps, those in which rates are tried and checks included."""
-        rates = len(PROBED) if self.probed else 0
+    def seconds_for(self, steps: int, *, rated: bool = False) -> float:
+        """Seconds of a training of so many steps, those in which rates are tried (unless one is given) and checks
+        included."""
+        rates = len(PROBED) if self.probed and not rated else 0
         checks = min(steps, Recipe.checks) + rates + 1
         return self.step_seconds * (steps + rates * probe_steps(steps)) + self.check_seconds * checks
 

@@ -1,0 +1,127 @@
+"""What is trained in the time that is left, on the made-up catalog of the tests of pricing and with a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from mcomp.manager.context import TRAINED
+from mcomp.plan.memory import Memory
+from mcomp.plan.offers import Choice
+from mcomp.plan.pricing import Pricing
+from mcomp.plan.training import _NEAR, BEYOND, Trainer
+from tests.plan.test_pace import Took
+from tests.plan.test_pricing import Chain
+
+LOOK, STEP = 1.0, 0.05
+RATE = 3e-3
+
+
+class Trainable(Chain):
+    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
+        return f"{self.pipeline(choice)};{steps};{rate}"
+
+
+@dataclass
+class Shop:
+    """A workshop in which what is measured of the whole is not what is expected of it: errors of widths count `wrong`
+    times. A training gets the error down to a share."""
+
+    wrong: float
+    left: float = 600.0
+    share: float = 0.1
+    memory: Memory = field(default_factory=Memory)
+    works: tuple[Any, ...] = (None,)
+    warnings: list[str] = field(default_factory=list)
+    looked: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.expected = Pricing(Trainable(), "size", None, {})
+
+    def error(self, pipeline: str) -> float:
+        choice = tuple(map(int, pipeline.split(";")[0].split(",")))
+        errors = self.expected.errors_by_group(choice)
+        return self.wrong * sum(errors[:2]) + sum(errors[2:])
+
+    def seconds_left(self, share: float = 1.0) -> float:
+        return max(0.0, self.left - (1.0 - share) * 600.0)
+
+    def out_of_time(self) -> bool:
+        return self.left <= 0.0
+
+    def say(self, text: str) -> None: ...
+
+    def trial_error(self, work: None) -> Callable[[str], float]:
+        def measure(pipeline: str) -> float:
+            self.left -= LOOK
+            self.looked.append(pipeline)
+            return float(self.error(pipeline) ** 0.5)
+
+        return measure
+
+    def context_of(self, work: None) -> Any:
+        return SimpleNamespace(shared={})
+
+    def trial(self, work: None, pipeline: str, context: Any) -> None:
+        context.shared[TRAINED] = self._train(pipeline)
+
+    def _train(self, pipeline: str) -> list[Took]:
+        steps = int(pipeline.split(";")[1])
+        self.left -= steps * STEP
+        return [Took(steps, STEP, rate=RATE)]
+
+    def make(self, name: str, pipeline: str) -> Any:
+        self.made.append(pipeline)
+        context = SimpleNamespace(shared={TRAINED: self._train(pipeline)})
+        return SimpleNamespace(name=name, pipeline=pipeline, contexts={"": context})
+
+    def load(self, version: Any) -> float:
+        """The budget is an error of 0.02."""
+        return self.share * self.error(version.pipeline) / 0.02
+
+
+def trained(shop: Shop, load: float | None = 0.5) -> Trainer:
+    catalog = Trainable()
+    trainer = Trainer(
+        shop, SimpleNamespace(judge=lambda version: None), catalog,  # type: ignore[arg-type]
+        Pricing(catalog, "size", None, {}), (1, 0, 1, 1, 1, 0), load,
+    )
+    trainer.run()
+    return trainer
+
+
+def test_what_is_trained_was_measured_to_be_where_it_should_be() -> None:
+    """Widths add eight times what is expected: without a look they would have been cut too far."""
+    shop, blind = Shop(wrong=8.0), Pricing(Trainable(), "size", None, {})
+    target = BEYOND * blind.error((1, 0, 1, 1, 1, 0))
+    unseen = shop.error(Trainable().pipeline(blind.best(target, Trainable().plain)))
+    trained(shop)
+    assert unseen > 2.0 * target
+    assert target / _NEAR <= shop.error(shop.made[0]) <= target * _NEAR
+
+
+def test_looks_are_few_and_not_repeated() -> None:
+    shop = Shop(wrong=0.1)
+    trained(shop)
+    assert len(shop.looked) == len(set(shop.looked)) <= 4 * len(shop.made)
+
+
+def test_later_trainings_go_at_the_rate_that_the_first_found() -> None:
+    shop = Shop(wrong=1.0)
+    trained(shop)
+    assert len(shop.made) > 1
+    rates = [pipeline.split(";")[2] for pipeline in shop.made]
+    assert rates == ["None", *[str(RATE)] * (len(rates) - 1)]
+    assert shop.memory.recall("rate", "trained") == RATE
+
+
+def test_a_training_that_breaks_the_budget_is_followed_by_one_nearer_to_what_held_it() -> None:
+    shop = Shop(wrong=1.0, share=1.0)
+    trained(shop, load=0.9)
+    errors = [shop.error(pipeline) for pipeline in shop.made]
+    assert shop.load(SimpleNamespace(pipeline=shop.made[0])) > 1.0
+    assert errors[1] < errors[0]
+    assert errors[1] > shop.expected.error((1, 0, 1, 1, 1, 0))
