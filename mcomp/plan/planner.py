@@ -12,6 +12,7 @@ from mcomp.plan.aim import Aim
 from mcomp.plan.blame import settle_kinds
 from mcomp.plan.costs import CostTable
 from mcomp.plan.hurry import OutOfTime
+from mcomp.plan.look import Looks
 from mcomp.plan.offers import Choice, Menu, registered_offers
 from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
@@ -27,6 +28,8 @@ _UNTRAINED = 0.3
 """Share of the time limit after which training begins."""
 _WORTH = 0.99
 _MOVES = 8
+_LOOKS = 3
+"""Choices that are measured before one is compiled and judged, at most."""
 _TRUST = 10.0
 
 
@@ -86,6 +89,7 @@ class Planner:
         table = self._table()
         self.pricing = Pricing(catalog, settings.objective, table, self.workshop.hints(self.work), self.workshop.say)
         self.catalog = catalog
+        self.looks = Looks(self.pricing, self._look)
         self._learn_from_int8()
         self._settle()
         self._bisect()
@@ -94,7 +98,7 @@ class Planner:
             start = self.best or self.catalog.plain
             known = self.tried.get(self.catalog.pipeline(start))
             load = None if known is None else self.workshop.load(known)
-            Trainer(self.workshop, self.standing, self.catalog, self.pricing, start, load).run()
+            Trainer(self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load).run()
         self._tell()
 
     def _table(self) -> CostTable | None:
@@ -131,6 +135,11 @@ class Planner:
         self.seconds = time.monotonic() - start
         return fits
 
+    def _look(self, pipeline: str) -> float:
+        """The relative error of the outputs after a pipeline, on some calibration data."""
+        self.workshop.progress.step("errors of the whole")
+        return self.workshop.trial_error(self.work)(pipeline)
+
     def _settle(self) -> None:
         """Find out what the kinds of levels in the first choice add by themselves."""
         target = self._first_target()
@@ -148,17 +157,30 @@ class Planner:
         target = self._first_target()
         start = self.best or self.catalog.plain
         for number in range(1, self._trials() + 1):
-            choice = self._untried(target, start)
+            choice = self._chosen(target, start)
             if choice is None:
                 return
             self._attempt(choice, f"plan {number}")
             start = choice
             target = self.aim.next()
 
-    def _untried(self, target: float | None, start: Choice) -> Choice | None:
-        """The best choice with an expected error near a target that is worth an attempt; None where there is none. Where the
-        target comes to what was tried, or to nothing that would cost less than the best so far, it moves on as if that had
-        been tried again."""
+    def _chosen(self, target: float | None, start: Choice) -> Choice | None:
+        """What to attempt next: a choice near a target, as far as some looks can tell."""
+        found = self._untried(target, start)
+        if found is None:
+            return None
+        choice, moved = found
+
+        def again(around: Choice) -> Choice | None:
+            other = self._untried(moved, around)
+            return None if other is None else other[0]
+
+        return self.looks.near(moved, choice, again, self._late, _LOOKS)
+
+    def _untried(self, target: float | None, start: Choice) -> tuple[Choice, float] | None:
+        """The best choice with an expected error near a target that is worth an attempt, and the target; None where there is
+        none. Where the target comes to what was tried, or to nothing that would cost less than the best so far, it moves on
+        as if that had been tried again."""
         aim = Aim([*self.aim.attempts])
         for _ in range(_MOVES):
             if target is None or self._late():
@@ -170,7 +192,7 @@ class Planner:
             if known is None and self.best is not None and not self._worth(choice):
                 known = self.tried.get(self.catalog.pipeline(self.best))
             if known is None:
-                return choice
+                return choice, target
             aim.add(target, self.workshop.load(known))
             target = aim.next()
         return None

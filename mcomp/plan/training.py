@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mcomp.manager.context import TRAINED
 from mcomp.plan.aim import Aim
+from mcomp.plan.look import Looks
 from mcomp.plan.offers import Catalog, Choice
 from mcomp.plan.pace import Pace, Training, pace_of
 from mcomp.plan.pricing import Pricing
@@ -25,9 +26,8 @@ _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
 _CAUTION = 0.9
-_LOOKS, _NEAR, _LOOKING = 4, 1.4, 0.05
-"""How many choices are measured before one is trained, at most; by which factor its error may be off the one aimed at; and
-the share of the time that is left after which nothing more is measured."""
+_LOOKS, _LOOKING = 4, 0.05
+"""How many choices are measured before one is trained, at most, and the share of the time that is left that it may take."""
 _EASED = 0.5
 """What the choice that training begins at is taken to lose when it is trained, as a share of what it loses without."""
 
@@ -38,7 +38,7 @@ class Trainer:
 
     def __init__(
         self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice,
-        load: float | None = None,
+        looks: Looks, load: float | None = None,
     ) -> None:
         """start, load: the best choice without training, and what it loses as a share of the budget."""
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
@@ -46,8 +46,7 @@ class Trainer:
         self.aim = Aim()
         self.pace: Pace | None = None
         self.paced: Choice | None = None
-        self.measured: dict[Choice, float] = {}
-        """Squared errors without training."""
+        self.looks = looks
         self.rate: float | None = workshop.memory.recall("rate", "trained")
         """The rate that the first training found: later ones take it."""
 
@@ -69,7 +68,7 @@ class Trainer:
             if version is None:
                 return
             self.standing.judge(version)
-            expected = self._error(choice)
+            expected = self.looks.error(choice)
             self.aim.add(expected, self.workshop.load(version))
             number += 1
             target = self.aim.next()
@@ -80,37 +79,16 @@ class Trainer:
             choice = self._beyond(target, choice)
 
     def _beyond(self, target: float, start: Choice) -> Choice:
-        """The cheapest choice whose error before it is trained is near a target. A training is long and a look is short: the
-        whole is measured, what is expected corrected by that, and another chosen, until what was measured is near."""
-        measure = self.workshop.trial_error(self.workshop.works[0])
-        choice, until = self.pricing.best(target, start), (self.workshop.seconds_left() or 0.0) * (1.0 - _LOOKING)
-        looked: list[Choice] = []
-        while choice not in looked and len(looked) < _LOOKS and self._can_be_looked_at(choice):
-            if choice not in self.measured:
-                if (self.workshop.seconds_left() or 0.0) < until:
-                    break
-                self.workshop.say("errors before training")
-                self.measured[choice] = measure(self.catalog.pipeline(choice)) ** 2
-            looked.append(choice)
-            if self._off(choice, target) <= _NEAR:
-                return choice
-            self.pricing.learn(choice, self.measured[choice])
-            choice = self.pricing.best(target, choice)
-        return min(looked, key=lambda c: self._off(c, target), default=choice)
+        """The cheapest choice whose error before it is trained is near a target."""
+        until = (self.workshop.seconds_left() or 0.0) * (1.0 - _LOOKING)
 
-    def _can_be_looked_at(self, choice: Choice) -> bool:
-        """Whether something was chosen, and nothing is trained in its pipeline anyway."""
-        kinds = {g.options[level].kind for g, level in zip(self.catalog.groups, choice, strict=True) if level}
-        return choice != self.pricing.untouched and not kinds & set(self.catalog.trains)
+        def late() -> bool:
+            return (self.workshop.seconds_left() or 0.0) < until
 
-    def _off(self, choice: Choice, target: float) -> float:
-        """The factor between the measured error and the one aimed at, at least 1."""
-        ratio = max(self.measured[choice], 1e-12) / target
-        return max(ratio, 1.0 / ratio)
+        def best(around: Choice) -> Choice:
+            return self.pricing.best(target, around)
 
-    def _error(self, choice: Choice) -> float:
-        """The squared error without training: measured, or what is expected."""
-        return self.measured.get(choice, self.pricing.error(choice))
+        return self.looks.near(target, best(start), best, late, _LOOKS)
 
     def _share(self, fixed: float) -> float:
         """Seconds for the next training, whose passes besides take `fixed`."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 from mcomp.manager.context import TRAINED
+from mcomp.plan.look import NEAR, Looks
 from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Choice
 from mcomp.plan.pricing import Pricing
-from mcomp.plan.training import _NEAR, BEYOND, Trainer
+from mcomp.plan.training import BEYOND, Trainer
 from tests.plan.test_pace import Took
 from tests.plan.test_pricing import Chain
 
@@ -52,15 +52,10 @@ class Shop:
     def out_of_time(self) -> bool:
         return self.left <= 0.0
 
-    def say(self, text: str) -> None: ...
-
-    def trial_error(self, work: None) -> Callable[[str], float]:
-        def measure(pipeline: str) -> float:
-            self.left -= LOOK
-            self.looked.append(pipeline)
-            return float(self.error(pipeline) ** 0.5)
-
-        return measure
+    def measure(self, pipeline: str) -> float:
+        self.left -= LOOK
+        self.looked.append(pipeline)
+        return float(self.error(pipeline) ** 0.5)
 
     def context_of(self, work: None) -> Any:
         return SimpleNamespace(shared={})
@@ -85,9 +80,10 @@ class Shop:
 
 def trained(shop: Shop, load: float | None = 0.5) -> Trainer:
     catalog = Trainable()
+    pricing = Pricing(catalog, "size", None, {})
     trainer = Trainer(
-        shop, SimpleNamespace(judge=lambda version: None), catalog,  # type: ignore[arg-type]
-        Pricing(catalog, "size", None, {}), (1, 0, 1, 1, 1, 0), load,
+        shop, SimpleNamespace(judge=lambda version: None), catalog, pricing,  # type: ignore[arg-type]
+        (1, 0, 1, 1, 1, 0), Looks(pricing, shop.measure), load,
     )
     trainer.run()
     return trainer
@@ -100,7 +96,7 @@ def test_what_is_trained_was_measured_to_be_where_it_should_be() -> None:
     unseen = shop.error(Trainable().pipeline(blind.best(target, Trainable().plain)))
     trained(shop)
     assert unseen > 2.0 * target
-    assert target / _NEAR <= shop.error(shop.made[0]) <= target * _NEAR
+    assert target / NEAR <= shop.error(shop.made[0]) <= target * NEAR
 
 
 def test_looks_are_few_and_not_repeated() -> None:

@@ -1,0 +1,60 @@
+"""Looks: what a choice does to the outputs, measured before anything long is begun with it.
+
+Sums of errors fail where levels add to each other (ten branches less are worse than ten times one). To compile, time, judge
+or train a model takes long, to run its passes and a few batches does not: so the whole is measured first, what is expected
+is corrected by that, and another choice made, until what was measured is near what was aimed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mcomp.plan.offers import Choice
+from mcomp.plan.pricing import Pricing
+
+NEAR = 1.4
+"""By which factor an error may be off the one aimed at."""
+
+
+@dataclass
+class Looks:
+    """measure: the relative error of the outputs after a pipeline. errors: the squared ones that were measured."""
+
+    pricing: Pricing
+    measure: Callable[[str], float]
+    errors: dict[Choice, float] = field(default_factory=dict)
+
+    def near(
+        self, target: float, choice: Choice, again: Callable[[Choice], Choice | None], late: Callable[[], bool], most: int
+    ) -> Choice:
+        """A choice whose squared error is near a target: the given one, or what `again` (the best as things are known then)
+        gives after a look at the one before; of at most `most`, the nearest. Once it is `late` no more looks are begun."""
+        looked: list[Choice] = []
+        following: Choice | None = choice
+        while following is not None and following not in looked and len(looked) < most and self._can_be_looked_at(following):
+            if following not in self.errors:
+                if late():
+                    break
+                self.errors[following] = self.measure(self.pricing.catalog.pipeline(following)) ** 2
+            looked.append(following)
+            if self.off(following, target) <= NEAR:
+                return following
+            self.pricing.learn(following, self.errors[following])
+            following = again(following)
+        return min(looked, key=lambda c: self.off(c, target), default=choice)
+
+    def off(self, choice: Choice, target: float) -> float:
+        """The factor between the measured error and a target, at least 1."""
+        ratio = max(self.errors[choice], 1e-12) / target
+        return max(ratio, 1.0 / ratio)
+
+    def error(self, choice: Choice) -> float:
+        """The squared error: measured, or what is expected."""
+        return self.errors.get(choice, self.pricing.error(choice))
+
+    def _can_be_looked_at(self, choice: Choice) -> bool:
+        """Whether something was chosen, and nothing is trained in its pipeline."""
+        catalog = self.pricing.catalog
+        kinds = {g.options[level].kind for g, level in zip(catalog.groups, choice, strict=True) if level}
+        return choice != self.pricing.untouched and not kinds & set(catalog.trains)
