@@ -55,6 +55,5 @@ class Looks:
 
     def _can_be_looked_at(self, choice: Choice) -> bool:
         """Whether something was chosen, and nothing is trained in its pipeline."""
-        catalog = self.pricing.catalog
-        kinds = {g.options[level].kind for g, level in zip(catalog.groups, choice, strict=True) if level}
-        return choice != self.pricing.untouched and not kinds & set(catalog.trains)
+        trained = set(self.pricing.kinds(choice)) & set(self.pricing.catalog.trains)
+        return choice != self.pricing.untouched and not trained

@@ -28,6 +28,9 @@ _UNTRAINED = 0.3
 """Share of the time limit after which training begins."""
 _WORTH = 0.99
 _MOVES = 8
+_STUDENTS, _HOPE = 0.6, 5.0
+"""Share of the time limit after which students are not tried any more; and what one may lose, as a share of the budget, to
+be trained longer."""
 _LOOKS = 3
 """Choices that are measured before one is compiled and judged, at most."""
 _TRUST = 10.0
@@ -55,6 +58,8 @@ class Planner:
         """By pipeline: choices that differ in what others take away come to the same."""
         self.aim = Aim()
         self.best: Choice | None = None
+        self.unfinished: list[Choice] = []
+        """Students that a little more training may bring into the budget."""
         self.seconds = 0.0
         """What the last whole model took to make and judge."""
 
@@ -91,6 +96,7 @@ class Planner:
         self.catalog = catalog
         self.looks = Looks(self.pricing, self._look)
         self._learn_from_int8()
+        self._try_students()
         self._settle()
         self._bisect()
         self._switch()
@@ -98,7 +104,9 @@ class Planner:
             start = self.best or self.catalog.plain
             known = self.tried.get(self.catalog.pipeline(start))
             load = None if known is None else self.workshop.load(known)
-            Trainer(self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load).run()
+            Trainer(
+                self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load, self.unfinished
+            ).run()
         self._tell()
 
     def _table(self) -> CostTable | None:
@@ -134,6 +142,18 @@ class Planner:
             self.best = choice
         self.seconds = time.monotonic() - start
         return fits
+
+    def _try_students(self) -> None:
+        """What trains something of its own, each alone and with the rest in int8: who gives a student wants to know."""
+        plain = self.catalog.plain
+        for g, group in enumerate(self.catalog.groups):
+            level = next((i for i, o in enumerate(group.options) if i and o.kind in self.catalog.trains), 0)
+            choice = (*plain[:g], level, *plain[g + 1 :])
+            if not level or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
+                continue
+            fits = self._attempt(choice, group.key)
+            if not fits and self.workshop.load(self.tried[self.catalog.pipeline(choice)]) <= _HOPE:
+                self.unfinished.append(choice)
 
     def _look(self, pipeline: str) -> float:
         """The relative error of the outputs after a pipeline, on some calibration data."""

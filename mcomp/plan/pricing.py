@@ -150,6 +150,10 @@ class Pricing:
         """The part of each group."""
         return [self._error(g, level, choice, corrected) for g, level in enumerate(choice)]
 
+    def kinds(self, choice: Choice) -> list[str]:
+        """The kind of each group's level; empty where the group is left as it is."""
+        return [g.options[level].kind if level else "" for g, level in zip(self.catalog.groups, choice, strict=True)]
+
     def _error(self, group: int, level: int, choice: Choice, corrected: bool = True) -> float:
         around = self.catalog.groups[group].inside
         if any(choice[g] > 0 for g in around):

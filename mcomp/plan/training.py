@@ -28,6 +28,7 @@ _SEVERAL = 8
 _CAUTION = 0.9
 _LOOKS, _LOOKING = 4, 0.05
 """How many choices are measured before one is trained, at most, and the share of the time that is left that it may take."""
+_MOST = 8
 _EASED = 0.5
 """What the choice that training begins at is taken to lose when it is trained, as a share of what it loses without."""
 
@@ -38,45 +39,64 @@ class Trainer:
 
     def __init__(
         self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice,
-        looks: Looks, load: float | None = None,
+        looks: Looks, load: float | None = None, longer: Sequence[Choice] = (),
     ) -> None:
-        """start, load: the best choice without training, and what it loses as a share of the budget."""
+        """start, load: the best choice without training, and what it loses as a share of the budget. longer: choices of
+        which a short training left a little too much, to begin with."""
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
-        self.start, self.load = start, load
+        self.start, self.load, self.longer = start, load, longer
         self.aim = Aim()
-        self.pace: Pace | None = None
-        self.paced: Choice | None = None
         self.looks = looks
+        self.tried: set[Choice] = set()
+        self.count = 0
+        self.paces: dict[frozenset[int], tuple[Pace, Choice]] = {}
+        """By the groups in which something is trained anyway, and of which choice."""
         self.rate: float | None = workshop.memory.recall("rate", "trained")
         """The rate that the first training found: later ones take it."""
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
+        for choice in self.longer:
+            version = self._taught(choice)
+            if version is None:
+                return
+            if self.standing.best is version:
+                self.start, self.load = choice, self.workshop.load(version)
+        self._rising()
+
+    def _rising(self) -> None:
+        """Choices of rising error, as long as they can be brought back."""
         left = self.workshop.seconds_left() or 0.0
         far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
         least = max(self.pricing.error(self.start), 1e-4)
-        if self.load is not None and 0.0 <= self.load <= 1.0:
-            self.aim.add(least, _EASED * self.load)
+        fits = self.load is not None and self.load <= 1.0
+        if fits:
+            self.aim.add(least, _EASED * max(0.0, self.load or 0.0))
+            self.tried.add(self.start)  # nothing is gained by training what fits without
         choice: Choice | None = self._beyond(far * least, self.start)
-        number = 1
-        tried: set[Choice] = set()
-        while choice is not None and choice not in tried and number <= 8:
-            tried.add(choice)
-            if (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) < LEAST_SECONDS:
-                return
-            version = self._train(choice, number)
+        while choice is not None and choice not in self.tried and len(self.tried) < _MOST:
+            version = self._taught(choice)
             if version is None:
                 return
-            self.standing.judge(version)
             expected = self.looks.error(choice)
             self.aim.add(expected, self.workshop.load(version))
-            number += 1
             target = self.aim.next()
             if target is None:
                 return
             if self.aim.broken is None:
                 target = max(target, 2.0 * expected)
             choice = self._beyond(target, choice)
+
+    def _taught(self, choice: Choice) -> Version | None:
+        """The version with a choice, trained and judged; None where there is no time for it, or nothing to train."""
+        self.tried.add(choice)
+        if (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) < LEAST_SECONDS:
+            return None
+        self.count += 1
+        version = self._train(choice, self.count)
+        if version is not None:
+            self.standing.judge(version)
+        return version
 
     def _beyond(self, target: float, start: Choice) -> Choice:
         """The cheapest choice whose error before it is trained is near a target."""
@@ -100,28 +120,35 @@ class Trainer:
     def _train(self, choice: Choice, number: int) -> Version | None:
         pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
         if pipeline is None:
-            steps = self._steps(choice)
-            pipeline = self.catalog.trained(choice, steps, self.rate) if steps >= _FEW else None
+            steps, rate = self._steps(choice), None if self._students(choice) else self.rate
+            pipeline = self.catalog.trained(choice, steps, rate) if steps >= _FEW else None
             if pipeline is None:
                 return None
             self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
         version = self.workshop.make(f"trained {number}", pipeline)
-        self._learn_rate(version)
+        if not self._students(choice):
+            self._learn_rate(version)
         if self.workshop.out_of_time():
             self.workshop.warnings.append(
                 f"the time limit cut the training of {version.name} short: its pipeline gives another model when run again"
             )
         return version
 
+    def _students(self, choice: Choice) -> frozenset[int]:
+        """The groups in which something is trained anyway: other trainings, of another pace."""
+        return frozenset(g for g, kind in enumerate(self.pricing.kinds(choice)) if kind in self.catalog.trains)
+
     def _steps(self, choice: Choice) -> int:
-        """How many steps the next training has time for, told by short trainings of the first choice."""
-        if self.pace is None:
+        """How many steps the next training has time for, told by short trainings of the first choice like it."""
+        students = self._students(choice)
+        if students not in self.paces:
             if self.catalog.trained(choice, 1) is None:
                 return 0
-            self.pace = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
-            self.paced = choice
-        seconds = _CAUTION * self._share(self.pace.fixed)
-        return self.pace.steps_in(seconds, again=choice == self.paced, rated=self.rate is not None)
+            found = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
+            self.paces[students] = found, choice
+        pace, paced = self.paces[students]
+        rated = self.rate is not None and not students
+        return pace.steps_in(_CAUTION * self._share(pace.fixed), again=choice == paced, rated=rated)
 
     def _learn_rate(self, version: Version) -> None:
         """Take the rate over that the last training of a pipeline, that of the whole model, went at."""

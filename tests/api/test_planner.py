@@ -269,3 +269,27 @@ def test_generated_code_and_measured_times() -> None:
     assert report.native_nodes == 1.0
     assert isinstance(fast.ir, Graph)
     assert report.kept.weight_bytes < 0.4 * report.original.weight_bytes
+
+
+def test_a_student_that_was_given_is_tried_before_anything_smaller_is() -> None:
+    torch.manual_seed(0)
+    basis = torch.randn(3, 32)
+    teacher = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    student = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    batches = [(torch.randn(32, 3) @ basis,) for _ in range(24)]
+    x = torch.cat([b[0] for b in batches[:8]])
+    expected = teacher(x).argmax(-1)
+
+    def evaluate(given: Any) -> float:
+        return float((given(x).argmax(-1) == expected).float().mean())
+
+    small = mcomp.optimize(
+        teacher, batches[0], calibration=batches, evaluate=evaluate, max_drop=0.15, objective="size", target="reference",
+        progress=False, time_limit=20.0, students={"": student},
+    )
+    report = small.report()
+    tried = next(s for s in report.stages if s.name == "student of the model")
+    assert tried.kept or tried.verdict.startswith("within budget")
+    assert tried.weight_bytes < report.original.weight_bytes / 100
+    assert report.within_budget and report.kept.weight_bytes <= tried.weight_bytes
+    assert report.evaluations[2]["model"] == tried.name
