@@ -237,7 +237,7 @@ def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: 
     for entry in result.entries:
         if entry.peer == "artifact":
             entry.details = more.get(entry.variant, {})
-    results.cases = [c for c in results.cases if c.case != goal.case] + [result]
+    results.cases.append(result)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -251,8 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.json or Path("benchmarks/results/frontier.json")
     command = _command(words).replace("benchmarks.cpu", "benchmarks.frontier")
     results = Results(command, machine.describe(options.threads), options.rounds, options.burst, False)
-    if output.exists():
-        results.cases = Results.read(output).cases
+    older = Results.read(output) if output.exists() else None
     for name in names:
         say(f"{name}:")
         try:
@@ -260,12 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (models.Unavailable, WorkerFailed) as error:
             say(f"  skipped: {error}")
             results.skipped[name] = str(error)
-        results.save(output)
+        whole = dataclasses.replace(results, cases=[*results.cases])
+        if older is not None:
+            whole.add_older(older)
+        whole.save(output)
     from benchmarks.picture import draw, table
 
     print(table(results))
     if not options.no_picture:
-        draw(results, output.with_suffix(".png"))
+        draw(whole, output.with_suffix(".png"))
     say(f"written: {output}")
     return 1 if results.skipped else 0
 

@@ -54,8 +54,11 @@ def draw(results: Results, path: Path) -> Path:
     cases = [c for c in results.cases if any(e.quality is not None for e in c.entries)]
     figure, axes = pyplot.subplots(len(cases), 2, figsize=(11, 4 * max(1, len(cases))), squeeze=False)
     for row, case in zip(axes, cases):
+        title = f"{case.title}\n{(case.machine or results.machine)['cpu']}"
         _panel(row[0], case, [(e, _ms(e)) for e in case.entries], "milliseconds, median of rounds")
         _panel(row[1], case, [(e, float(e.size_bytes)) for e in case.entries if e.size_bytes], "bytes of the artifact")
+        for panel in row:
+            panel.set_title(title, fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -84,4 +87,3 @@ def _panel(axes: Any, case: CaseResult, points: Sequence[tuple[Entry, float]], l
         axes.set_ylim(bottom=dense - _SHOWN)
     axes.set_xlabel(label)
     axes.set_ylabel(case.unit)
-    axes.set_title(case.title, fontsize=9)

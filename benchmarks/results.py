@@ -44,7 +44,8 @@ class Entry:
 
 @dataclass
 class CaseResult:
-    """All runners of one case, and those that could not take part, with the reason."""
+    """All runners of one case, and those that could not take part, with the reason. `machine` and `command`: of this case,
+    where they are not the file's."""
 
     case: str
     title: str
@@ -53,6 +54,8 @@ class CaseResult:
     test_samples: int
     entries: list[Entry] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
 
     def entry(self, name: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.name == name), None)
@@ -70,6 +73,15 @@ class Results:
     cases: list[CaseResult] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+
+    def add_older(self, older: Results) -> None:
+        """Take over the cases of another run that this one has not; they keep the machine and command that they are of."""
+        known = {case.case for case in self.cases}
+        for case in older.cases:
+            if case.case not in known:
+                own = {"machine": case.machine or older.machine, "command": case.command or older.command}
+                self.cases.append(dataclasses.replace(case, **own))
+        self.cases.sort(key=lambda case: case.case)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -43,6 +43,16 @@ def test_reading_another_format_is_an_error(results: Results, tmp_path: Path) ->
         Results.read(tmp_path / "r.json")
 
 
+def test_cases_of_another_run_keep_the_machine_they_ran_on(results: Results) -> None:
+    older = Results("earlier", {"cpu": "another"}, 5, 0.1, False, [CaseResult(n, n, 1, "%", 9) for n in ("net", "first")])
+    older.cases.append(CaseResult("oldest", "oldest", 1, "%", 9, machine={"cpu": "a third"}, command="earliest"))
+    results.add_older(older)
+    assert [(c.case, c.machine.get("cpu"), c.command) for c in results.cases] == [
+        ("first", "another", "earlier"), ("net", None, ""), ("oldest", "a third", "earliest"),
+    ]
+    assert results.cases[1].entries
+
+
 def test_case_sheet_shows_time_ratio_quality_and_size(results: Results) -> None:
     rows = {row[0]: row for row in table.case_sheet(results.cases[0], "other int8").rows}
     assert rows["eager"][1:3] == ("11", "1.00 (1.00-1.00)")
