@@ -154,10 +154,11 @@ def planned(
 
     begin = time.perf_counter()
     objective = options.objective or goal.objective
+    search = f"{case.name}-{limit:g}-{objective}-{len(case.selection or ())}"
     fast = mcomp.optimize(
         case.build(), tensors(case.example), calibration=calibration_of(case), evaluate=evaluator(case), max_drop=goal.drop,
         threads=options.threads, time_limit=limit or None, dynamic=case.dynamic, seed=options.seed, objective=objective,
-        resume=kept / "searches" / f"{case.name}-{limit:g}-{objective}", students=goal.students(),
+        resume=kept / "searches" / search, students=goal.students(),
     )
     report = fast.report()
     names = [save(fast, kept, case.name, name)]

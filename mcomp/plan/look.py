@@ -19,41 +19,45 @@ NEAR = 1.4
 
 @dataclass
 class Looks:
-    """measure: the relative error of the outputs after a pipeline. errors: the squared ones that were measured."""
+    """measure: the relative error of the outputs after a pipeline. errors: the squared ones that were measured, by pipeline:
+    choices that differ in what others take away come to the same."""
 
     pricing: Pricing
     measure: Callable[[str], float]
-    errors: dict[Choice, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
 
     def near(
         self, target: float, choice: Choice, again: Callable[[Choice], Choice | None], late: Callable[[], bool], most: int
     ) -> Choice:
-        """A choice whose squared error is near a target: the given one, or what `again` (the best as things are known then)
-        gives after a look at the one before; of at most `most`, the nearest. Once it is `late` no more looks are begun."""
-        looked: list[Choice] = []
+        """A choice whose squared error is near a target: the given one, or what `again` (the best as things are known then;
+        None where there is none) gives after a look at the one before; of at most `most`, the nearest. Once it is `late` no
+        more looks are begun."""
+        looked: dict[str, Choice] = {}
         following: Choice | None = choice
-        while following is not None and following not in looked and len(looked) < most and self._can_be_looked_at(following):
-            if following not in self.errors:
-                if late():
-                    break
-                self.errors[following] = self.measure(self.pricing.catalog.pipeline(following)) ** 2
-            looked.append(following)
+        while following is not None and len(looked) < most and self.is_possible(following):
+            key = self.pricing.catalog.pipeline(following)
+            if key in looked or (key not in self.errors and late()):
+                break
+            if key not in self.errors:
+                self.errors[key] = self.measure(key) ** 2
+            looked[key] = following
             if self.off(following, target) <= NEAR:
                 return following
-            self.pricing.learn(following, self.errors[following])
+            self.pricing.learn(following, self.errors[key])
             following = again(following)
-        return min(looked, key=lambda c: self.off(c, target), default=choice)
+        return min(looked.values(), key=lambda c: self.off(c, target), default=choice)
 
     def off(self, choice: Choice, target: float) -> float:
-        """The factor between the measured error and a target, at least 1."""
-        ratio = max(self.errors[choice], 1e-12) / target
+        """The factor between the error, measured or expected, and a target, at least 1."""
+        ratio = max(self.error(choice), 1e-12) / target
         return max(ratio, 1.0 / ratio)
 
     def error(self, choice: Choice) -> float:
         """The squared error: measured, or what is expected."""
-        return self.errors.get(choice, self.pricing.error(choice))
+        known = self.errors.get(self.pricing.catalog.pipeline(choice))
+        return self.pricing.error(choice) if known is None else known
 
-    def _can_be_looked_at(self, choice: Choice) -> bool:
+    def is_possible(self, choice: Choice) -> bool:
         """Whether something was chosen, and nothing is trained in its pipeline."""
         trained = set(self.pricing.kinds(choice)) & set(self.pricing.catalog.trains)
         return choice != self.pricing.untouched and not trained

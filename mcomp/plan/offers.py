@@ -55,7 +55,7 @@ class Catalog(ABC):
     notes: tuple[str, ...] = ()
     """What the user is to be told."""
     trains: tuple[str, ...] = ()
-    """Kinds of levels whose pipelines train something: not to be tried alone."""
+    """Kinds of levels whose pipelines train something: nothing is measured of them in passing."""
 
     @abstractmethod
     def nbytes(self, index: int, choice: Choice) -> int:

@@ -39,6 +39,10 @@ class Training(Protocol):
     def rate(self) -> float:
         """The rate that it went at."""
 
+    @property
+    def improved(self) -> bool:
+        """Whether it brought anything."""
+
     def seconds_for(self, steps: int, *, rated: bool = False) -> float:
         """How long one of so many steps would take; rated: at a rate that is given."""
 

@@ -60,6 +60,8 @@ class Planner:
         self.best: Choice | None = None
         self.unfinished: list[Choice] = []
         """Students that a little more training may bring into the budget."""
+        self.teaching = 0.0
+        """The share of the time limit that trying students took: searching without training is to have its own."""
         self.seconds = 0.0
         """What the last whole model took to make and judge."""
 
@@ -105,7 +107,8 @@ class Planner:
             known = self.tried.get(self.catalog.pipeline(start))
             load = None if known is None else self.workshop.load(known)
             Trainer(
-                self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load, self.unfinished
+                self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
+                [choice for choice in self.unfinished if self._worth(choice)],
             ).run()
         self._tell()
 
@@ -129,36 +132,45 @@ class Planner:
         if self.int8.within_budget:
             self.best = plain
 
-    def _attempt(self, choice: Choice, name: str) -> bool:
-        """Make, measure and judge the whole model with a choice; whether it keeps the budget."""
+    def _attempt(self, choice: Choice, name: str, *, aims: bool = True) -> bool:
+        """Make, measure and judge the whole model with a choice; whether it keeps the budget. aims: whether what its error
+        does to the budget tells of other choices."""
         start = time.monotonic()
         pipeline = self.catalog.pipeline(choice)
         version = self.tried[pipeline] = self.workshop.make(name, pipeline, hurry=True)
         error = self.workshop.judge_error(version) ** 2
         self.pricing.learn(choice, error)
         fits = self.standing.judge(version)
-        self.aim.add(error, self.workshop.load(version))
+        if aims:
+            self.aim.add(error, self.workshop.load(version))
         if self.standing.best is version:
             self.best = choice
         self.seconds = time.monotonic() - start
         return fits
 
     def _try_students(self) -> None:
-        """What trains something of its own, each alone and with the rest in int8: who gives a student wants to know."""
-        plain = self.catalog.plain
+        """What trains something of its own, each alone and with the rest in int8: who gives a student wants to know. One
+        that did not get near the module at all is left out."""
+        plain, begin = self.catalog.plain, time.monotonic()
         for g, group in enumerate(self.catalog.groups):
             level = next((i for i, o in enumerate(group.options) if i and o.kind in self.catalog.trains), 0)
             choice = (*plain[:g], level, *plain[g + 1 :])
-            if not level or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
+            near = level and group.options[level].error < 1.0
+            if not near or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
                 continue
-            fits = self._attempt(choice, group.key)
+            fits = self._attempt(choice, group.key, aims=False)
             if not fits and self.workshop.load(self.tried[self.catalog.pipeline(choice)]) <= _HOPE:
                 self.unfinished.append(choice)
+        self.teaching = (time.monotonic() - begin) / (self.workshop.settings.time_limit or 1.0)
 
     def _look(self, pipeline: str) -> float:
         """The relative error of the outputs after a pipeline, on some calibration data."""
-        self.workshop.progress.step("errors of the whole")
-        return self.workshop.trial_error(self.work)(pipeline)
+        known = self.workshop.memory.recall("look", pipeline)
+        if known is None:
+            self.workshop.progress.step("errors of the whole")
+            known = self.workshop.trial_error(self.work)(pipeline)
+            self.workshop.memory.keep("look", pipeline, known)
+        return float(known)
 
     def _settle(self) -> None:
         """Find out what the kinds of levels in the first choice add by themselves."""
@@ -237,7 +249,7 @@ class Planner:
         return price.number(price.cost(choice)) < _WORTH * price.number(price.cost(self.best))
 
     def _late(self) -> bool:
-        return self.workshop.out_of_time(_UNTRAINED)
+        return self.workshop.out_of_time(_UNTRAINED + self.teaching)
 
     # refinement
 
@@ -246,6 +258,8 @@ class Planner:
         what is expected of them, and allocate again."""
         target = self.aim.within
         if self.best is None or target is None or self._late() or self.best == self.catalog.plain:
+            return
+        if not self.looks.is_possible(self.best):
             return
         measure = self.workshop.trial_error(self.work)
         whole = measure(self.catalog.pipeline(self.best)) ** 2
@@ -267,7 +281,7 @@ class Planner:
             self._attempt(choice, "plan, levels switched")
 
     def _switches(self) -> int:
-        left = self.workshop.seconds_left(_UNTRAINED)
+        left = self.workshop.seconds_left(_UNTRAINED + self.teaching)
         if left is None:
             return SWITCHES
         return min(2 * SWITCHES, int(0.5 * left / max(self.seconds, 0.1)))

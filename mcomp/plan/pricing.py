@@ -227,7 +227,7 @@ class Pricing:
             kind = self.catalog.groups[group].options[choice[group]].kind
             if error > 0.0:
                 shares[kind] = shares.get(kind, 0.0) + error
-        if not shares or not measured > 0.0:
+        if not shares or not 0.0 < measured < math.inf:
             return
         fresh = {k for k in shares if k not in self.correction.kinds} or {max(shares, key=lambda k: shares[k])}
         open_share = sum(shares[k] for k in fresh)

@@ -28,7 +28,7 @@ _SEVERAL = 8
 _CAUTION = 0.9
 _LOOKS, _LOOKING = 4, 0.05
 """How many choices are measured before one is trained, at most, and the share of the time that is left that it may take."""
-_MOST = 8
+_MOST, _FURTHER = 8, 4
 _EASED = 0.5
 """What the choice that training begins at is taken to lose when it is trained, as a share of what it loses without."""
 
@@ -47,20 +47,19 @@ class Trainer:
         self.start, self.load, self.longer = start, load, longer
         self.aim = Aim()
         self.looks = looks
-        self.tried: set[Choice] = set()
+        self.tried: set[str] = set()
+        """Pipelines before training."""
         self.count = 0
         self.paces: dict[frozenset[int], tuple[Pace, Choice]] = {}
         """By the groups in which something is trained anyway, and of which choice."""
         self.rate: float | None = workshop.memory.recall("rate", "trained")
-        """The rate that the first training found: later ones take it."""
+        """The rate that the first training found: later ones take it, but for those with students."""
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
         for choice in self.longer:
             version = self._taught(choice)
-            if version is None:
-                return
-            if self.standing.best is version:
+            if version is not None and self.standing.best is version:
                 self.start, self.load = choice, self.workshop.load(version)
         self._rising()
 
@@ -69,28 +68,26 @@ class Trainer:
         left = self.workshop.seconds_left() or 0.0
         far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
         least = max(self.pricing.error(self.start), 1e-4)
-        fits = self.load is not None and self.load <= 1.0
-        if fits:
-            self.aim.add(least, _EASED * max(0.0, self.load or 0.0))
-            self.tried.add(self.start)  # nothing is gained by training what fits without
-        choice: Choice | None = self._beyond(far * least, self.start)
-        while choice is not None and choice not in self.tried and len(self.tried) < _MOST:
-            version = self._taught(choice)
-            if version is None:
+        if self.load is not None and self.load <= 1.0:
+            self.aim.add(least, _EASED * max(0.0, self.load))
+            self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
+        target: float | None = far * least
+        choice = self.start
+        while target is not None and self.count < _MOST:
+            following = self._beyond(target, choice)
+            version = None if following is None else self._taught(following)
+            if following is None or version is None:
                 return
-            expected = self.looks.error(choice)
+            choice, expected = following, self.looks.error(following)
             self.aim.add(expected, self.workshop.load(version))
             target = self.aim.next()
-            if target is None:
-                return
-            if self.aim.broken is None:
+            if target is not None and self.aim.broken is None:
                 target = max(target, 2.0 * expected)
-            choice = self._beyond(target, choice)
 
     def _taught(self, choice: Choice) -> Version | None:
         """The version with a choice, trained and judged; None where there is no time for it, or nothing to train."""
-        self.tried.add(choice)
-        if (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) < LEAST_SECONDS:
+        self.tried.add(self.catalog.pipeline(choice))
+        if not self._has_time():
             return None
         self.count += 1
         version = self._train(choice, self.count)
@@ -98,17 +95,30 @@ class Trainer:
             self.standing.judge(version)
         return version
 
-    def _beyond(self, target: float, start: Choice) -> Choice:
-        """The cheapest choice whose error before it is trained is near a target."""
+    def _has_time(self) -> bool:
+        return (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) >= LEAST_SECONDS
+
+    def _beyond(self, target: float, start: Choice) -> Choice | None:
+        """The cheapest choice that was not trained yet whose error before training is near a target, or beyond it where
+        nothing broke the budget; None where there is none, or no time."""
+        if not self._has_time():
+            return None
         until = (self.workshop.seconds_left() or 0.0) * (1.0 - _LOOKING)
 
         def late() -> bool:
-            return (self.workshop.seconds_left() or 0.0) < until
+            return (self.workshop.seconds_left() or 0.0) <= until
 
-        def best(around: Choice) -> Choice:
-            return self.pricing.best(target, around)
+        def fresh(around: Choice) -> Choice | None:
+            found = self.pricing.best(target, around)
+            return None if self.catalog.pipeline(found) in self.tried else found
 
-        return self.looks.near(target, best(start), best, late, _LOOKS)
+        choice = fresh(start)
+        for _ in range(_FURTHER):
+            if choice is not None or self.aim.broken is not None:
+                break
+            target *= 2.0
+            choice = fresh(start)
+        return None if choice is None else self.looks.near(target, choice, fresh, late, _LOOKS)
 
     def _share(self, fixed: float) -> float:
         """Seconds for the next training, whose passes besides take `fixed`."""
@@ -154,7 +164,7 @@ class Trainer:
         """Take the rate over that the last training of a pipeline, that of the whole model, went at."""
         for context in version.contexts.values():
             done: Sequence[Training] = context.shared.get(TRAINED, ())
-            if done and self.rate is None:
+            if self.rate is None and not self.workshop.interrupted and done and done[-1].improved:
                 self.rate = done[-1].rate
                 self.workshop.memory.keep("rate", "trained", self.rate)
 

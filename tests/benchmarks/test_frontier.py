@@ -121,7 +121,7 @@ def test_a_search_leaves_artifacts_that_are_loaded_and_scored(
     assert runner.size_bytes == artifact.place(tmp_path, "tiny", "plan").stat().st_size
     assert case.score(runner, case.test) >= 90.0  # type: ignore[operator]
     runner.bind(*case.example)()
-    assert (tmp_path / "searches" / "tiny-0-size" / "search.json").exists()
+    assert (tmp_path / "searches" / "tiny-0-size-100" / "search.json").exists()
 
 
 def test_table_and_picture(tmp_path: Path) -> None:

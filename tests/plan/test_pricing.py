@@ -95,3 +95,9 @@ def test_a_measured_error_of_nothing_teaches_nothing(pricing: Pricing) -> None:
     pricing.learn(pricing.catalog.plain, 0.0)
     pricing.learn(pricing.untouched, 0.5)
     assert not pricing.correction.kinds
+
+
+def test_outputs_that_are_not_finite_teach_nothing(pricing: Pricing) -> None:
+    for measured in (float("inf"), float("nan"), 0.0):
+        pricing.learn((2, 1, 2, 1, 1, 1), measured)
+    assert not pricing.correction.kinds

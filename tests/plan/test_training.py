@@ -34,6 +34,7 @@ class Shop:
     share: float = 0.1
     memory: Memory = field(default_factory=Memory)
     works: tuple[Any, ...] = (None,)
+    interrupted: bool = False
     warnings: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
@@ -112,6 +113,28 @@ def test_later_trainings_go_at_the_rate_that_the_first_found() -> None:
     rates = [pipeline.split(";")[2] for pipeline in shop.made]
     assert rates == ["None", *[str(RATE)] * (len(rates) - 1)]
     assert shop.memory.recall("rate", "trained") == RATE
+    choices = [pipeline.split(";")[0] for pipeline in shop.made]
+    assert len(set(choices)) == len(choices)
+
+
+def test_an_interrupted_training_tells_no_rate() -> None:
+    shop = Shop(wrong=1.0, interrupted=True)
+    trained(shop)
+    assert shop.made and shop.memory.recall("rate", "trained") is None
+
+
+def test_where_nothing_pays_near_by_it_goes_further() -> None:
+    """From a choice that loses nothing, six times its error holds nothing else."""
+    shop = Shop(wrong=1.0)
+    catalog = Trainable()
+    pricing = Pricing(catalog, "size", None, {})
+    trainer = Trainer(
+        shop, SimpleNamespace(judge=lambda version: None), catalog, pricing,  # type: ignore[arg-type]
+        pricing.best(6e-4, catalog.plain), Looks(pricing, shop.measure), 0.0,
+    )
+    assert pricing.best(6e-4, catalog.plain) == pricing.best(1e-4 * BEYOND, catalog.plain)
+    trainer.run()
+    assert shop.made
 
 
 def test_a_training_that_breaks_the_budget_is_followed_by_one_nearer_to_what_held_it() -> None:
