@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import shlex
 import sys
 import tempfile
 import time
@@ -153,13 +152,6 @@ def _time(plan: Plan, result: CaseResult, alive: dict[str, Remote]) -> None:
         entry.rounds_ms = rounds[entry.name]
 
 
-def _command(arguments: Sequence[str]) -> str:
-    """The command line without this machine's paths: the words after --data and --json become DIR and OUT."""
-    places = {"--data": "DIR", "--json": "OUT"}
-    shown = [places.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
-    return "python -m benchmarks.cpu " + shlex.join(shown)
-
-
 def _show(results: Results, against: str | None) -> None:
     """Tables for a terminal, or markdown for a file or a pipe."""
     if not sys.stdout.isatty():
@@ -191,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = chosen.rounds or (5 if chosen.quick else 15)
     burst = chosen.burst or (0.1 if chosen.quick else 0.3)
     options = models.Options(folder, chosen.batch, chosen.tokens, 200 if chosen.quick else None)
-    results = Results(_command(words), machine.describe(chosen.threads), rounds, burst, chosen.quick)
+    results = Results(machine.command_of("cpu", words), machine.describe(chosen.threads), rounds, burst, chosen.quick)
     runners = _runners(wanted, ours, results.skipped)
     plan = Plan(runners, options, chosen.threads, rounds, burst, chosen.quick)
     output = chosen.json or Path("benchmarks/results/cpu.json")

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import machine, models, peers
 from benchmarks.case import Array, Case
-from benchmarks.cpu import Plan, _command, _names, run_case, say
+from benchmarks.cpu import Plan, _names, run_case, say
 from benchmarks.peers.artifact import place
 from benchmarks.peers.ours import INT8_PIPELINE
 from benchmarks.remote import WorkerFailed
@@ -202,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, metavar="DIR", required=True, help="data folder")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds of a search; 0: none, without training; "
                         "default: each model's own")
+    parser.add_argument("--only-trained", action="store_true", help="leave out the second search, without training")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--objective", choices=["latency", "size"], help="default: each model's own")
@@ -223,7 +224,7 @@ def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: 
     limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
     found, told = planned(goal, case, options, kept, limit)
     more = {PLAN: told}
-    if goal.untrained and limit:
+    if goal.untrained and limit and not options.only_trained:
         names, more[UNTRAINED] = planned(goal, case, options, kept, 0.0, UNTRAINED)
         found += names
     alone, others = singles(goal, case, options, kept)
@@ -250,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.data.is_dir():
         raise SystemExit(f"--data {options.data}: no such folder")
     output = options.json or Path("benchmarks/results/frontier.json")
-    command = _command(words).replace("benchmarks.cpu", "benchmarks.frontier")
+    command = machine.command_of("frontier", words)
     results = Results(command, machine.describe(options.threads), options.rounds, options.burst, False)
     older = Results.read(output) if output.exists() else None
     for name in names:

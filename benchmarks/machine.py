@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
@@ -47,3 +49,10 @@ def describe(threads: int) -> dict[str, Any]:
         "compiler": _compiler(),
         "load_average": os.getloadavg()[0],
     }
+
+
+def command_of(benchmark: str, words: Sequence[str]) -> str:
+    """The command line without this machine's paths: the words after options that take a place become DIR and OUT."""
+    places = {"--data": "DIR", "--kept": "DIR", "--json": "OUT", "--results": "OUT"}
+    shown = [places.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    return f"python -m benchmarks.{benchmark} {shlex.join(shown)}"

@@ -12,6 +12,7 @@ from benchmarks.results import CaseResult, Entry, Results
 PLAN, INT8, EAGER = "mcomp plan", "mcomp int8", "eager"
 _LOOKS = (("mcomp front", "o", "tab:blue"), (PLAN, "*", "tab:red"), (INT8, "s", "black"), ("mcomp", "^", "tab:green"))
 _OTHERS = ("x", "tab:gray")
+_WIDE = 300.0
 _SHOWN = 5.0
 """Points of quality below the uncompressed model's that the picture goes down to."""
 
@@ -58,7 +59,7 @@ def draw(results: Results, path: Path) -> Path:
         _panel(row[0], case, [(e, _ms(e)) for e in case.entries], "milliseconds, median of rounds")
         _panel(row[1], case, [(e, float(e.size_bytes)) for e in case.entries if e.size_bytes], "bytes of the artifact")
         for panel in row:
-            panel.set_title(title, fontsize=9)
+            panel.set_title(title, fontsize=9, pad=14)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -67,9 +68,11 @@ def draw(results: Results, path: Path) -> Path:
 
 
 def _panel(axes: Any, case: CaseResult, points: Sequence[tuple[Entry, float]], label: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
     shown = [(e, x) for e, x in points if e.quality is not None and x == x]
+    if not shown:
+        return
     for entry, x in shown:
         marker, colour = next(((m, c) for prefix, m, c in _LOOKS if entry.name.startswith(prefix)), _OTHERS)
         axes.plot([x], [entry.quality], marker, color=colour, markersize=12 if marker == "*" else 7)
@@ -79,11 +82,13 @@ def _panel(axes: Any, case: CaseResult, points: Sequence[tuple[Entry, float]], l
     if dense is not None:
         axes.axhline(dense, color="lightgray", linewidth=1)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    least, most = min(x for _, x in shown), max(x for _, x in shown)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < _WIDE * least else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.10g}" if x < 1000 else EngFormatter(sep="")(x)))
+    axes.margins(x=0.12, y=0.12)
     axes.xaxis.set_minor_formatter(NullFormatter())
     lowest = min((e.quality for e, _ in shown if e.quality is not None), default=0.0)
     if dense is not None and lowest < dense - _SHOWN:
-        axes.set_ylim(bottom=dense - _SHOWN)
+        axes.set_ylim(dense - _SHOWN, max(e.quality for e, _ in shown if e.quality is not None) + 0.1 * _SHOWN)
     axes.set_xlabel(label)
     axes.set_ylabel(case.unit)

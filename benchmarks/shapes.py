@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import machine, models, peers, timing
-from benchmarks.cpu import SETTLE_S, _command, _names, say
+from benchmarks.cpu import SETTLE_S, _names, say
 from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import markdown
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = _names(chosen.models, list(models.CASES), "models")
     folder = None if chosen.data is None else chosen.data.resolve()
     base = models.Options(folder, None, 128, 200, any_length=True)
-    command = _command(words).replace("benchmarks.cpu", "benchmarks.shapes")
+    command = machine.command_of("shapes", words)
     results = Results(command, machine.describe(chosen.threads), chosen.rounds, chosen.burst, quick=False)
     for name in names:
         say(f"{name}:")

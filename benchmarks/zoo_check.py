@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import zoo
+from benchmarks import machine, zoo
 from benchmarks.zoo_table import BATCHES, Row, Table
 
 
@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="check only models that have no good row in --results yet")
     options = parser.parse_args()
     batches = tuple(int(one) for one in options.batches.split(","))
-    table = Table(f"python -m benchmarks.zoo_check {' '.join(sys.argv[1:])}", options.target)
+    table = Table(machine.command_of("zoo_check", sys.argv[1:]), options.target)
     if options.resume and options.results is not None:
         table = table.resumed(options.results)
     names = [entry.name for entry in zoo.entries(options.models)]

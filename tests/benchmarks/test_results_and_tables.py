@@ -53,6 +53,11 @@ def test_cases_of_another_run_keep_the_machine_they_ran_on(results: Results) -> 
     assert results.cases[1].entries
 
 
+def test_commands_name_no_place_of_this_machine() -> None:
+    words = ["--data", "/somewhere", "--models", "a,b", "--json", "/x.json", "--kept", "/kept"]
+    assert machine.command_of("cpu", words) == "python -m benchmarks.cpu --data DIR --models a,b --json OUT --kept DIR"
+
+
 def test_case_sheet_shows_time_ratio_quality_and_size(results: Results) -> None:
     rows = {row[0]: row for row in table.case_sheet(results.cases[0], "other int8").rows}
     assert rows["eager"][1:3] == ("11", "1.00 (1.00-1.00)")
