@@ -77,3 +77,11 @@ def test_trying_rates_and_checks_take_time_too() -> None:
     assert known.seconds_for(4000) == pytest.approx(400 * (1 + 5 / 40) + 26)
     assert known.seconds_for(400) == pytest.approx(0.1 * (400 + 5 * 24) + 26)
     assert known.seconds_for(4000, rated=True) == pytest.approx(400 + 21)
+
+
+def test_few_steps_have_few_checks() -> None:
+    """Sixteen held-out minibatches cost about five steps, and at most a quarter of the steps: a check after 22."""
+    known = Outcome(steps=8, step_seconds=0.1, check_seconds=1.0, held=16)
+    assert known.seconds_for(66) == pytest.approx(6.6 + 3 + 1)
+    assert known.seconds_for(4400) == pytest.approx(440 + 20 + 1)
+    assert known.seconds_for(0) == 0.0

@@ -87,6 +87,8 @@ class Outcome:
     """Seconds of a step: the mean of some, without the first, which does what is done once."""
     check_seconds: float = 0.0
     """Seconds that taking the held-out loss takes."""
+    held: int = 0
+    """Minibatches that are held out."""
     probed: bool = False
     """Whether rates were tried."""
     began: float = 0.0
@@ -105,7 +107,7 @@ class Outcome:
         """Seconds of a training of so many steps, those in which rates are tried (unless one is given) and checks
         included."""
         rates = len(PROBED) if self.probed and not rated else 0
-        checks = min(steps, Recipe.checks) + rates + 1
+        checks = math.ceil(steps / check_interval(steps, Recipe.checks, self.held)) + rates + 1 if steps else 0
         return self.step_seconds * (steps + rates * probe_steps(steps)) + self.check_seconds * checks
 
 
@@ -128,6 +130,11 @@ _TIME = "the time was up"
 def probe_steps(total: int) -> int:
     """In how many steps of a training each rate is tried."""
     return max(2, min(total // 10, max(_PROBE_STEPS, round(total * _PROBE_PART))))
+
+
+def check_interval(total: int, checks: int, held: int) -> int:
+    """After how many steps of a training the held-out loss, of so many minibatches, is taken again."""
+    return min(total, max(1, total // max(1, checks), math.ceil(held / _PER_STEP / _CHECKED)))
 
 
 def train(
@@ -188,6 +195,7 @@ class _Training:
         later = self._times[1:] or self._times
         self.outcome.step_seconds = sum(later) / len(later) if later else 0.0
         self.outcome.check_seconds = self._held_seconds or 0.0
+        self.outcome.held = len(self.samples.held())
         return self.outcome
 
     def _prepare(self) -> None:
@@ -258,7 +266,9 @@ class _Training:
             self.outcome.stopped = "the loss stayed infinite or NaN"
 
     def _check(self) -> None:
+        began = time.monotonic()
         found = self.task.held()
+        self._held_seconds = time.monotonic() - began  # the first one does what is done once
         self.outcome.history.append((self.step, found))
         if found < self.outcome.best or (math.isnan(self.outcome.best) and not math.isnan(found)):
             self.outcome.best, self.outcome.best_step = found, self.step
@@ -328,8 +338,7 @@ class _Training:
         return self.epochs[epoch][place]
 
     def _interval(self) -> int:
-        checks = math.ceil(len(self.samples.held()) / _PER_STEP / _CHECKED)
-        return min(self.total, max(1, self.total // max(1, self.recipe.checks), checks))
+        return check_interval(self.total, self.recipe.checks, len(self.samples.held()))
 
     def _fit_to_time(self, last: float) -> None:
         """After some steps, make them as many as the time limit allows, so that the schedule comes to its end."""
