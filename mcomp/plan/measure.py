@@ -10,10 +10,17 @@ from dataclasses import dataclass
 _TURN = 0.002
 """Seconds of a turn, where a call is shorter."""
 _MOST_CALLS = 1000
+_SHORT = 0.03
+"""Seconds of a call from which waking threads, and what others left spinning, do not matter."""
 _WAKING = 0.0005
 """Seconds of calls before a turn of short calls: a thread that sleeps takes some 50 us to wake."""
-_REST, _PAUSE = 0.006, 0.0005
-"""Seconds after which idle threads sleep: those of OpenMP (measured: 4 to 6 ms), and our own (50 us)."""
+_PAUSE = 0.0005
+"""Seconds after which our own idle threads sleep (they spin for 50 us)."""
+_TICK, _LOOK, _LONGEST_REST = 0.006, 0.001, 0.05
+"""Those of OpenMP spin for 4 to 12 ms, by how long the processor pauses. What a thread on another core takes is only added
+to the time of the process at the system's next tick, 4 ms at most: when so long nothing was added, all sleep."""
+_IDLE = 0.2
+"""Most of the time that an idle process takes for looking at the clock."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +49,51 @@ def interleave(
     spinning after a call; a short call after one of them waits until they sleep. Before short calls a runner's own threads
     are woken. A rest comes before it all, since what ran before may have left such threads behind.
     """
-    time.sleep(_REST)
+    _rest()
     repeats: list[int] = []
+    short: list[bool] = []
     total = 0.0
     for i, run in enumerate(runners):
         _seconds(run, warmup, prepare)
-        _settle(i - 1 in spinning)
+        rested = _settle(i - 1 in spinning)
         once = max(_least(run, prepare), 1e-7)
         repeats.append(max(1, min(_MOST_CALLS, int(_TURN / once))))
+        short.append(once < _SHORT)
         total += once * repeats[-1]
-        if repeats[-1] > 1:
-            total += _WAKING + (_REST if i - 1 in spinning else _PAUSE)
+        if short[-1]:
+            total += max(_WAKING, once) + rested
     count = max(3, min(rounds, int(budget / max(total, 1e-9))))
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(count):
         for i, run in enumerate(runners):
-            if repeats[i] > 1:
+            if short[i]:
                 _settle(i - 1 in spinning)
                 _seconds(run, max(1, int(repeats[i] * _WAKING / _TURN)), prepare)
             seconds[i].append(_seconds(run, repeats[i], prepare) / repeats[i])
     return Timing(tuple(tuple(s) for s in seconds))
 
 
-def _settle(spinning: bool) -> None:
+def _settle(spinning: bool) -> float:
     """Wait until the threads of what ran before sleep: a thread that wakes while they spin is put on the core of the one
-    that waits for it, and stays there for a while."""
-    time.sleep(_REST if spinning else _PAUSE)
+    that waits for it, and stays there for a while. Returns the seconds that it took."""
+    if spinning:
+        return _rest()
+    time.sleep(_PAUSE)
+    return _PAUSE
+
+
+def _rest() -> float:
+    """Wait until no thread of this process runs any more, as far as its processor time tells, and not for ever. Returns the
+    seconds that it took."""
+    begin = time.perf_counter()
+    since, used = begin, time.process_time()
+    while (now := time.perf_counter()) - since < _TICK and now - begin < _LONGEST_REST:
+        time.sleep(_LOOK)
+        taken = time.process_time()
+        if taken - used > _IDLE * _LOOK:
+            since = time.perf_counter()
+        used = taken
+    return time.perf_counter() - begin
 
 
 def _least(run: Callable[..., object], prepare: Callable[[], object] | None) -> float:
