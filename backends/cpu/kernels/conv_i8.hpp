@@ -50,7 +50,7 @@ void pack_walk_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8
       int32_t sum = 0;
       each_weight(t, ws, panels.group(p), o + c, [&](int64_t at, int64_t segment, int64_t index) {
         const int64_t k = segment * step + index;
-        panel[(k / 4 * NR + c) * 4 + k % 4] = src[at];
+        panel[byte_place(k, c, NR)] = src[at];
         sum += src[at];
       });
       column_sums[first + c] = sum;
@@ -76,7 +76,7 @@ inline int64_t walk_i8_scratch_bytes(const TapWalk& t) {
 #if defined(MCOMP_AMX)
   return max_i64(t.scratch_bytes(1), gathered_bytes(t));
 #else
-  return t.scratch_bytes(1);
+  return t.scratch_bytes(kProductBytes);
 #endif
 }
 

@@ -167,14 +167,14 @@ Int8Emitter<Scales> int8_emitter(const Ep& ep) {
     static constexpr DirectTiles tiles{Int8Tiles<Ep>::prepare, direct_table<Ep, A, Tile::MR, Tile::NV>.run};
     made.direct = &tiles;
   } else {
-    made.micro = micro_tiles<ByteDot<A>, Tile::MR, Tile::NV>.table;
+    made.micro = micro_tiles<ProductDot<A>, Tile::MR, Tile::NV>.table;
   }
   return made;
 }
 
 template <class Tile, class A, class Scales>
 struct Int8Product {
-  using Element = A;
+  using Element = std::conditional_t<Tile::kMatrix, A, ProductElement<A>>;
   static constexpr int MR = Tile::MR;
   static constexpr int NR = Tile::NR;
   static constexpr int64_t kStep = Tile::kByteStep;  // elements of a reduction step, to which panels pad with zeros
@@ -198,7 +198,7 @@ struct Int8Product {
     }
   }
   // Byte that stands for zero where a convolution pads.
-  A fill() const { return static_cast<A>(zero()); }
+  Element fill() const { return static_cast<Element>(zero()); }
 
   // What all tiles of a panel share: its columns, where their sums start, and what a step of a sum is worth.
   struct PanelTerms {
@@ -226,7 +226,7 @@ struct Int8Product {
   mutable Waiting waiting{};
   mutable std::conditional_t<kMatrix, MatrixRegisters, NoRegisters> registers{};
 
-  void tile(const A* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
+  void tile(const Element* a, int64_t row_stride, const int64_t* taps, int64_t tap_count, int64_t length, int64_t mr,
             int64_t panel, int64_t row0, int64_t row_step, const Part& part = {}) const {
     Waiting& h = waiting;
     if (h.terms[h.terms_at].panel != panel) compute_terms(panel, h.terms[h.terms_at ^= 1]);
@@ -243,8 +243,8 @@ struct Int8Product {
                               part.ahead});
         return;
       }
-      using Micro = typename MicroTable<ByteDot<A>, MR, Tile::NV>::Function;
-      static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, 4 * NR, h.sums[h.at],
+      using Micro = typename MicroTable<ProductDot<A>, MR, Tile::NV>::Function;
+      static_cast<const Micro*>(emit.micro)[mr](a, row_stride, taps, tap_count, length, b, kBytesTogether * NR, h.sums[h.at],
                                                 terms.start, part.ahead);
     }
     finish();
@@ -280,7 +280,7 @@ struct Int8Product {
 
   MCOMP_NOINLINE void compute_terms(int64_t panel, PanelTerms& terms) const {
     const int64_t first = panels.first(panel), count = panels.size(panel);
-    const int32_t shift = zero() + (kMatrix ? 0 : row_offset<A>());
+    const int32_t shift = zero() + (kMatrix ? 0 : product_offset<A>());
     vf32 most = vset(0.0f);
     for (int v = 0; v < Tile::NV; ++v) {
       const int64_t lanes = max_i64(0, min_i64(kLanes, count - v * kLanes)), at = first + v * kLanes;
@@ -303,7 +303,7 @@ struct Int8Product {
 }  // namespace detail
 
 inline int64_t gemm_i8_scratch_bytes(int64_t m, int64_t k, int64_t workers) {
-  return detail::gemm_rows_scratch_bytes(m, k, 1, workers);
+  return detail::gemm_rows_scratch_bytes(m, k, detail::kProductBytes, workers);
 }
 
 // Scales: Scales8 or RowScales8.

@@ -73,8 +73,8 @@ inline int64_t product_work_bytes(int64_t m, int64_t k, int64_t element_bytes) {
   const int64_t row = copied_stride(k, element_bytes) * element_bytes;
   return min_i64(m, rows_that_fit(row, in_parts(k, element_bytes))) * row_scratch_bytes(k, element_bytes);
 }
-// Scratch of both products for each worker, at least 64 bytes. The second of bytes needs none: what it may read behind its
-// rows is this scratch, which follows them.
+// Scratch of both products for each worker, at least 64 bytes. The second of bytes that are
+// read as they are needs none: what it may read behind its rows is this scratch, which follows them.
 inline int64_t pair_work_bytes(const PairShape& s, int64_t element_bytes) {
   const int64_t first = product_work_bytes(s.m, s.k, element_bytes);
   return element_bytes == 1 ? first : max_i64(first, product_work_bytes(s.m, s.r, element_bytes));
@@ -147,7 +147,7 @@ void gemm_pair_f32(const Worker& w, const A* a, int64_t lda, const W* v, const f
 
 inline int64_t gemm_pair_i8_scratch_bytes(int64_t m, int64_t k, int64_t r, int64_t workers) {
   const int64_t middle = detail::pair_middle_bytes(m, detail::middle_stride(r, 1), workers);
-  return workers * (middle + detail::pair_work_bytes({m, k, r, 0}, 1));
+  return workers * (middle + detail::pair_work_bytes({m, k, r, 0}, detail::kProductBytes));
 }
 
 template <class T0, class T1, class A, class Scales, class Q, class Ep>
@@ -159,7 +159,7 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
   const Scales8 between{&middle.scale, &middle.zero, column_scale, column_sums};
   char* const start = static_cast<char*>(scratch);
   detail::run_pair(
-      w, s.m, block, start, middle_bytes, start + w.count * middle_bytes, detail::pair_work_bytes(s, 1),
+      w, s.m, block, start, middle_bytes, start + w.count * middle_bytes, detail::pair_work_bytes(s, detail::kProductBytes),
       [&](const Worker& all, int64_t row, int64_t count, char* rows, char* work) {
         const Requantize<Q> keep{reinterpret_cast<Q*>(rows), stride, middle.bias, middle.inverse,
                                  middle.zero, middle.low, middle.high};
@@ -176,7 +176,7 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
 inline int64_t gemm_pair_rows_i8_scratch_bytes(int64_t m, int64_t k, int64_t r, int64_t workers) {
   const int64_t row_bytes = detail::middle_stride(r, 4) * 4 + detail::middle_stride(r, 1);
   const int64_t middle = detail::pair_middle_bytes(m, row_bytes, workers);
-  return workers * (middle + detail::pair_work_bytes({m, k, r, 0}, 1)) + 2 * round_up(m, 16) * 4;
+  return workers * (middle + detail::pair_work_bytes({m, k, r, 0}, detail::kProductBytes)) + 2 * round_up(m, 16) * 4;
 }
 
 template <class T0, class T1, class A, class Scales, class Q, class Ep>
@@ -191,7 +191,7 @@ void gemm_pair_i8(const Worker& w, const A* a, int64_t lda, const int8_t* v, con
   char* const start = reinterpret_cast<char*>(row_zero + round_up(s.m, 16));
   const RowScales8 between{row_scale, row_zero, column_scale, column_sums};
   detail::run_pair(
-      w, s.m, block, start, middle_bytes, start + w.count * middle_bytes, detail::pair_work_bytes(s, 1),
+      w, s.m, block, start, middle_bytes, start + w.count * middle_bytes, detail::pair_work_bytes(s, detail::kProductBytes),
       [&](const Worker& all, int64_t row, int64_t count, char* rows, char* work) {
         const Clamped keep = detail::middle_floats(rows, wide, middle.bias);
         detail::pair_product_i8<T0>(all, a + row * lda, lda, v, count, s.r, s.k, detail::scales_from(scales, row), keep,

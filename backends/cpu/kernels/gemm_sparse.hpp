@@ -292,7 +292,7 @@ void pack_sparse_i8(const Worker& w, void* packed, const Blocks<int8_t>& blocks,
       for (int64_t i = 0; i < elements; ++i) piece[i] = 0;
       walk.each([&](int64_t c, int64_t i, int64_t index) {
         const int64_t at = i - start;
-        piece[(at / 4 * NR + c) * 4 + at % 4] = blocks.values[index];
+        piece[detail::byte_place(at, c, NR)] = blocks.values[index];
         sums[c] += blocks.values[index];
       });
     }

@@ -17,6 +17,13 @@
 
 namespace mcomp {
 
+// Reduction steps of a column that panels of bytes hold together: as many as one instruction multiplies.
+#if defined(MCOMP_VNNI)
+constexpr int64_t kBytesTogether = 4;
+#else
+constexpr int64_t kBytesTogether = 2;
+#endif
+
 // Tile of at most MR rows by NV vectors of columns (NR 32-bit columns). Accumulators stay in registers while
 // MR * NV + NV < kVectorRegisters.
 template <int MR_, int NV_>
@@ -24,9 +31,9 @@ struct Tile {
   static constexpr int MR = MR_;
   static constexpr int NV = NV_;
   static constexpr int NR = NV_ * kLanes;
-  static constexpr bool kMatrix = false;   // see MatrixTile in micro_matrix.hpp
-  static constexpr int64_t kByteStep = 4;  // bytes of a reduction that panels of bytes hold together
-  static constexpr int64_t kPairStep = 2;  // elements of a reduction that panels of bfloat16 hold together
+  static constexpr bool kMatrix = false;                 // see MatrixTile in micro_matrix.hpp
+  static constexpr int64_t kByteStep = kBytesTogether;
+  static constexpr int64_t kPairStep = 2;                // elements of a reduction that panels of bfloat16 hold together
 };
 
 #if defined(MCOMP_ISA_AVX512)
@@ -99,8 +106,14 @@ struct RowPointers {
 
 constexpr int64_t kAhead = 32;  // reduction steps by which a panel is prefetched: hides the latency of the outer caches
 
-// What a tile prefetches while it runs: each step the lines at `at`, as many as it has vectors of columns, then `step`
-// bytes on. Without an address, its own panel.
+// Cache lines that a step takes of a panel.
+template <class Dot, int NV>
+constexpr int kLines = NV * Dot::kPanel * static_cast<int>(sizeof(typename Dot::Panel)) <= 64
+                           ? 1
+                           : NV * Dot::kPanel * static_cast<int>(sizeof(typename Dot::Panel)) / 64;
+
+// What a tile prefetches while it runs: each step as many lines from `at` on as it takes of a panel, then `step` bytes on.
+// Without an address, its own panel.
 struct Ahead {
   const char* at = nullptr;
   int64_t step = 0;
@@ -203,7 +216,7 @@ MCOMP_INLINE void run_tile(const typename Dot::Element* a, int64_t row_stride, c
         ColumnVectors<Dot, NV> columns;
         columns.load(b + u * b_step);
         if constexpr (KU == 1) {
-          unroll<NV>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(ahead.at + i * kVectorBytes, 0, 2); });
+          unroll<kLines<Dot, NV>>([&](auto i) MCOMP_LAMBDA { __builtin_prefetch(ahead.at + i * 64, 0, 2); });
           ahead.at += ahead.step;
         }
         sums[u].step(rows, u * bytes, columns);

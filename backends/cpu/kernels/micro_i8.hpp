@@ -1,9 +1,9 @@
 // Products of bytes for micro.hpp: unsigned or signed bytes times signed bytes, summed exactly in int32.
 //
-// A panel holds four reduction steps of a column together (see pack_linear_i8); a segment that is no multiple of four
-// is padded in the panel only. AVX-512 VNNI multiplies unsigned by signed bytes, so signed rows are offset by 128 and
-// the caller subtracts 128 * column sum. Without VNNI bytes are widened to pairs of int16, whose products cannot
-// saturate.
+// A panel holds kBytesTogether reduction steps of a column together (see byte_place); a segment that is no multiple of so
+// many is padded in the panel only. AVX-512 VNNI multiplies four unsigned by signed bytes, so signed rows are offset by 128
+// and the caller subtracts 128 * column sum. Without VNNI rows are widened to int16 when they are copied, panels when they
+// are loaded: pairs of int16 are multiplied and added exactly, where products of bytes would saturate.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,9 @@ namespace mcomp {
 #if defined(MCOMP_VNNI)
 using DefaultTileI8 = Tile<14, 2>;
 #elif defined(MCOMP_ISA_AVX512)
-using DefaultTileI8 = Tile<8, 2>;
+using DefaultTileI8 = Tile<12, 2>;
+#elif defined(MCOMP_ISA_AVX2)
+using DefaultTileI8 = Tile<6, 2>;
 #else
 using DefaultTileI8 = Tile<4, 2>;
 #endif
@@ -26,6 +28,11 @@ namespace detail {
 
 typedef int16_t vi16 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t vu16 __attribute__((vector_size(kVectorBytes)));
+
+// Where a panel of `width` columns holds reduction step k of column c.
+constexpr int64_t byte_place(int64_t k, int64_t c, int64_t width) {
+  return (k / kBytesTogether * width + c) * kBytesTogether + k % kBytesTogether;
+}
 
 // What a signed row's bytes are offset by before they are multiplied.
 template <class A>
@@ -79,7 +86,7 @@ struct ByteProducts {
 
 #endif
 
-// Rows of A (uint8_t or int8_t) with panels of int8_t, for micro_tile.
+// Rows of A (uint8_t or int8_t) with four steps of int8_t together, for micro_tile.
 template <class A>
 struct ByteDot : ByteProducts {
   using Element = A;
@@ -99,6 +106,67 @@ struct ByteDot : ByteProducts {
     return ByteProducts::row(word ^ kFlip);
   }
 };
+
+#if defined(MCOMP_VNNI)
+
+// How products of whole matrices read their rows, what is added to the rows' bytes there, and the products themselves.
+template <class A>
+using ProductElement = A;
+template <class A>
+using ProductDot = ByteDot<A>;
+template <class A>
+constexpr int32_t product_offset() {
+  return row_offset<A>();
+}
+
+#else
+
+// Rows that were widened to int16 with panels that hold two steps together, for micro_tile.
+struct WideDot {
+  using Element = int16_t;
+  using Panel = int8_t;
+  using Acc = vi32;
+  using Row = vi16;
+  using Columns = vi16;
+  using Out = int32_t;
+  static constexpr int kLength = 2;
+  static constexpr int kPanel = 2 * kLanes;
+  static constexpr int kWidth = kLanes;
+  static constexpr bool kStarts = true;
+
+  static MCOMP_INLINE Row row(const char* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, 4);
+    return (vi16)vset(pair);
+  }
+  static MCOMP_INLINE Columns columns(const int8_t* b) {
+#if defined(MCOMP_ISA_AVX512)
+    return in_register((vi16)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b))));
+#elif defined(MCOMP_ISA_AVX2)
+    return in_register((vi16)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(b))));
+#else
+    typedef int8_t Half __attribute__((vector_size(kVectorBytes / 2)));
+    Half bytes;
+    std::memcpy(&bytes, b, sizeof bytes);
+    return __builtin_convertvector(bytes, vi16);
+#endif
+  }
+  static MCOMP_INLINE vi32 add(vi32 acc, const Row& a, const Columns& b) { return acc + ByteProducts::pairs(a, b); }
+};
+
+template <class A>
+using ProductElement = int16_t;
+template <class A>
+using ProductDot = WideDot;
+template <class A>
+constexpr int32_t product_offset() {
+  return 0;
+}
+
+#endif
+
+// Bytes of an element of the rows that products read.
+constexpr int64_t kProductBytes = sizeof(ProductElement<uint8_t>);
 
 }  // namespace detail
 }  // namespace mcomp

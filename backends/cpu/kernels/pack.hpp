@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "isa.hpp"
+#include "micro_i8.hpp"
 #include "product.hpp"
 #include "threads.hpp"
 #include "types.hpp"
@@ -46,29 +47,29 @@ void pack_linear(const Worker& w, W* dst, const S* src, int64_t n, int64_t k, in
   }
 }
 
-// Bytes of the packed form of an int8 matrix: four reduction steps of a column lie together, k is padded with zeros to
+// Bytes of the packed form of an int8 matrix: steps of a column lie together (see byte_place), k is padded with zeros to
 // whole steps of the tile.
 template <class Tile>
 constexpr int64_t packed_bytes_i8(int64_t n, int64_t k) {
   return round_up(n, Tile::NR) * round_up(k, Tile::kByteStep);
 }
 
-// Panel p holds, for each group of four k, four bytes per column. column_sums[n] (padded to packed columns, may be
+// column_sums[n] (padded to packed columns, may be
 // null) is the sum of a column, which zero points are corrected with.
 template <class Tile>
 void pack_linear_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, int64_t n, int64_t k,
                     int64_t stride_n, int64_t stride_k) {
   constexpr int64_t NR = Tile::NR;
-  const int64_t steps = round_up(k, Tile::kByteStep) / 4;
+  const int64_t length = round_up(k, Tile::kByteStep);
   const Range mine = w.range(ceil_div(n, NR));
   for (int64_t p = mine.begin; p < mine.end; ++p) {
-    int8_t* panel = dst + p * steps * 4 * NR;
+    int8_t* panel = dst + p * length * NR;
     for (int64_t c = 0; c < NR; ++c) {
       const int64_t column = p * NR + c;
       int32_t sum = 0;
-      for (int64_t i = 0; i < steps * 4; ++i) {
+      for (int64_t i = 0; i < length; ++i) {
         const int8_t x = column < n && i < k ? src[column * stride_n + i * stride_k] : int8_t{0};
-        panel[(i / 4 * NR + c) * 4 + i % 4] = x;
+        panel[detail::byte_place(i, c, NR)] = x;
         sum += x;
       }
       if (column_sums != nullptr) column_sums[column] = sum;

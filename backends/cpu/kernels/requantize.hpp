@@ -288,8 +288,8 @@ struct Int8Tiles<Requantize<Q>> {
   template <class A, int MR, int NV>
   static MCOMP_NOINLINE void run(const DirectTile& t) {
     constexpr int NR = NV * kLanes;
-    run_tile<ByteDot<A>, MR, NV>(
-        static_cast<const A*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, 4 * NR, t.start, t.ahead,
+    run_tile<ProductDot<A>, MR, NV>(
+        static_cast<const ProductElement<A>*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, kBytesTogether * NR, t.start, t.ahead,
         [&](const auto& sums) MCOMP_LAMBDA {
           const Requantize<Q>& ep = *static_cast<const Requantize<Q>*>(t.epilogue);
           if (!t.fits) {
