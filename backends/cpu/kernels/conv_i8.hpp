@@ -144,7 +144,7 @@ void pack_conv_transposed_i8(const Worker& w, int8_t* dst, int32_t* column_sums,
 
 inline int64_t conv_transposed_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
   int64_t most = 0;
-  detail::each_phase(s, [&](const detail::TapWalk& t) { most = max_i64(most, t.scratch_bytes(1)); });
+  detail::each_phase(s, [&](const detail::TapWalk& t) { most = max_i64(most, t.scratch_bytes(detail::kProductBytes)); });
   return workers * most;
 }
 
