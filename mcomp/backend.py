@@ -210,6 +210,10 @@ class Backend(ABC):
         """The name of the device that it runs on; empty for this computer's processor."""
         return ""
 
+    def revision(self) -> str:
+        """What measured times depend on besides the device: a hash of the code that kernels are made of, instruction sets."""
+        return ""
+
     def describe(self) -> dict[str, str]:
         """Facts about this backend on this machine, for `mcomp doctor`: compiler, instruction sets, cache."""
         return {}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mcomp.backend import Backend, CompileOptions, Executable, register_backend
 from mcomp.backends.cpu.builder import Builder
 from mcomp.backends.cpu.cache import CodeCache
-from mcomp.backends.cpu.compiler import build, find_compiler, missing_compiler
+from mcomp.backends.cpu.compiler import build, find_compiler, headers_digest, missing_compiler
 from mcomp.backends.cpu.emit import Emitter, Source
 from mcomp.backends.cpu.executor import Code, CpuExecutable
 from mcomp.backends.cpu.isa import choose, supported
@@ -45,6 +45,9 @@ class CpuBackend(Backend):
     def zero_blocks(self) -> tuple[tuple[int, int], ...]:
         """Matrix registers skip whole steps of 64 inputs only."""
         return ((32, 64), (32, 4)) if supported()[0].matrices else ((32, 4),)
+
+    def revision(self) -> str:
+        return " ".join((headers_digest(), *(isa.name for isa in supported())))
 
     def describe(self) -> dict[str, str]:
         compiler = find_compiler()

@@ -38,7 +38,7 @@ ROUNDS, REPEATS = 3, 7
 
 @dataclass
 class CostTable:
-    """Microseconds by the key of a piece, for one device, target, number of threads and version."""
+    """Microseconds by the key of a piece, for one device, target, number of threads and version of the kernels."""
 
     target: str
     threads: int | None
@@ -51,7 +51,8 @@ class CostTable:
         import os
 
         backend = backend_named(target)
-        name = f"costs-{profile_key(backend.name, threads or os.cpu_count() or 1)}.json"
+        isa = target.partition(":")[2]
+        name = f"costs-{profile_key(backend.name, threads or os.cpu_count() or 1)}{isa and '-'}{isa}.json"
         table = cls(target, threads, (directory or cache_directory()) / name)
         try:
             found = json.loads(table.path.read_text(encoding="utf-8"))

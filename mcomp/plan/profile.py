@@ -92,7 +92,7 @@ def device_profile(
 ) -> DeviceProfile:
     """The profile of a target with so many threads (None: all cores).
 
-    Read from the user's cache directory if it was measured before on the same device with the same version, else
+    Read from the user's cache directory if it was measured before on the same device with the same kernels, else
     measured (about a second) and kept there. A damaged file is measured again, with a warning.
     """
     from mcomp.backend import backend_named
@@ -147,11 +147,13 @@ def cache_directory() -> Path:
 
 
 def profile_key(backend: str, threads: int) -> str:
+    """The name that times are kept under: everything that all of them depend on, hashed."""
     from mcomp import __version__
     from mcomp.backend import backend_named
 
-    machine = backend_named(backend).machine() or device_name()
-    text = "|".join((backend, machine, platform.machine(), str(threads), __version__, str(FORMAT)))
+    found = backend_named(backend)
+    machine = found.machine() or device_name()
+    text = "|".join((backend, machine, platform.machine(), found.revision(), str(threads), __version__, str(FORMAT)))
     return f"{backend}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

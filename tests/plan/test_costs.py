@@ -70,6 +70,11 @@ def test_each_shape_is_measured_once_and_kept(graph: Graph, tmp_path: Path) -> N
         again.microseconds(parts[0], {"B": 4})
 
 
+def test_each_instruction_set_has_its_own_table(tmp_path: Path) -> None:
+    paths = {CostTable.load(target, 1, tmp_path).path for target in ("cpu", "cpu:portable", "cpu:avx2")}
+    assert len(paths) == 3
+
+
 def test_a_damaged_table_is_measured_again(tmp_path: Path) -> None:
     table = CostTable.load("cpu", 1, tmp_path)
     table.path.write_text("[1, 2")

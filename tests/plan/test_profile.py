@@ -60,6 +60,13 @@ def test_measured_once_per_number_of_threads(counting: _Counting, tmp_path: Path
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_other_kernels_are_measured_anew(counting: _Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device_profile("counting", 2, directory=tmp_path)
+    monkeypatch.setattr(counting, "revision", lambda: "other kernels", raising=False)
+    device_profile("counting", 2, directory=tmp_path)
+    assert counting.asked == [2, 2]
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"device": "x"}', None], ids=["empty", "cut", "list", "incomplete", "negative"]
 )
