@@ -211,7 +211,7 @@ class Backend(ABC):
         return ""
 
     def revision(self) -> str:
-        """What measured times depend on besides the device: a hash of the code that kernels are made of, instruction sets."""
+        """What measured times depend on besides the device: a hash of the code of kernels, and instruction sets."""
         return ""
 
     def describe(self) -> dict[str, str]:
