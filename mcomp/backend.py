@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,6 +170,15 @@ class Ahead:
     faults: tuple[str, ...] = ()
 
 
+@functools.cache
+def code_digest(folder: Path) -> str:
+    """A hash of the Python and C++ code below a folder."""
+    h = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".hpp")):
+        h.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()[:16]
+
+
 class Backend(ABC):
     """Lowers graphs for one kind of machine."""
 
@@ -211,7 +222,8 @@ class Backend(ABC):
         return ""
 
     def revision(self) -> str:
-        """What measured times depend on besides the device: a hash of the code of kernels, and instruction sets."""
+        """What measured times depend on besides the device: a hash of the code that makes kernels, compilers, instruction
+        sets."""
         return ""
 
     def describe(self) -> dict[str, str]:

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mcomp.backend import Backend, CompileOptions, Executable, register_backend
+from mcomp.backend import Backend, CompileOptions, Executable, code_digest, register_backend
 from mcomp.backends.cpu.builder import Builder
 from mcomp.backends.cpu.cache import CodeCache
-from mcomp.backends.cpu.compiler import build, find_compiler, headers_digest, missing_compiler
+from mcomp.backends.cpu.compiler import KERNELS, build, find_compiler, missing_compiler
 from mcomp.backends.cpu.emit import Emitter, Source
 from mcomp.backends.cpu.executor import Code, CpuExecutable
 from mcomp.backends.cpu.isa import choose, supported
@@ -47,7 +47,8 @@ class CpuBackend(Backend):
         return ((32, 64), (32, 4)) if supported()[0].matrices else ((32, 4),)
 
     def revision(self) -> str:
-        return " ".join((headers_digest(), *(isa.name for isa in supported())))
+        parts = (code_digest(KERNELS.parent), str(find_compiler()), *(isa.name for isa in supported()))
+        return " ".join(parts)
 
     def describe(self) -> dict[str, str]:
         compiler = find_compiler()

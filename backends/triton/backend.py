@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcomp.backend import Ahead, Backend, CompileOptions, Executable, register_backend
+from mcomp.backend import Ahead, Backend, CompileOptions, Executable, code_digest, register_backend
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.device import current_device, missing
 from mcomp.backends.triton.program import Chip, Program, chip_of
@@ -34,6 +34,13 @@ class TritonBackend(Backend):
 
     def available(self) -> str | None:
         return missing()
+
+    def revision(self) -> str:
+        if find_spec("triton") is None:
+            return ""
+        from importlib.metadata import version
+
+        return f"{code_digest(Path(__file__).resolve().parent)} {version('triton')}"
 
     def describe(self) -> dict[str, str]:
         if find_spec("triton") is None:

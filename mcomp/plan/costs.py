@@ -103,7 +103,7 @@ class CostTable:
 
     def _time(self, pieces: Sequence[Graph], sizes: Mapping[str, int]) -> list[float]:
         backend = backend_named(self.target)
-        options = CompileOptions(threads=self.threads, hints=sizes)
+        options = CompileOptions(isa=self.target.partition(":")[2] or None, threads=self.threads, hints=sizes)
         executables = backend.compile_many([lowered(backend, piece) for piece in pieces], options)
         calls = [_example(piece, sizes) for piece in pieces]
         best = [float("inf")] * len(pieces)

@@ -16,9 +16,9 @@ _WAKING = 0.0005
 """Seconds of calls before a turn of short calls: a thread that sleeps takes some 50 us to wake."""
 _PAUSE = 0.0005
 """Seconds after which our own idle threads sleep (they spin for 50 us)."""
-_TICK, _LOOK, _LONGEST_REST = 0.006, 0.001, 0.05
+_TICK, _LOOK, _LONGEST_REST = 0.011, 0.001, 0.06
 """Those of OpenMP spin for 4 to 12 ms, by how long the processor pauses. What a thread on another core takes is only added
-to the time of the process at the system's next tick, 4 ms at most: when so long nothing was added, all sleep."""
+to the time of the process at the system's next tick, 10 ms at most: when so long nothing was added, all sleep."""
 _IDLE = 0.2
 """Most of the time that an idle process takes for looking at the clock."""
 
@@ -67,7 +67,7 @@ def interleave(
     for _ in range(count):
         for i, run in enumerate(runners):
             if short[i]:
-                _settle(i - 1 in spinning)
+                _settle((i - 1) % len(runners) in spinning)
                 _seconds(run, max(1, int(repeats[i] * _WAKING / _TURN)), prepare)
             seconds[i].append(_seconds(run, repeats[i], prepare) / repeats[i])
     return Timing(tuple(tuple(s) for s in seconds))

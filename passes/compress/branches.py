@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 class Branch:
     """An addition of `stem` and what is computed from it, or from what it is computed from. `nodes`: what goes with the
     branch, in order. `flops`: operations of its products. `error`: the relative L2 change of the sum when the branch goes,
-    on calibration data."""
+    on calibration data. `names`: those of `nodes`, constants left out."""
 
     add: Node
     stem: Value
     nodes: tuple[Node, ...]
     flops: int
     error: float = 0.0
+    names: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -70,7 +71,7 @@ def _branch(graph: Graph, add: Node, symbols: dict[str, int]) -> Branch | None:
             dims.evaluate(n.op.node_cost(n).flops, symbols) for n in cone if n.op.name in PRODUCTS
         )
         if flops and (best is None or flops > best.flops):
-            best = Branch(add, stem, cone, flops)
+            best = Branch(add, stem, cone, flops, names=tuple(n.name for n in cone if n.op.name != "const"))
     return best
 
 
@@ -132,7 +133,7 @@ def measured_branches(graph: Graph, context: Context, limit: int) -> list[Branch
             watch(graph, context.calibration, batch, {**stems, **dict.fromkeys(sums)}, take)
             held.clear()
     return [
-        Branch(b.add, b.stem, b.nodes, b.flops, (change / whole) ** 0.5 if whole else float("inf"))
+        replace(b, error=(change / whole) ** 0.5 if whole else float("inf"))
         for b in found for change, whole in (sums[b.add.result],)
     ]
 
@@ -157,14 +158,26 @@ def output_errors(graph: Graph, context: Context, found: Sequence[Branch], batch
 
 
 def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
-    """Remove the branches that cost least error (with `flops`: for the operations they take), or those that `widths` names
-    (`add_7=0`), then fit what follows; returns how many."""
+    """Cut the branches that `choose_branches` gives, then fit what follows; returns how many."""
+    dense, places = graph.clone(), {n.name: i for i, n in enumerate(graph.nodes)}
+    gone = choose_branches(options, graph, context)
+    cut_branches(graph, context, gone)
+    if options.refit and gone:
+        first = min(places[name] for branch in gone for name in branch.names)
+        at = next((i for i, n in enumerate(graph.nodes) if places.get(n.name, -1) >= first), len(graph))
+        fit_again(graph, dense, context, options, {}, at)
+    return len(gone)
+
+
+def choose_branches(options: Prune, graph: Graph, context: Context) -> list[Branch]:
+    """The branches that cost least error (with `flops`: for the operations they take), or those that `widths` names
+    (`add_7=0`)."""
     found = [b for b in measured_branches(graph, context, options.limit) if not context.excluded("prune", b.add)]
-    chosen = [b for b in _chosen(options, graph, context, found) if context.allow_rewrite("prune")]
-    if not chosen:
-        return 0
-    dense = graph.clone()
-    first = min(graph.position(b.nodes[0]) for b in chosen)
+    return [b for b in _chosen(options, graph, context, found) if context.allow_rewrite("prune")]
+
+
+def cut_branches(graph: Graph, context: Context, chosen: Sequence[Branch]) -> None:
+    """Remove branches of the graph, and fit nothing yet."""
     for branch in chosen:
         saved = branch.nbytes
         with graph.edit("prune", loc=branch.add.loc) as editor:
@@ -174,9 +187,6 @@ def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
         layer = next((n.layer for n in branch.nodes if n.op.name in PRODUCTS), branch.add.layer)
         context.record(graph, LedgerEntry("prune", layer, branch.key, branch.error, saved, detail=detail))
         context.remark("applied", "prune", layer, detail)
-    if options.refit:
-        fit_again(graph, dense, context, options, {}, min(first, len(graph)))
-    return len(chosen)
 
 
 def _stem(branch: Branch) -> Value:

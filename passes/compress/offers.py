@@ -320,15 +320,12 @@ class LayersAndWidths(Catalog):
             if self._narrows(g, choice)
         ]
         found: list[Pass] = []
-        if gone:
-            found.append(Prune(what=("branches",), widths=tuple(f"{key}=0" for key in gone)))
-        for wide in (True, False):
-            some = [(d, text) for d, text in widths if (d.size > WIDE) == wide]
-            if some:
-                kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in some))
-                texts = tuple(text for _, text in some)
-                found.append(Prune(what=kinds, widths=texts, weighing="layer", score="magnitude" if wide else "obs",
-                                   refit=not wide))
+        wide = [(d, text) for d, text in widths if d.size > WIDE]
+        rest = [(d, text) for d, text in widths if d.size <= WIDE]
+        if wide:
+            found.append(_prune((), wide, score="magnitude", refit=False))
+        if gone or rest:
+            found.append(_prune([f"{key}=0" for key in gone], rest))
         return tuple(found)
 
     def _rounding(self, choice: Choice) -> tuple[Pass, ...]:
@@ -353,6 +350,13 @@ class LayersAndWidths(Catalog):
         if integers or self._given(choice):
             found.append(Quantize(leave=tuple(floats)))
         return tuple(found)
+
+
+def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **options: Any) -> Prune:
+    """The pass that removes branches and narrows dimensions, and fits what is left once."""
+    kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in widths))
+    what = ("branches", *kinds) if gone else kinds
+    return Prune(what=what, widths=(*gone, *(text for _, text in widths)), weighing="layer", **options)
 
 
 def _around_all(nodes: Collection[Node], taken: Sequence[frozenset[Node]]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension, Removal
 from mcomp.passes.analysis.operations import Operations
-from mcomp.passes.compress.branches import remove_branches
+from mcomp.passes.compress.branches import Branch, choose_branches, cut_branches, remove_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
 from mcomp.passes.compress.fitting import fit_again
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
@@ -51,7 +51,8 @@ class Prune(Pass):
         shapes as they are, blocks (block-sparse weights of linear layers) or nm (n of every m inputs of an output).
     ratio: the share of every dimension (of blocks, of branches) that goes. flops: instead, the share of the operations of
         products that stays; what goes is chosen over all layers by error per operation saved. widths: instead, what
-        stays of dimensions by name: `fc1.weight:0=768`; `add_7=0` removes the branch that goes into this sum.
+        stays of dimensions by name: `fc1.weight:0=768`; `add_7=0` removes the branch that goes into this sum. What is named
+        of both kinds is chosen by the graph as it was, and the rest fitted once.
     score: obs (least error after the best refit, by second moments), activation (weights times the deviation of
         activations), magnitude (norm of weights), taylor (activation times gradient of the outputs).
     weighing: how errors of different layers compare when flops chooses: by their share of what the layer gives, or by what
@@ -117,35 +118,58 @@ class Prune(Pass):
             context.remark("warning", "prune", graph.name, "layers are judged and fitted on the example inputs only",
                            "pass calibration data")
         mark_relevant(graph, context, self.limit)
-        if "branches" in self.kinds:
+        units = any(k in UNITS for k in self.kinds)
+        together = bool(self.widths) and units and "branches" in self.kinds
+        if "branches" in self.kinds and not together:
             counts["branches"] = remove_branches(self, graph, context)
-        if any(k in UNITS for k in self.kinds):
-            counts["units"] = self._narrow(graph, context)
+        if units:
+            counts |= self._narrow(graph, context, together)
         if any(k in ("blocks", "nm") for k in self.kinds):
             counts["weights"] = sparsify(self, graph, context)
         return PassResult(changed=any(counts.values()), preserved=NONE, statistics=counts)
 
-    def _narrow(self, graph: Graph, context: Context) -> int:
+    def _narrow(self, graph: Graph, context: Context, branches: bool) -> dict[str, int]:
+        """Units, and with `branches` those that `widths` names go, too, and what is left is fitted once."""
         with graph.edit("prune") as editor:
             own_constants(graph, editor)
         try:
-            return self._narrow_owned(graph, context)
+            return self._narrow_owned(graph, context, branches)
         finally:
             with graph.edit("prune") as editor:
                 join_constants(graph, editor)
 
-    def _narrow_owned(self, graph: Graph, context: Context) -> int:
+    def _narrow_owned(self, graph: Graph, context: Context, branches: bool) -> dict[str, int]:
         rounds = self.rounds if self.flops is not None and not self.widths else 1
         state = _State(graph.clone(), Operations(graph, context.analyze(graph, CouplingAnalysis())).total())
-        return sum(self._round(graph, context, state, (i + 1) / rounds) for i in range(rounds))
+        counts = {"units": 0}
+        for i in range(rounds):
+            places = {n.name: at for at, n in enumerate(graph.nodes)}
+            gone = choose_branches(self, graph, context) if branches else []
+            cut = self._cut(graph, context, state, (i + 1) / rounds, gone)
+            starts = [places[name] for branch in gone for name in branch.names]
+            starts += [] if cut is None else [cut.first]
+            if branches:
+                cut_branches(graph, context, gone)
+                counts["branches"] = len(gone)
+            first = min(starts, default=len(places))
+            fits = self.refit and bool(starts)
+            at = next((i for i, n in enumerate(graph.nodes) if places.get(n.name, -1) >= first), len(graph))
+            later = fit_again(graph, state.dense, context, self, state.kept, at) if fits else {}
+            if cut is not None:
+                self._tell_all(graph, context, cut, later)
+                counts["units"] += sum(map(len, cut.chosen.values()))
+        return counts
 
-    def _round(self, graph: Graph, context: Context, state: _State, progress: float) -> int:
-        """Narrow the graph once; `progress` (up to 1) is how much of the way to the target operations is gone then."""
+    def _cut(
+        self, graph: Graph, context: Context, state: _State, progress: float, gone: Sequence[Branch] = ()
+    ) -> _Cut | None:
+        """Narrow the graph once and fit nothing yet; `progress` (up to 1) is how much of the way to the target operations is
+        gone then. None where nothing was cut. gone: branches that go afterwards; dimensions in one of them are left alone."""
         coupling: Coupling = context.analyze(graph, CouplingAnalysis())
         found = candidates(graph, context, coupling, self.kinds, self.score)
         asked = self._asked(found, context)
         if asked is not None:
-            found = [d for d in found if d.name in asked]
+            found = [d for d in found if d.name in asked and not self._goes(d, gone, context)]
         state.sizes = {**{d.name: d.size for d in found}, **state.sizes}
         curves = curves_of(
             graph, context, found, score=self.score, limit=self.limit, refit=self.refit,
@@ -155,7 +179,7 @@ class Prune(Pass):
         chosen = {d: u for d, u in chosen.items() if len(u) and context.allow_rewrite("prune")}
         chosen = feasible(graph, context, coupling, chosen)
         if not chosen:
-            return 0
+            return None
         errors = {d: None if c.lost is None else float(c.lost[len(chosen[d])] ** 0.5) for d, c in curves if d in chosen}
         before = graph.clone() if None in errors.values() else graph
         removal = coupling.removal(chosen)
@@ -166,12 +190,21 @@ class Prune(Pass):
             narrow(graph, editor, removal)
             for node in dict.fromkeys(n for d in chosen for n in d.nodes):
                 editor.set_loc(node, fused("prune", node.loc))
-        later = fit_again(graph, state.dense, context, self, state.kept, first) if self.refit else {}
-        unknown = 0.0 if before is graph else _output_error(graph, before, context, self.limit)
-        for dimension, units in chosen.items():
-            error = errors[dimension]
-            self._tell(graph, context, dimension, units, unknown if error is None else error, later)
-        return sum(map(len, chosen.values()))
+        return _Cut(chosen, errors, before, first)
+
+    def _tell_all(self, graph: Graph, context: Context, cut: _Cut, later: Mapping[str, float]) -> None:
+        unknown = None in cut.errors.values()
+        whole = _output_error(graph, cut.before, context, self.limit) if unknown else 0.0
+        for dimension, units in cut.chosen.items():
+            error = cut.errors[dimension]
+            self._tell(graph, context, dimension, units, whole if error is None else error, later)
+
+    def _goes(self, dimension: Dimension, gone: Sequence[Branch], context: Context) -> bool:
+        """Whether a dimension goes with a branch."""
+        goes = any(set(dimension.nodes) <= set(branch.nodes) for branch in gone)
+        if goes:
+            context.missed("prune", dimension.nodes[0], f"the branch that its {dimension.kind} belong to is gone as a whole")
+        return goes
 
     def _asked(self, found: Sequence[Dimension], context: Context) -> dict[str, int] | None:
         if not self.widths:
@@ -252,6 +285,17 @@ class _State:
     operations: int
     sizes: dict[str, int] = field(default_factory=dict)
     kept: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What one round took: the units of each dimension, their errors (None: second moments do not tell), the graph before
+    where one of them does not, and the position from which layers are to be fitted."""
+
+    chosen: Mapping[Dimension, np.ndarray]
+    errors: Mapping[Dimension, float | None]
+    before: Graph
+    first: int
 
 
 def kept_outputs(graph: Graph, removal: Removal) -> dict[str, np.ndarray]:

@@ -14,8 +14,10 @@ from mcomp.ir.dtypes import DTYPES, to_torch
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.analysis import CouplingAnalysis, Operations
+from mcomp.passes.compress import prune
 from mcomp.passes.compress.branches import branches
 from mcomp.passes.compress.curves import prune_curves
+from mcomp.passes.compress.fitting import fit_again
 from mcomp.passes.compress.prune import Prune
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.surgeon import Reader, refit_errors, surgeon_order
@@ -268,6 +270,39 @@ def test_a_branch_by_name() -> None:
     after, _, error = pruned(graph, f'prune{{what=branches,widths=["{key}=0"]}}', batch)
     assert len(after.ledger) == 1 and 0 < error < 1.5
     assert len([n for n in after.nodes if n.op.name == "conv"]) == len([n for n in graph.nodes if n.op.name == "conv"]) - 2
+
+
+def test_branches_and_widths_by_name_go_together_and_the_rest_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, batch = network("resnet-a")
+    context = Context(calibration=Calibration([batch]))
+    gone = branches(graph)[0]
+    inside = {n.attrs["name"] for n in gone.nodes if n.op.name == "const"}
+    curves = prune_curves(graph, context, what=("channels",))
+    within = next(c for c in curves if c.key.rpartition(":")[0] in inside)
+    curve = next(c for c in reversed(curves) if c.key.rpartition(":")[0] not in inside)
+    texts = f'"{gone.key}=0","{curve.key}={curve.size // 2}"'
+    fits: list[list[str]] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        fits.append([n.name for n in list(args[0].nodes)[args[5] :] if n.op.name == "conv"])
+        return fit_again(*args, **options)
+
+    monkeypatch.setattr(prune, "fit_again", counted)
+    after, _, error = pruned(graph, f"prune{{what=[branches,channels],widths=[{texts}],weighing=layer}}", batch)
+    start = min(graph.position(n) for n in gone.nodes if n.op.name == "conv")
+    left = {n.name for n in after.nodes}
+    assert fits == [[n.name for n in list(graph.nodes)[start:] if n.op.name == "conv" and n.name in left]]
+    assert len(after.ledger) == 2
+    _, _, apart = pruned(
+        graph, f"prune{{what=channels,widths=[{texts}],weighing=layer}},prune{{what=branches,widths=[{texts}]}}", batch
+    )
+    assert 0 < error < 1.5 * apart
+    _, _, unfitted = pruned(graph, f"prune{{what=[branches,channels],widths=[{texts}],refit=false}}", batch)
+    assert error < unfitted and len(fits) == 2
+    both = f'"{within.key}={within.size // 2}",{texts}'
+    same, told, _ = pruned(graph, f"prune{{what=[branches,channels],widths=[{both}],weighing=layer}}", batch)
+    assert len(same.ledger) == 2
+    assert any("is gone as a whole" in r.reason for r in told.remarks)
 
 
 def test_branches_of_a_transformer_go_with_their_weights() -> None:

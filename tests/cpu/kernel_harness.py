@@ -34,6 +34,8 @@ DRIVERS = Path(__file__).resolve().parent / "drivers"
 ISAS = ("avx512", "avx2", "portable")
 BYTE_TILES = {"amx": "MatrixTile<2>", "amx_narrow": "MatrixTile<1>"}
 """Sets beyond AVX-512 on which only products of bytes and of bfloat16 differ: their tile in the drivers that have some."""
+PLAIN = "avx512_plain"
+"""AVX-512 without VNNI and BF16, on CPUs that have VNNI: products of bytes differ."""
 COMMON_FLAGS = (
     "-std=gnu++17",
     "-O3",
@@ -68,6 +70,7 @@ CPU_FLAGS_NEEDED = {
     "portable": set[str](),
     **dict.fromkeys(BYTE_TILES, ISAS_BY_NAME["avx512_amx"].features),
 }
+CPU_FLAGS_NEEDED[PLAIN] = CPU_FLAGS_NEEDED["avx512"] | {"avx512_vnni"}
 
 
 @functools.cache
@@ -90,6 +93,8 @@ def isa_flags(isa: str) -> list[str]:
         tile = [f"-DMCOMP_TEST_{kind}={BYTE_TILES[isa]}" for kind in ("BYTES", "PAIRS")]
         return [*isa_flags("avx512"), "-mbmi2", "-mamx-tile", "-mamx-int8", "-mamx-bf16", "-DMCOMP_AMX", *tile]
     flags = ["-DMCOMP_ISA_AVX512", *AVX512_FLAGS]
+    if isa == PLAIN:
+        return flags
     if "avx512_vnni" in cpu_flags():
         flags += ["-mavx512vnni", "-DMCOMP_VNNI"]
     if "avx512_bf16" in cpu_flags():
@@ -121,8 +126,8 @@ def each_isa(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def each_byte_isa(test: Callable[..., Any]) -> Callable[..., Any]:
-    """As each_isa, with the sets of BYTE_TILES too."""
-    return _on((*ISAS, *BYTE_TILES))(test)
+    """As each_isa, with PLAIN and the sets of BYTE_TILES too."""
+    return _on((*ISAS, PLAIN, *BYTE_TILES))(test)
 
 
 def _on(isas: Sequence[str]) -> pytest.MarkDecorator:

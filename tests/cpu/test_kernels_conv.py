@@ -95,6 +95,9 @@ CASES = [
     Case(1, 96, 512, (4, 4), (3, 3), (1, 1), (2, 2), (2, 2), threads=3),
     Case(2, 16, 18, (4, 6, 9), (2, 3, 3), (1, 1, 1), (1, 1, 0), (1, 1, 1), threads=2),
     Case(2, 48, 17, (90,), (9,), (1,), (4,), (1,), threads=2),
+    Case(2, 17, 24, (7, 5), (3, 3), (1, 1), (2, 1), (1, 1), threads=2),
+    Case(1, 47, 9, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1), threads=2),
+    Case(2, 20, 16, (3, 4, 6), (1, 3, 3), (1, 1, 1), (0, 1, 0), (1, 1, 1)),
 ]  # fmt: skip
 
 TRANSPOSED = [
@@ -228,6 +231,23 @@ def test_int8_convolutions_are_exact(isa: str, signed: bool) -> None:
         check_bytes(lib.depthwise_s8 if signed else lib.depthwise_u8, case, signed, transposed=None)
     for case in SQUARE_S8 if signed else []:
         check_bytes(load("depthwise_driver", isa).square_s8, case, signed, transposed=None)
+
+
+@each_byte_isa
+@pytest.mark.parametrize("weight", [-128, 127])
+def test_the_largest_sums_are_exact(isa: str, weight: int) -> None:
+    """Every product has the largest magnitude and the same sign."""
+    run = load("conv_driver", isa).conv_u8
+    case = Case(1, 48, 16, (6, 9), (3, 3), (1, 1), (1, 1), (1, 1))
+    x, weights = np.full((1, 6, 9, 48), 255, np.uint8), np.full(case.weight_shape(False), weight, np.int8)
+    expected = channels_last(case.reference(
+        torch.full((1, 48, 6, 9), 255.0, dtype=torch.float64), torch.from_numpy(weights.astype(np.float64)), None, False
+    ))
+    assert np.abs(expected).max() < 2**24
+    got = np.full(expected.shape, np.nan, dtype=np.float32)
+    shape, ones = case.shape((6, 9)), np.ones(16, np.float32)
+    run(1, ptr(x), ptr(weights), ctypes.byref(shape), ctypes.c_float(1.0), 0, ptr(ones), ptr(got), 0)
+    np.testing.assert_array_equal(got, expected.astype(np.float32))
 
 
 @each_isa

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from mcomp.backend import CompileOptions, Executable
+from mcomp.backends.cpu.backend import CpuBackend
 from mcomp.ir import parse_graph, verify
 from mcomp.ir.extract import extract, signature
 from mcomp.ir.graph import Graph
@@ -73,6 +76,23 @@ def test_each_shape_is_measured_once_and_kept(graph: Graph, tmp_path: Path) -> N
 def test_each_instruction_set_has_its_own_table(tmp_path: Path) -> None:
     paths = {CostTable.load(target, 1, tmp_path).path for target in ("cpu", "cpu:portable", "cpu:avx2")}
     assert len(paths) == 3
+
+
+@needs_compiler
+def test_pieces_are_timed_on_the_instruction_set_of_the_target(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    compile_many = CpuBackend.compile_many
+
+    def watched(self: CpuBackend, graphs: Sequence[Graph], options: CompileOptions) -> list[Executable]:
+        seen.append(options.isa)
+        return compile_many(self, graphs, options)
+
+    monkeypatch.setattr(CpuBackend, "compile_many", watched)
+    for target in ("cpu:portable", "cpu"):
+        CostTable.load(target, 1, tmp_path).measure(pieces(graph)[:1], {"B": 3})
+    assert seen == ["portable", None]
 
 
 def test_a_damaged_table_is_measured_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@
 #include "conv_gather.hpp"
 #include "conv_plan.hpp"
 #include "gemm_i8.hpp"
+#include "winograd_i8.hpp"
 
 namespace mcomp {
 namespace detail {
@@ -84,16 +85,25 @@ inline int64_t walk_i8_scratch_bytes(const TapWalk& t) {
 
 template <class Tile>
 int64_t packed_conv_i8_bytes(const ConvShape& s) {
+#if defined(MCOMP_WINOGRAD_I8)
+  if (detail::suits_winograd_i8(s)) return detail::packed_winograd_i8_bytes<Tile>(s);
+#endif
   return detail::packed_walk_bytes<Tile>(s, detail::conv_walk(s));
 }
 
 // src: [O, C / groups, KD, KH, KW] contiguous.
 template <class Tile>
 void pack_conv_i8(const Worker& w, int8_t* dst, int32_t* column_sums, const int8_t* src, const ConvShape& s) {
+#if defined(MCOMP_WINOGRAD_I8)
+  if (detail::suits_winograd_i8(s)) return detail::pack_winograd_i8<Tile>(w, dst, column_sums, src, s);
+#endif
   detail::pack_walk_i8<Tile>(w, dst, column_sums, src, s, detail::conv_walk(s), detail::conv_weight_strides(s));
 }
 
 inline int64_t conv_i8_scratch_bytes(const ConvShape& s, int64_t workers) {
+#if defined(MCOMP_WINOGRAD_I8)
+  if (detail::suits_winograd_i8(s)) return workers * detail::WinogradBytes(s).worker_bytes(s);
+#endif
   const detail::TapWalk t = detail::conv_walk(s);
   const int64_t pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const int64_t rows = detail::is_pointwise(t) ? gemm_i8_scratch_bytes(pixels, s.in_channels, workers) : 0;
@@ -105,6 +115,9 @@ namespace detail {
 template <class Tile, class A>
 void conv_i8_emitting(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
                       const Int8Emitter<Scales8>& emit, void* scratch) {
+#if defined(MCOMP_WINOGRAD_I8)
+  if (suits_winograd_i8(s)) return conv_winograd_i8<Tile, A>(w, x, packed, s, q, emit, static_cast<char*>(scratch));
+#endif
   const TapWalk t = conv_walk(s);
   if (is_pointwise(t)) {
     const int64_t c = s.in_channels;

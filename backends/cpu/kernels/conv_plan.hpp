@@ -191,7 +191,7 @@ void tap_convolution(const Worker& w, const Product& product, const TapWalk& t, 
   const Axis &ad = t.axis[0], &ah = t.axis[1], &aw = t.axis[2];
   const int64_t all_rows = t.batch * ad.count * ah.count, pixels = aw.count;
   const int64_t weights = t.taps() * t.group_channels * product.panels.count() * product.panels.width;
-  const bool many = weights * static_cast<int64_t>(sizeof(Element)) > kSharedWeightBytes;
+  const bool many = weights * static_cast<int64_t>(sizeof(*product.packed)) > kSharedWeightBytes;
   const Split split = split_product(w, all_rows, pixels, product.panels.count(), many, many ? 2.0 : 0.0);
   if (split.rows.empty() || split.panels.empty() || pixels == 0) return;
   const bool copy = !std::is_same<A, Element>::value || !t.inside();

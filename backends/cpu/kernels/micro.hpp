@@ -108,9 +108,7 @@ constexpr int64_t kAhead = 32;  // reduction steps by which a panel is prefetche
 
 // Cache lines that a step takes of a panel.
 template <class Dot, int NV>
-constexpr int kLines = NV * Dot::kPanel * static_cast<int>(sizeof(typename Dot::Panel)) <= 64
-                           ? 1
-                           : NV * Dot::kPanel * static_cast<int>(sizeof(typename Dot::Panel)) / 64;
+constexpr int kLines = (NV * Dot::kPanel * static_cast<int>(sizeof(typename Dot::Panel)) + 63) / 64;
 
 // What a tile prefetches while it runs: each step as many lines from `at` on as it takes of a panel, then `step` bytes on.
 // Without an address, its own panel.
