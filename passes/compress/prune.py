@@ -164,7 +164,8 @@ class Prune(Pass):
         self, graph: Graph, context: Context, state: _State, progress: float, gone: Sequence[Branch] = ()
     ) -> _Cut | None:
         """Narrow the graph once and fit nothing yet; `progress` (up to 1) is how much of the way to the target operations is
-        gone then. None where nothing was cut. gone: branches that go afterwards; dimensions in one of them are left alone."""
+        gone then. None where nothing was cut. gone: branches that go afterwards; dimensions in one of them are left as they
+        are."""
         coupling: Coupling = context.analyze(graph, CouplingAnalysis())
         found = candidates(graph, context, coupling, self.kinds, self.score)
         asked = self._asked(found, context)
