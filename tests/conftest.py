@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 # Without a GPU the kernels of target cuda run in Triton's interpreter. Triton looks at this when it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+_LONG = ("triton/test_manifest.py", "triton/test_models.py", "commands/test_demo.py", "api/test_planner.py")
+"""Files of few tests that take long: workers begin with them, so that none is left alone with one at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those with many tests: workers take files in this order (see addopts)."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (not item.path.as_posix().endswith(_LONG), -counts[item.path]))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

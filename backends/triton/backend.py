@@ -36,11 +36,13 @@ class TritonBackend(Backend):
         return missing()
 
     def revision(self) -> str:
-        if find_spec("triton") is None:
-            return ""
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return f"{code_digest(Path(__file__).resolve().parent)} {version('triton')}"
+        try:
+            known = version("triton")
+        except PackageNotFoundError:
+            known = ""
+        return f"{code_digest(Path(__file__).resolve().parent)} {known}"
 
     def describe(self) -> dict[str, str]:
         if find_spec("triton") is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcomp.plan.measure import Timing, interleave
@@ -27,12 +27,13 @@ def race(workshop: Workshop, versions: Sequence[Version], *, original: bool, bud
             args, kwargs = workshop.example
             timing = interleave([_bound(r, args, kwargs) for r in runners], budget=budget, spinning=eager)
         else:
-            timing = _with_copies(workshop, versions, runners, budget)
+            timing = _with_copies(workshop, versions, runners, budget, eager)
     return timing
 
 
 def _with_copies(
-    workshop: Workshop, versions: Sequence[Version], runners: Sequence[Callable[..., object]], budget: float
+    workshop: Workshop, versions: Sequence[Version], runners: Sequence[Callable[..., object]], budget: float,
+    eager: Collection[int],
 ) -> Timing:
     buffers = [*workshop.model.buffers(), *(workshop.captured.fallback.buffers() if workshop.captured.fallback else ())]
     before = [b.clone() for b in buffers]
@@ -44,8 +45,9 @@ def _with_copies(
         _reset(versions)
         return copy.deepcopy(workshop.example)
 
+    calls = [lambda given, r=r: r(*given[0], **given[1]) for r in runners]
     try:
-        return interleave([lambda given, r=r: r(*given[0], **given[1]) for r in runners], budget=budget, prepare=prepare)
+        return interleave(calls, budget=budget, prepare=prepare, spinning=eager)
     finally:
         prepare()
 

@@ -61,7 +61,7 @@ def interleave(
         short.append(once < _SHORT)
         total += once * repeats[-1]
         if short[-1]:
-            total += max(_WAKING, once) + rested
+            total += max(_WAKING, once) + (_LONGEST_REST if not i and len(runners) - 1 in spinning else rested)
     count = max(3, min(rounds, int(budget / max(total, 1e-9))))
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(count):

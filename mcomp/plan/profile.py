@@ -148,12 +148,14 @@ def cache_directory() -> Path:
 
 def profile_key(backend: str, threads: int) -> str:
     """The name that times are kept under: everything that all of them depend on, hashed."""
-    from mcomp import __version__
-    from mcomp.backend import backend_named
+    from mcomp import __version__, lowering
+    from mcomp.backend import backend_named, code_digest
+    from mcomp.passes import cleanup
 
     found = backend_named(backend)
     machine = found.machine() or device_name()
-    text = "|".join((backend, machine, platform.machine(), found.revision(), str(threads), __version__, str(FORMAT)))
+    code = (found.revision(), *(code_digest(Path(next(iter(m.__path__)))) for m in (cleanup, lowering)))
+    text = "|".join((backend, machine, platform.machine(), *code, str(threads), __version__, str(FORMAT)))
     return f"{backend}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -198,6 +198,8 @@ class Lockstep:
         dense_total = twin.result.users[0] if len(twin.result.users) == 1 else None
         if len(others) != 1 or others[0] is None or dense_total is None or dense_total.op.name != "add":
             return None
+        if dense_total.name != total.name:
+            return None  # what the dense result is added to first is gone
         between = self.dense.nodes[self.dense.places[twin] + 1 : self.dense.places[dense_total]]
         if others[0].tensor.shape != node.type.shape or others[0].is_const or not self.student.holds(others[0]):
             return None

@@ -201,8 +201,8 @@ class Prune(Pass):
             self._tell(graph, context, dimension, units, whole if error is None else error, later)
 
     def _goes(self, dimension: Dimension, gone: Sequence[Branch], context: Context) -> bool:
-        """Whether a dimension goes with a branch."""
-        goes = any(set(dimension.nodes) <= set(branch.nodes) for branch in gone)
+        """Whether a dimension goes with branches."""
+        goes = set(dimension.nodes) <= {n for branch in gone for n in branch.nodes}
         if goes:
             context.missed("prune", dimension.nodes[0], f"the branch that its {dimension.kind} belong to is gone as a whole")
         return goes

@@ -305,6 +305,30 @@ def test_branches_and_widths_by_name_go_together_and_the_rest_is_fitted_once(mon
     assert any("is gone as a whole" in r.reason for r in told.remarks)
 
 
+TWO_BRANCHES = """
+graph @two[B in 1..](%x: f32[B, 16]) -> (f32[B, 16]) {
+  %w = const @long.weight#seed=1 : f32[64, 16]  loc(long)
+  %h = linear %x, %w : f32[B, 64]  loc(long)
+  %r = relu %h : f32[B, 64]  loc(act)
+  %v = const @last.weight#seed=2 : f32[16, 64]  loc(last)
+  %a = linear %r, %v : f32[B, 16]  loc(last)
+  %u = const @short.weight#seed=3 : f32[16, 16]  loc(short)
+  %b = linear %x, %u : f32[B, 16]  loc(short)
+  %s = add %a, %b : f32[B, 16]
+  %y = add %s, %x : f32[B, 16]
+  return %y
+}
+"""
+
+
+def test_what_is_added_after_a_branch_that_is_gone_stays() -> None:
+    """The short layer is then added to the identity at once: that is not what its dense result was added to first."""
+    graph, batch = parse_graph(TWO_BRANCHES, generate=True), [inputs()]
+    fitted = pruned(graph, 'prune{what=branches,widths=["s=0"]}', batch)[2]
+    unfitted = pruned(graph, 'prune{what=branches,widths=["s=0"],refit=false}', batch)[2]
+    assert 0 < fitted <= 1.001 * unfitted
+
+
 def test_branches_of_a_transformer_go_with_their_weights() -> None:
     graph, batch = network("gated")
     after, _, _ = pruned(graph, "prune{what=branches,ratio=0.9}", batch)

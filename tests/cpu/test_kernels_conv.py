@@ -233,6 +233,23 @@ def test_int8_convolutions_are_exact(isa: str, signed: bool) -> None:
         check_bytes(load("depthwise_driver", isa).square_s8, case, signed, transposed=None)
 
 
+@each_isa
+def test_planes_behind_the_last_are_padding(isa: str) -> None:
+    """Depth is padded behind only: there are more planes of outputs than of inputs."""
+    rng = np.random.default_rng(5)
+    case = Case(2, 16, 16, (2, 5, 6), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), threads=2)
+    x = rng.integers(0, 256, (2, 16, 2, 5, 6)).astype(np.uint8)
+    weight = rng.integers(-128, 128, case.weight_shape(False)).astype(np.int8)
+    padded = F.pad(torch.from_numpy(x.astype(np.float64)) - 7, (0, 0, 0, 0, 0, 2))
+    expected = channels_last(case.reference(padded, torch.from_numpy(weight.astype(np.float64)), None, False))
+    got = np.full(expected.shape, np.nan, dtype=np.float32)
+    shape, source, ones = case.shape((4, 5, 6)), np.ascontiguousarray(np.moveaxis(x, 1, -1)), np.ones(16, np.float32)
+    load("conv_driver", isa).conv_u8(
+        case.threads, ptr(source), ptr(weight), ctypes.byref(shape), ctypes.c_float(1.0), 7, ptr(ones), ptr(got), 0
+    )
+    np.testing.assert_array_equal(got, expected.astype(np.float32))
+
+
 @each_byte_isa
 @pytest.mark.parametrize("weight", [-128, 127])
 def test_the_largest_sums_are_exact(isa: str, weight: int) -> None:

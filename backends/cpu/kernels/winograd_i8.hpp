@@ -120,6 +120,7 @@ template <class Tile, class A>
 struct WinogradI8 {
   static constexpr int MR = Tile::MR, NV = Tile::NV;
   static constexpr int64_t NR = Tile::NR;
+  static_assert(NR <= WinogradBytes::kPanelSums, "scratch is made for so many columns");
   using Product = Int8Product<Tile, A, Scales8>;
   const A* x;
   const int16_t* packed;
@@ -132,7 +133,7 @@ struct WinogradI8 {
   A* outside;      // a pixel of zeros
   A* ends;         // the last channels of 16 pixels
 
-  // A tile's place: its image, and its first output there.
+  // A tile's place: its image of all planes of the batch, and its first output there.
   struct Place {
     int64_t image, top, left;
   };
@@ -155,8 +156,10 @@ struct WinogradI8 {
     int16_t* row = v;
     for (int64_t t = 0; t < count; ++t, next(at), row += p.row) {
       const int64_t top = at.top - s.pad[1], left = at.left - s.pad[2];
-      const A* first = x + at.image * s.in[1] * line + top * line + left * channels;
-      const bool inside = top >= 0 && left >= 0 && top + 4 <= s.in[1] && left + 4 <= s.in[2];
+      const int64_t plane = at.image % s.out[0], image = at.image / s.out[0] * s.in[0] + plane;
+      const A* first = x + (image * s.in[1] + top) * line + left * channels;
+      const bool there = plane < s.in[0];  // behind the last plane there may be padding
+      const bool inside = there && top >= 0 && left >= 0 && top + 4 <= s.in[1] && left + 4 <= s.in[2];
       if (inside && whole == channels) {
         for (int64_t c = 0; c < whole; c += kWords) {
           const A* lines_of[4] = {first + c, first + line + c, first + 2 * line + c, first + 3 * line + c};
@@ -168,7 +171,7 @@ struct WinogradI8 {
       const A* pixels[16];
       for (int64_t i = 0; i < 4; ++i)
         for (int64_t j = 0; j < 4; ++j) {
-          const bool in = top + i >= 0 && top + i < s.in[1] && left + j >= 0 && left + j < s.in[2];
+          const bool in = there && top + i >= 0 && top + i < s.in[1] && left + j >= 0 && left + j < s.in[2];
           pixels[4 * i + j] = in ? first + i * line + j * channels : outside;
         }
       for (int64_t c = 0; c < whole; c += kWords)
@@ -235,12 +238,12 @@ struct WinogradI8 {
     }
   }
 
-  void run(Range all) const {
+  void run(Range all, Range panels) const {
     typename Product::PanelTerms terms{};
     for (int64_t b = all.begin; b < all.end; b += p.block) {
       const int64_t count = min_i64(p.block, all.end - b);
       transform(b, count);
-      for (int64_t panel = 0; panel < product.panels.count(); ++panel) {
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         product.compute_terms(panel, terms);
         multiply(count, panel);
         finish(b, count, terms);
@@ -253,8 +256,11 @@ template <class Tile, class A>
 void conv_winograd_i8(const Worker& w, const A* x, const int8_t* packed, const ConvShape& s, const Scales8& q,
                       const Int8Emitter<Scales8>& emit, char* scratch) {
   const WinogradBytes p(s);
-  const Range mine = w.range(p.tiles);
-  if (mine.empty()) return;
+  const int64_t panels = ceil_div(s.out_channels, Tile::NR);
+  // Few tiles: every worker transforms its own, however many others need the same.
+  const Split split = p.tiles >= w.count * Tile::MR ? Split{w.range(p.tiles), {0, panels}}
+                                                    : split_product(w, p.tiles, 1, panels, true);
+  if (split.rows.empty() || split.panels.empty()) return;
   char* own = scratch + w.id * p.worker_bytes(s);
   char* sums = own + p.input_bytes();
   char* lines = sums + p.product_bytes();
@@ -266,7 +272,7 @@ void conv_winograd_i8(const Worker& w, const A* x, const int8_t* packed, const C
   const WinogradI8<Tile, A> conv{x, reinterpret_cast<const int16_t*>(packed), s, p, product,
                                  reinterpret_cast<int16_t*>(own), reinterpret_cast<int32_t*>(sums),
                                  reinterpret_cast<int32_t*>(lines), outside, ends};
-  conv.run(mine);
+  conv.run(split.rows, split.panels);
 }
 
 // src: [O, C, 3, 3] contiguous. Panels of NR output channels; in a panel the points one after the other, each with two
