@@ -150,11 +150,10 @@ def profile_key(backend: str, threads: int) -> str:
     """The name that times are kept under: everything that all of them depend on, hashed."""
     from mcomp import __version__, lowering
     from mcomp.backend import backend_named, code_digest
-    from mcomp.passes import cleanup
 
     found = backend_named(backend)
     machine = found.machine() or device_name()
-    code = (found.revision(), *(code_digest(Path(next(iter(m.__path__)))) for m in (cleanup, lowering)))
+    code = (found.revision(), code_digest(Path(lowering.__path__[0])))
     text = "|".join((backend, machine, platform.machine(), *code, str(threads), __version__, str(FORMAT)))
     return f"{backend}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
