@@ -14,7 +14,7 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.manager.context import Context
 from mcomp.ops.base import Effect
 from mcomp.ops.workload import PRODUCTS
-from mcomp.passes.compress.fitting import fit_again
+from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.reading import clean, watch
 from mcomp.plan.quality import relative_error
 from mcomp.rewrite.driver import drop_dead
@@ -159,13 +159,12 @@ def output_errors(graph: Graph, context: Context, found: Sequence[Branch], batch
 
 def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
     """Cut the branches that `choose_branches` gives, then fit what follows; returns how many."""
-    dense, places = graph.clone(), {n.name: i for i, n in enumerate(graph.nodes)}
+    dense, places = graph.clone(), places_of(graph)
     gone = choose_branches(options, graph, context)
     cut_branches(graph, context, gone)
     if options.refit and gone:
         first = min(places[name] for branch in gone for name in branch.names)
-        at = next((i for i, n in enumerate(graph.nodes) if places.get(n.name, -1) >= first), len(graph))
-        fit_again(graph, dense, context, options, {}, at)
+        fit_again(graph, dense, context, options, {}, left_from(graph, places, first))
     return len(gone)
 
 

@@ -64,6 +64,16 @@ def fit_again(
     return left
 
 
+def places_of(graph: Graph) -> dict[str, int]:
+    """Where nodes are, by name: before an edit, for `left_from`."""
+    return {n.name: i for i, n in enumerate(graph.nodes)}
+
+
+def left_from(graph: Graph, places: Mapping[str, int], first: int) -> int:
+    """The position of the first node that is left of those that were at `first` or behind."""
+    return next((i for i, n in enumerate(graph.nodes) if places.get(n.name, -1) >= first), len(graph))
+
+
 def _renorm(walk: Lockstep, graph: Graph, node: Node, label: str) -> None:
     """Move a batch norm's mean and variance as what it reads has moved."""
     mean, variance = node.operand(1), node.operand(2)

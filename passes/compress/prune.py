@@ -17,7 +17,7 @@ from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.analysis.operations import Operations
 from mcomp.passes.compress.branches import Branch, choose_branches, cut_branches, remove_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
-from mcomp.passes.compress.fitting import fit_again
+from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.shares import cheapest, points, uniform
@@ -143,7 +143,7 @@ class Prune(Pass):
         state = _State(graph.clone(), Operations(graph, context.analyze(graph, CouplingAnalysis())).total())
         counts = {"units": 0}
         for i in range(rounds):
-            places = {n.name: at for at, n in enumerate(graph.nodes)}
+            places = places_of(graph)
             gone = choose_branches(self, graph, context) if branches else []
             cut = self._cut(graph, context, state, (i + 1) / rounds, gone)
             starts = [places[name] for branch in gone for name in branch.names]
@@ -152,9 +152,9 @@ class Prune(Pass):
                 cut_branches(graph, context, gone)
                 counts["branches"] = len(gone)
             first = min(starts, default=len(places))
-            fits = self.refit and bool(starts)
-            at = next((i for i, n in enumerate(graph.nodes) if places.get(n.name, -1) >= first), len(graph))
-            later = fit_again(graph, state.dense, context, self, state.kept, at) if fits else {}
+            later: Mapping[str, float] = {}
+            if self.refit and starts:
+                later = fit_again(graph, state.dense, context, self, state.kept, left_from(graph, places, first))
             if cut is not None:
                 self._tell_all(graph, context, cut, later)
                 counts["units"] += sum(map(len, cut.chosen.values()))

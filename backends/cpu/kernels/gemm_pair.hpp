@@ -73,8 +73,8 @@ inline int64_t product_work_bytes(int64_t m, int64_t k, int64_t element_bytes) {
   const int64_t row = copied_stride(k, element_bytes) * element_bytes;
   return min_i64(m, rows_that_fit(row, in_parts(k, element_bytes))) * row_scratch_bytes(k, element_bytes);
 }
-// Scratch of both products for each worker, at least 64 bytes. The second of bytes that are
-// read as they are needs none: what it may read behind its rows is this scratch, which follows them.
+// Scratch of both products for each worker, at least 64 bytes. The second of bytes that are read as they are needs none:
+// what it may read behind its rows is this scratch, which follows them.
 inline int64_t pair_work_bytes(const PairShape& s, int64_t element_bytes) {
   const int64_t first = product_work_bytes(s.m, s.k, element_bytes);
   return element_bytes == 1 ? first : max_i64(first, product_work_bytes(s.m, s.r, element_bytes));
