@@ -14,6 +14,7 @@ from torch import nn
 import mcomp
 from mcomp.ir import Graph
 from mcomp.passes.compress import given as students_given
+from mcomp.plan import training
 from mcomp.plan.planner import Planner
 
 
@@ -277,8 +278,18 @@ def test_generated_code_and_measured_times() -> None:
     assert report.kept.weight_bytes < 0.4 * report.original.weight_bytes
 
 
+class _ThreeHundredSteps:
+    """A pace that no clock tells."""
+
+    spent = 0.0
+
+    def steps_in(self, seconds: float) -> int:
+        return 300
+
+
 def test_a_student_that_was_given_is_tried_before_anything_smaller_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(students_given, "SHARE", 0.4)  # a busy machine trains it as far as an idle one does in less
+    monkeypatch.setattr(students_given, "pace_of", lambda train, seconds: _ThreeHundredSteps())
+    monkeypatch.setattr(training, "LEAST_SECONDS", float("inf"))  # nothing else is trained, so that hours are enough time
     torch.manual_seed(0)
     basis = torch.randn(3, 32)
     teacher = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
@@ -292,7 +303,7 @@ def test_a_student_that_was_given_is_tried_before_anything_smaller_is(monkeypatc
 
     small = mcomp.optimize(
         teacher, batches[0], calibration=batches, evaluate=evaluate, max_drop=0.15, objective="size", target="reference",
-        progress=False, time_limit=20.0, students={"": student},
+        progress=False, time_limit=7200.0, students={"": student},
     )
     report = small.report()
     tried = next(s for s in report.stages if s.name == "student of the model")

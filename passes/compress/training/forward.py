@@ -17,8 +17,8 @@ from mcomp.ops.evaluate import bind_inputs, evaluate_attrs, run_node
 
 Load = Callable[[Node], Any]
 """Gives the value of a `const` node."""
-Override = Callable[[Any], Any]
-"""Does what a node with one operand does."""
+Override = Callable[..., Any]
+"""Does what a node does, with its operands."""
 
 _PROGRAMS = 256
 """Sets of sizes that calls are kept for."""
@@ -53,7 +53,7 @@ class Forward:
 
     Means what `run_graph` means; attributes are evaluated and operands looked up once per set of sizes, and results are
     checked against the graph's types at the first run with these sizes only. `load` gives the value of a constant each
-    time it is used; `overrides` replace what single nodes with one operand and one result do. The graph must not change
+    time it is used; `overrides` replace what single nodes with one result do. The graph must not change
     while this is used.
     """
 
@@ -142,7 +142,7 @@ class Forward:
             return lambda given: load(node)
         override = self._overrides.get(node)
         if override is not None:
-            return lambda given: override(given[0])
+            return lambda given: override(*given)
         if node.op.name in _NESTED:
             return lambda given: run_node(node, given, dict(symbols), constants=load)
         try:

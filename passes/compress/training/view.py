@@ -13,7 +13,8 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
-from mcomp.passes.compress.training.forward import Forward
+from mcomp.passes.compress.training.attention import plain_attention
+from mcomp.passes.compress.training.forward import Forward, Override
 from mcomp.passes.compress.training.parameters import Trained, parameter
 from mcomp.passes.compress.training.rounding import round_activation
 
@@ -50,7 +51,7 @@ class TrainableGraph:
         self._fixed: dict[Node, Any] = {}
         self._growth: dict[Node, Tensor] = {}
         wanted = chosen or is_trainable
-        overrides: dict[Node, Callable[[Any], Any]] = {}
+        overrides: dict[Node, Override] = {}
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
         nodes = self._forward.nodes
         for node in [n for top in nodes for n in (top, *_nested(top))]:
@@ -60,6 +61,8 @@ class TrainableGraph:
                 if found is not None:
                     self.trained[node] = found
         for node in nodes:
+            if node.op.name == "attention":
+                overrides[node] = plain_attention(node)
             if node.op.name != "quantize":
                 continue
             if learn_scales and node.attrs["scale"] is not None:
