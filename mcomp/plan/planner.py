@@ -108,9 +108,17 @@ class Planner:
             load = None if known is None else self.workshop.load(known)
             Trainer(
                 self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
-                [choice for choice in self.unfinished if self._worth(choice)],
+                [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(),
             ).run()
         self._tell()
+
+    def _usual_seconds(self) -> float:
+        """What a whole model takes to make and judge: in a search that goes on from disk, what it took then."""
+        known = self.workshop.memory.recall("seconds", "attempt")
+        if known is None:
+            known = self.seconds
+            self.workshop.memory.keep("seconds", "attempt", known)
+        return float(known)
 
     def _table(self) -> CostTable | None:
         settings = self.workshop.settings

@@ -14,14 +14,16 @@ from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
 BEYOND, NEARER = 6.0, 3.0
-"""How many times the squared error, before training, the first choice that is trained may have; where there is time for one
-only."""
+"""How many times the squared error, before training, the first choice that is trained may have; where there is no time for
+many: what the first one comes to must be of use then."""
 LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
-_MOSTLY = 4.0
+_MOSTLY = 3.0
 """How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
+_MANY = 2.0
+"""How many times as long as that the first training can take where there is time for many."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -39,12 +41,13 @@ class Trainer:
 
     def __init__(
         self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice,
-        looks: Looks, load: float | None = None, longer: Sequence[Choice] = (),
+        looks: Looks, load: float | None = None, longer: Sequence[Choice] = (), untrained: float = 0.0,
     ) -> None:
         """start, load: the best choice without training, and what it loses as a share of the budget. longer: choices of
-        which a short training left a little too much, to begin with."""
+        which a short training left a little too much, to begin with. untrained: seconds that a version without training
+        takes to make and judge."""
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
-        self.start, self.load, self.longer = start, load, longer
+        self.start, self.load, self.longer, self.untrained = start, load, longer, untrained
         self.aim = Aim()
         self.looks = looks
         self.tried: set[str] = set()
@@ -66,7 +69,8 @@ class Trainer:
     def _rising(self) -> None:
         """Choices of rising error, as long as they can be brought back."""
         left = self.workshop.seconds_left() or 0.0
-        far = BEYOND if left > _SEVERAL * LEAST_SECONDS else NEARER
+        many = left > _SEVERAL * LEAST_SECONDS and left * _FIRST > _MANY * _MOSTLY * self.untrained
+        far = BEYOND if many else NEARER
         least = max(self.pricing.error(self.start), 1e-4)
         if self.load is not None and self.load <= 1.0:
             self.aim.add(least, _EASED * max(0.0, self.load))

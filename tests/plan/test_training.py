@@ -11,7 +11,7 @@ from mcomp.plan.look import NEAR, Looks
 from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Choice
 from mcomp.plan.pricing import Pricing
-from mcomp.plan.training import BEYOND, Trainer
+from mcomp.plan.training import BEYOND, NEARER, Trainer
 from tests.plan.test_pace import Took
 from tests.plan.test_pricing import Chain
 
@@ -79,12 +79,12 @@ class Shop:
         return self.share * self.error(version.pipeline) / 0.02
 
 
-def trained(shop: Shop, load: float | None = 0.5) -> Trainer:
+def trained(shop: Shop, load: float | None = 0.5, untrained: float = 0.0) -> Trainer:
     catalog = Trainable()
     pricing = Pricing(catalog, "size", None, {})
     trainer = Trainer(
         shop, SimpleNamespace(judge=lambda version: None), catalog, pricing,  # type: ignore[arg-type]
-        (1, 0, 1, 1, 1, 0), Looks(pricing, shop.measure), load,
+        (1, 0, 1, 1, 1, 0), Looks(pricing, shop.measure), load, untrained=untrained,
     )
     trainer.run()
     return trainer
@@ -98,6 +98,16 @@ def test_what_is_trained_was_measured_to_be_where_it_should_be() -> None:
     trained(shop)
     assert unseen > 2.0 * target
     assert target / NEAR <= shop.error(shop.made[0]) <= target * NEAR
+
+
+def test_where_there_is_no_time_for_many_the_first_does_not_go_far() -> None:
+    """What takes a quarter of the time without training leaves room for two."""
+    near, far = Shop(wrong=8.0), Shop(wrong=8.0)
+    trained(near, untrained=150.0)
+    trained(far)
+    target = NEARER * Pricing(Trainable(), "size", None, {}).error((1, 0, 1, 1, 1, 0))
+    assert near.error(near.made[0]) < far.error(far.made[0])
+    assert near.error(near.made[0]) <= target * NEAR
 
 
 def test_looks_are_few_and_not_repeated() -> None:
