@@ -30,8 +30,8 @@ class Looks:
         self, target: float, choice: Choice, again: Callable[[Choice], Choice | None], late: Callable[[], bool], most: int
     ) -> Choice:
         """A choice whose squared error is near a target: the given one, or what `again` (the best as things are known then;
-        None where there is none) gives after a look at the one before; of at most `most`, the nearest. Once it is `late` no
-        more looks are begun."""
+        None where there is none) gives after a look at the one before; of at most `most`, the nearest, those beyond the
+        target last. Once it is `late` no more looks are begun."""
         looked: dict[str, Choice] = {}
         following: Choice | None = choice
         while following is not None and len(looked) < most and self.is_possible(following):
@@ -45,7 +45,7 @@ class Looks:
                 return following
             self.pricing.learn(following, self.errors[key])
             following = again(following)
-        return min(looked.values(), key=lambda c: self.off(c, target), default=choice)
+        return min(looked.values(), key=lambda c: (self.error(c) > NEAR * target, self.off(c, target)), default=choice)
 
     def off(self, choice: Choice, target: float) -> float:
         """The factor between the error, measured or expected, and a target, at least 1."""

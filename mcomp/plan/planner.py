@@ -63,7 +63,9 @@ class Planner:
         self.teaching = 0.0
         """The share of the time limit that trying students took: searching without training is to have its own."""
         self.seconds = 0.0
-        """What the last whole model took to make and judge."""
+        """What the last whole model took to make and judge, a look at it included: its passes are not run again."""
+        self.looking: dict[str, float] = {}
+        """Seconds of looks, by pipeline."""
 
     def run(self) -> None:
         """Search until the budget is met closely, or the time is up. What goes wrong here is noted, and costs no more than
@@ -153,7 +155,7 @@ class Planner:
             self.aim.add(error, self.workshop.load(version))
         if self.standing.best is version:
             self.best = choice
-        self.seconds = time.monotonic() - start
+        self.seconds = self.looking.get(pipeline, 0.0) + time.monotonic() - start
         return fits
 
     def _try_students(self) -> None:
@@ -176,7 +178,9 @@ class Planner:
         known = self.workshop.memory.recall("look", pipeline)
         if known is None:
             self.workshop.progress.step("errors of the whole")
+            start = time.monotonic()
             known = self.workshop.trial_error(self.work)(pipeline)
+            self.looking[pipeline] = time.monotonic() - start
             self.workshop.memory.keep("look", pipeline, known)
         return float(known)
 

@@ -24,6 +24,8 @@ _MOSTLY = 3.0
 """How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
 _MANY = 2.0
 """How many times as long as that the first training can take where there is time for many."""
+_ALIKE = 1.25
+"""By which factor the costs of choices may differ whose steps are taken to last as long."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -155,7 +157,7 @@ class Trainer:
     def _steps(self, choice: Choice) -> int:
         """How many steps the next training has time for, told by short trainings of the first choice like it."""
         students = self._students(choice)
-        if students not in self.paces:
+        if students not in self.paces or not self._alike(choice, self.paces[students][1]):
             if self.catalog.trained(choice, 1) is None:
                 return 0
             found = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
@@ -163,6 +165,11 @@ class Trainer:
         pace, paced = self.paces[students]
         rated = self.rate is not None and not students
         return pace.steps_in(_CAUTION * self._share(pace.fixed), again=choice == paced, rated=rated)
+
+    def _alike(self, choice: Choice, other: Choice) -> bool:
+        """Whether two choices cost about the same, so that a step of one takes as long as of the other."""
+        costs = [self.pricing.number(self.pricing.cost(c)) for c in (choice, other)]
+        return max(costs) <= _ALIKE * min(costs)
 
     def _learn_rate(self, version: Version) -> None:
         """Take the rate over that the last training of a pipeline, that of the whole model, went at."""

@@ -38,6 +38,7 @@ class Shop:
     warnings: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
+    paced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.expected = Pricing(Trainable(), "size", None, {})
@@ -62,6 +63,7 @@ class Shop:
         return SimpleNamespace(shared={})
 
     def trial(self, work: None, pipeline: str, context: Any) -> None:
+        self.paced.append(pipeline)
         context.shared[TRAINED] = self._train(pipeline)
 
     def _train(self, pipeline: str) -> list[Took]:
@@ -108,6 +110,30 @@ def test_where_there_is_no_time_for_many_the_first_does_not_go_far() -> None:
     target = NEARER * Pricing(Trainable(), "size", None, {}).error((1, 0, 1, 1, 1, 0))
     assert near.error(near.made[0]) < far.error(far.made[0])
     assert near.error(near.made[0]) <= target * NEAR
+
+
+def test_steps_are_told_by_a_choice_of_about_the_same_cost() -> None:
+    shop, pricing = Shop(wrong=1.0), Pricing(Trainable(), "size", None, {})
+    trained(shop)
+
+    def cost(pipeline: str) -> float:
+        return pricing.number(pricing.cost(tuple(map(int, pipeline.split(";")[0].split(",")))))
+
+    costs = [cost(pipeline) for pipeline in shop.made]
+    assert max(costs) > 1.25 * min(costs)
+    for own in costs:
+        assert any(max(own, other) <= 1.25 * min(own, other) for other in map(cost, shop.paced))
+
+
+def test_where_no_look_is_near_what_is_beyond_the_target_comes_last() -> None:
+    pricing = Pricing(Trainable(), "size", None, {})
+    below, above = (1, 0, 0, 0, 0, 0), (2, 3, 2, 2, 2, 0)
+    errors = {pricing.catalog.pipeline(below): 0.1, pricing.catalog.pipeline(above): 0.5}
+    looks = Looks(pricing, errors.__getitem__)
+    further = iter([above, None])
+    found = looks.near(0.1, below, lambda choice: next(further), lambda: False, 3)
+    assert looks.off(above, 0.1) < looks.off(below, 0.1)
+    assert found == below
 
 
 def test_looks_are_few_and_not_repeated() -> None:
