@@ -22,7 +22,7 @@ _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
 _MOSTLY = 3.0
 """How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
-_MANY = 2.0
+_MANY = 4.0
 """How many times as long as that the first training can take where there is time for many."""
 _ALIKE = 1.25
 """By which factor the costs of choices may differ whose steps are taken to last as long."""
@@ -73,7 +73,7 @@ class Trainer:
         left = self.workshop.seconds_left() or 0.0
         many = left > _SEVERAL * LEAST_SECONDS and left * _FIRST > _MANY * _MOSTLY * self.untrained
         far = BEYOND if many else NEARER
-        least = max(self.pricing.error(self.start), 1e-4)
+        least = max(self.looks.error(self.start), 1e-4)
         if self.load is not None and self.load <= 1.0:
             self.aim.add(least, _EASED * max(0.0, self.load))
             self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
