@@ -355,7 +355,7 @@ class Workshop:
             fits = upper <= settings.max_drop + 1e-12
             if not fits:
                 surely = f" (95 % sure: at most {upper:.3g})" if upper > drop else ""
-                version.verdict = f"over budget: evaluate drops by {drop:.3g}{surely}"
+                version.verdict = f"over budget: evaluate drops by {drop:.4g}{surely}"
         version.within_budget = fits
         return fits
 
