@@ -63,9 +63,7 @@ class Planner:
         self.teaching = 0.0
         """The share of the time limit that trying students took: searching without training is to have its own."""
         self.seconds = 0.0
-        """What the last whole model took to make and judge, a look at it included: its passes are not run again."""
-        self.looking: dict[str, float] = {}
-        """Seconds of looks, by pipeline."""
+        """What the last whole model took to make and judge."""
 
     def run(self) -> None:
         """Search until the budget is met closely, or the time is up. What goes wrong here is noted, and costs no more than
@@ -110,9 +108,13 @@ class Planner:
             load = None if known is None else self.workshop.load(known)
             Trainer(
                 self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
-                [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(),
+                [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(), self._bound(),
             ).run()
         self._tell()
+
+    def _bound(self) -> float:
+        """The squared error up to which the budget is expected to hold without training; 0 where nothing broke it."""
+        return 0.0 if self.aim.broken is None else self.aim.next() or self.aim.within or 0.0
 
     def _usual_seconds(self) -> float:
         """What a whole model takes to make and judge: in a search that goes on from disk, what it took then."""
@@ -137,6 +139,7 @@ class Planner:
         error = self.workshop.judge_error(self.int8) ** 2
         plain = self.catalog.plain
         self.pricing.learn(plain, error)
+        self.looks.learn(plain, error)
         self.tried[self.catalog.pipeline(plain)] = self.int8
         self.aim.add(error, self.workshop.load(self.int8))
         if self.int8.within_budget:
@@ -150,12 +153,13 @@ class Planner:
         version = self.tried[pipeline] = self.workshop.make(name, pipeline, hurry=True)
         error = self.workshop.judge_error(version) ** 2
         self.pricing.learn(choice, error)
+        self.looks.learn(choice, error)
         fits = self.standing.judge(version)
         if aims:
             self.aim.add(error, self.workshop.load(version))
         if self.standing.best is version:
             self.best = choice
-        self.seconds = self.looking.get(pipeline, 0.0) + time.monotonic() - start
+        self.seconds = time.monotonic() - start
         return fits
 
     def _try_students(self) -> None:
@@ -174,13 +178,11 @@ class Planner:
         self.teaching = (time.monotonic() - begin) / (self.workshop.settings.time_limit or 1.0)
 
     def _look(self, pipeline: str) -> float:
-        """The relative error of the outputs after a pipeline, on some calibration data."""
+        """The relative error of the outputs after a pipeline, as far as some calibration data tells."""
         known = self.workshop.memory.recall("look", pipeline)
         if known is None:
             self.workshop.progress.step("errors of the whole")
-            start = time.monotonic()
             known = self.workshop.trial_error(self.work)(pipeline)
-            self.looking[pipeline] = time.monotonic() - start
             self.workshop.memory.keep("look", pipeline, known)
         return float(known)
 

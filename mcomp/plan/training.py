@@ -14,8 +14,8 @@ from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
 BEYOND, NEARER = 6.0, 3.0
-"""How many times the squared error, before training, the first choice that is trained may have; where there is no time for
-many: what the first one comes to must be of use then."""
+"""How many times the squared error that the budget allows without training the first choice that is trained may have before;
+where there is no time for many: what the first one comes to must be of use then."""
 LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
@@ -44,12 +44,13 @@ class Trainer:
     def __init__(
         self, workshop: Workshop, standing: Standing, catalog: Catalog, pricing: Pricing, start: Choice,
         looks: Looks, load: float | None = None, longer: Sequence[Choice] = (), untrained: float = 0.0,
+        bound: float = 0.0,
     ) -> None:
         """start, load: the best choice without training, and what it loses as a share of the budget. longer: choices of
         which a short training left a little too much, to begin with. untrained: seconds that a version without training
-        takes to make and judge."""
+        takes to make and judge. bound: the squared error up to which the budget is expected to hold without training."""
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
-        self.start, self.load, self.longer, self.untrained = start, load, longer, untrained
+        self.start, self.load, self.longer, self.untrained, self.bound = start, load, longer, untrained, bound
         self.aim = Aim()
         self.looks = looks
         self.tried: set[str] = set()
@@ -77,7 +78,7 @@ class Trainer:
         if self.load is not None and self.load <= 1.0:
             self.aim.add(least, _EASED * max(0.0, self.load))
             self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
-        target: float | None = far * least
+        target: float | None = far * max(least, self.bound)
         choice = self.start
         while target is not None and self.count < _MOST:
             following = self._beyond(target, choice)

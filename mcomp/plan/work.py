@@ -37,6 +37,8 @@ JUDGED = 128
 """Calibration batches that the error of outputs is measured on, at most."""
 _TRIAL_BATCHES = 4
 """Calibration batches that trials are measured on."""
+_GLANCED = 32
+"""Calibration batches that the passes of a trial see, at most: what is fitted to these errs about as if fitted to all."""
 
 
 @dataclass
@@ -49,6 +51,14 @@ class Work:
     cleaned: Graph | None = None
     outputs: list[list[Any]] | None = None
     trail: Trail = field(default_factory=Trail)
+    glances: Trail = field(default_factory=Trail)
+    """Of trials, whose passes see less."""
+    few: Calibration = field(init=False)
+    """The calibration data of trials."""
+
+    def __post_init__(self) -> None:
+        given = self.calibration
+        self.few = given if len(given) <= _GLANCED else Calibration(given.batches[:_GLANCED], given.given)
 
     @property
     def program_is_plain(self) -> bool:
@@ -205,11 +215,11 @@ class Workshop:
 
     def trial_error(self, work: Work) -> Callable[[str], float]:
         """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration
-        data."""
+        data, of which passes see a part, too."""
         expected = work.expected()[:_TRIAL_BATCHES]
 
         def measure(pipeline: str) -> float:
-            graph = self.trial(work, pipeline)
+            graph = self.trial(work, pipeline, self.context_of(work, work.few))
             return relative_error(work.calibration.outputs(graph, limit=_TRIAL_BATCHES), expected)
 
         return measure
@@ -222,15 +232,16 @@ class Workshop:
             graph = work.cleaned.clone()
             PassManager(whole, instruments).run(graph, context)
         else:
-            graph = work.trail.run(work.cleaned, whole, context, instruments)
+            trail = work.trail if context.calibration is work.calibration else work.glances
+            graph = trail.run(work.cleaned, whole, context, instruments)
         self.interrupted |= bool(context.shared.get(INTERRUPTED))
         return graph
 
-    def context_of(self, work: Work) -> Context:
-        """What passes share while they run over a program's graph."""
+    def context_of(self, work: Work, calibration: Calibration | None = None) -> Context:
+        """What passes share while they run over a program's graph. calibration: other data than the work's."""
         context = Context(
             target=self.settings.target, objective=self.settings.objective, layers=self.settings.layers,
-            exclude=self.settings.exclude, calibration=work.calibration, threads=self.settings.threads,
+            exclude=self.settings.exclude, calibration=calibration or work.calibration, threads=self.settings.threads,
             seed=self.settings.seed,
         )
         context.shared.update({PROGRESS: self.progress.step, STUDENTS: self.settings.students})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -216,17 +217,15 @@ class Lockstep:
         self.draw.batch = b
         kept = self.outputs(node)
         columns = None if kept is None else torch.from_numpy(kept)
-        target = _rows(node, own, columns)
+        window = window_of(node)
+        chosen = self.draw(_positions(node, own), window.width)
+        reference = picked = clean(_rows(node, own, columns, chosen)).double()
         if joined is not None:
             _, total, other = joined
-            target = _rows(node, self.dense.read(b, total), columns) - _rows(node, self.student.read(b, other), None)
-        window = window_of(node)
-        chosen = self.draw(target.shape[0], window.width)
-        picked = clean(target if chosen is None else target[chosen]).double()
-        reference = clean(_rows(node, own, columns)).double()
-        reference = reference if chosen is None else reference[chosen]
+            given, before = self.dense.read(b, total), self.student.read(b, other)
+            picked = clean(_rows(node, given, columns, chosen) - _rows(node, before, None, chosen)).double()
         at = 0
-        for part in window.rows(clean(self.student.read(b, node.operand(0))), self.draw):
+        for part in window.rows(self.student.read(b, node.operand(0)), self.draw):
             stop = at + part.shape[1]
             cut = min(max(len(picked) // 2 - at, 0), stop - at) if self.batches == 1 else (0, stop - at)[b % 2]
             for half, low, high in ((halves[1], 0, cut), (halves[0], cut, stop - at)):
@@ -236,9 +235,23 @@ class Lockstep:
             at = stop
 
 
-def _rows(node: Node, y: Tensor, columns: Tensor | None) -> Tensor:
-    moved = y.movedim(1, -1) if node.op.name == "conv" else y
-    flat = moved.reshape(-1, moved.shape[-1])
+def _positions(node: Node, y: Tensor) -> int:
+    """How many positions a layer's result has."""
+    return math.prod(y.shape[:1] + y.shape[2:] if node.op.name == "conv" else y.shape[:-1])
+
+
+def _rows(node: Node, y: Tensor, columns: Tensor | None, chosen: Tensor | None) -> Tensor:
+    """What a layer gives at some positions (None: all), [positions, outputs]; of the outputs those in `columns`."""
+    import torch
+
+    if node.op.name != "conv":
+        flat = y.reshape(-1, y.shape[-1])
+        flat = flat if chosen is None else flat[chosen]
+    elif chosen is None:
+        flat = y.flatten(2).transpose(1, 2).reshape(-1, y.shape[1])
+    else:
+        pixels = y.flatten(2)
+        flat = pixels[torch.div(chosen, pixels.shape[2], rounding_mode="floor"), :, chosen % pixels.shape[2]]
     return flat if columns is None else flat[:, columns]
 
 

@@ -168,7 +168,7 @@ def collect_moments(
 
     def take(value: Value, data: Any) -> None:
         for window in readers[value]:
-            for part in window.rows(clean(data), draw):
+            for part in window.rows(data, draw):
                 sums[value, window].add(part)
 
     with _no_grad():
@@ -204,7 +204,7 @@ def cross_moments(
             at = 0
             window = window_of(pair.student)
             chosen = draw(wanted.shape[0], window.width)
-            for part in window.rows(clean(data), draw):
+            for part in window.rows(data, draw):
                 picked = torch.arange(at, at + part.shape[1]) if chosen is None else chosen[at : at + part.shape[1]]
                 y = clean(wanted[picked]).to(part.dtype)
                 groups = part.shape[0]

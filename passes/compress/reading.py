@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ops.encoded import decoded
-from mcomp.passes.compress.samples import HUGE
+from mcomp.passes.compress.samples import finite
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ class Window:
     dilation: tuple[int, ...] = ()
     groups: int = 1
 
-    def rows(self, x: Tensor, draw: Draw) -> Iterable[Tensor]:
-        """What is read at the drawn positions, in pieces [G, P, K] of float64 (many inputs: float32)."""
+    def rows(self, data: Any, draw: Draw) -> Iterable[Tensor]:
+        """What is read of a value at the drawn positions, cleaned, in pieces [G, P, K] of float64 (many inputs: float32)."""
         import torch
 
+        x = decoded(data).detach()
         if not self.kernel:
             flat = x.reshape(-1, x.shape[-1])
             chosen = draw(flat.shape[0], self.width)
@@ -95,7 +96,7 @@ class Window:
             yield self._exact(grouped.transpose(0, 1))
 
     def _exact(self, rows: Tensor) -> Tensor:
-        return rows if self.width > _WIDE else rows.double()
+        return clean(rows) if self.width > _WIDE else clean(rows).double()
 
 
 def window_of(node: Node) -> Window:
@@ -118,10 +119,7 @@ def _pieces(rows: Tensor, width: int) -> Iterable[Tensor]:
 
 def clean(data: Any) -> Tensor:
     """A value as float32, with zeros in place of NaN, infinities and masks."""
-    import torch
-
-    x = decoded(data).detach().float()
-    return torch.where(torch.isfinite(x) & (x.abs() < HUGE), x, torch.zeros((), dtype=x.dtype))
+    return finite(decoded(data).detach().float())
 
 
 class _Seen(Exception):

@@ -47,12 +47,12 @@ class Sample:
         data = x.detach().float()
         if relevant is not None and self.channel == -1:
             data = data.reshape(-1, data.shape[-1])[relevant]
-        usable = torch.isfinite(data) & (data.abs() < HUGE)
-        clean = torch.where(usable, data, torch.zeros((), dtype=data.dtype))
-        if clean.numel() == 0:
+        if data.numel() == 0:
             return
-        self.low = min(self.low, float(clean.min()))
-        self.high = max(self.high, float(clean.max()))
+        clean = finite(data)
+        low, high = torch.aminmax(clean)
+        self.low = min(self.low, float(low))
+        self.high = max(self.high, float(high))
         over = [i for i in range(clean.dim()) if i != self.channel % clean.dim()]
         magnitude = clean.abs().amax(over) if over else clean.abs()
         self.magnitude = magnitude if self.magnitude is None else torch.maximum(self.magnitude, magnitude)
@@ -96,6 +96,17 @@ class Sample:
         import torch
 
         return torch.cat(self.values)
+
+
+def finite(x: Tensor) -> Tensor:
+    """Floats with zeros in place of NaN, infinities and masks; the tensor itself where it has none of them."""
+    import torch
+
+    if x.numel():
+        low, high = torch.aminmax(x)  # both NaN where any element is
+        if float(low) > -HUGE and float(high) < HUGE:
+            return x
+    return torch.where(torch.isfinite(x) & (x.abs() < HUGE), x, torch.zeros((), dtype=x.dtype))
 
 
 def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], limit: int) -> dict[Value, Sample]:

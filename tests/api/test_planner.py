@@ -13,6 +13,7 @@ from torch import nn
 
 import mcomp
 from mcomp.ir import Graph
+from mcomp.manager import Context, Instrument, Pass
 from mcomp.passes.compress import given as students_given
 from mcomp.plan import training
 from mcomp.plan.planner import Planner
@@ -112,6 +113,20 @@ def test_an_executor_of_processes_gives_the_same_plan(planned: mcomp.CompiledMod
     with ProcessPoolExecutor(1) as pool:
         spread = optimize(max_error=0.1, executor=pool)
     assert spread.report().pipeline == planned.report().pipeline
+
+
+def test_trials_see_a_part_of_the_data_and_versions_all_of_it() -> None:
+    found: set[tuple[str, int]] = set()
+
+    class Seen(Instrument):
+        def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
+            assert context.calibration is not None
+            found.add((item.name, len(context.calibration)))
+
+    report = optimize(max_error=0.1, calibration=inputs(40), instruments=[Seen()]).report()
+    assert report.within_budget is True
+    assert {("prune", 32), ("prune", 40)} <= found
+    assert {count for _, count in found} == {32, 40}
 
 
 def test_what_is_no_executor_is_refused() -> None:

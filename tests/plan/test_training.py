@@ -85,13 +85,14 @@ START = (1, 0, 1, 1, 1, 0)
 
 
 def trained(
-    shop: Shop, load: float | None = 0.5, untrained: float = 0.0, measured: dict[str, float] | None = None
+    shop: Shop, load: float | None = 0.5, untrained: float = 0.0, measured: dict[str, float] | None = None,
+    bound: float = 0.0,
 ) -> Trainer:
     catalog = Trainable()
     pricing = Pricing(catalog, "size", None, {})
     trainer = Trainer(
         shop, SimpleNamespace(judge=lambda version: None), catalog, pricing,  # type: ignore[arg-type]
-        START, Looks(pricing, shop.measure, measured or {}), load, untrained=untrained,
+        START, Looks(pricing, shop.measure, measured or {}), load, untrained=untrained, bound=bound,
     )
     trainer.run()
     return trainer
@@ -125,6 +126,16 @@ def test_where_there_is_no_time_for_many_the_first_does_not_go_far() -> None:
     assert near.error(near.made[0]) <= target * NEAR
 
 
+def test_where_the_budget_is_hardly_used_without_training_it_goes_further() -> None:
+    """The search without training had no time to come near the budget: what is expected to hold it counts."""
+    shop, further = Shop(wrong=1.0), Shop(wrong=1.0)
+    start = shop.expected.error(START)
+    trained(shop, load=0.1)
+    trained(further, load=0.1, bound=3.0 * start)
+    assert further.error(further.made[0]) > shop.error(shop.made[0])
+    assert further.error(further.made[0]) <= 3.0 * start * BEYOND * NEAR
+
+
 def test_steps_are_told_by_a_choice_of_about_the_same_cost() -> None:
     shop, pricing = Shop(wrong=1.0), Pricing(Trainable(), "size", None, {})
     trained(shop)
@@ -147,6 +158,19 @@ def test_where_no_look_is_near_what_is_beyond_the_target_comes_last() -> None:
     found = looks.near(0.1, below, lambda choice: next(further), lambda: False, 3)
     assert looks.off(above, 0.1) < looks.off(below, 0.1)
     assert found == below
+
+
+def test_what_looks_are_off_by_is_learned_from_whole_models() -> None:
+    """A whole model errs twice as much as a look said: so do others that were looked at; its own error is known."""
+    pricing = Pricing(Trainable(), "size", None, {})
+    first, second = (1, 0, 0, 0, 0, 0), (2, 3, 2, 2, 2, 0)
+    found = {pricing.catalog.pipeline(first): 0.1, pricing.catalog.pipeline(second): 0.3}
+    looks = Looks(pricing, found.__getitem__)
+    for choice in (first, second):
+        looks.near(found[pricing.catalog.pipeline(choice)] ** 2, choice, lambda choice: None, lambda: False, 1)
+    looks.learn(first, 0.02)
+    assert looks.error(first) == 0.02
+    assert abs(looks.error(second) - 2.0 * 0.09) < 1e-12
 
 
 def test_looks_are_few_and_not_repeated() -> None:
