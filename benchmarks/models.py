@@ -292,4 +292,8 @@ def load(name: str, options: Options) -> Case:
 
     Raises Unavailable where its weights or data are not here, KeyError for an unknown name.
     """
-    return {**CASES, **TRAINED}[name](options)
+    make = {**CASES, **TRAINED}[name]
+    try:
+        return make(options)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{name}: {error.filename or error} is missing; see --data") from error

@@ -51,9 +51,12 @@ def optimize(
     args, kwargs: example arguments; their shapes are what is optimized for. `args` is a tuple, or one tensor. Without
         them the model is captured at its first call, again, with symbolic sizes, when a call brings other sizes, and once
         more for each other structure, element type or rank (a few of them are kept).
-    dynamic: which sizes are symbolic besides the batch: `{"input_ids": {1: "S"}}`; True for all, False for none.
+    dynamic: which sizes are symbolic besides the batch (and what differs between calibration batches): argument paths to
+        axes, with a name, a name and bounds, or None for one that stays as it is: `{"input_ids": {1: ("S", 1, 512)}}`, or
+        just axes: `{"input_ids": [1]}`; True for all, False for none.
     target: a backend: "cpu", "cuda" (NVIDIA GPUs, with triton installed) or "reference".
-    objective: what to improve first: latency, size of the weights, or memory at run time.
+    objective: what to improve: latency (bytes decide between choices that are nearly equal), or size, that of the weights.
+        memory: as size, since weights are most of what a compiled model holds.
     calibration: unlabelled batches: an iterable of argument tuples, tensors or keyword dicts.
     evaluate: called with a module; returns a number, higher is better, or an array of per-sample scores.
     max_drop: how much `evaluate` may drop, in its own unit.
@@ -65,6 +68,8 @@ def optimize(
         allows training without labels in the time that the search leaves.
     executor: spreads per-layer work over a concurrent.futures.Executor; a worker that dies costs its own layer only.
     progress: show a progress bar on a terminal, and a line every few seconds elsewhere.
+    instruments: objects (see `mcomp.manager.Instrument`) that watch every pass that runs.
+    seed: of whatever is drawn at random: the same seed and cost table give the same plan.
     resume: a folder in which the search keeps what it measured and made; the same call (with the same metric) goes on from
         there after it was killed.
     students: modules that may take the places of others, by module path ("": the whole model). One gets what the other gets,
@@ -73,7 +78,8 @@ def optimize(
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
-    PassError (unknown pass or option), BackendError (an unknown target, or "cuda" on a machine without a GPU).
+    PassError (unknown pass or option), ParseError (text that is no pipeline), BackendError (an unknown target, or "cuda" on
+    a machine without a GPU).
 
     >>> fast = mcomp.optimize(model, (x,), calibration=batches, evaluate=accuracy, max_drop=0.01)
     >>> print(fast.report())

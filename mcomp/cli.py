@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from mcomp.errors import McompError
+from mcomp.errors import EVALUATE_RAISED, McompError
 
 COMMANDS = {
     "optimize": "compile a model and save it",
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(import_module(f"mcomp.commands.{arguments.command}").run(arguments))
     except McompError as e:
+        if e.code == EVALUATE_RAISED and e.__cause__ is not None:  # the user's own code: where it failed matters
+            traceback.print_exception(e.__cause__)
         print(f"mcomp: {e}", file=sys.stderr)
         return ERROR
     except BrokenPipeError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+EVALUATE_RAISED = "MC0520"
+"""Code of the error that stands for one of the user's `evaluate`, which is its cause."""
+
 
 class McompError(Exception):
     """Base of every error that mcomp raises on purpose.

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         "mcomp": metadata.version("mcomp") if _installed("mcomp") else "not installed as a package",
         "python": sys.version.split()[0], "machine": platform.machine(), "cores": os.cpu_count(),
     }
-    for package in ("torch", "numpy", "safetensors", "networkx", "rich"):
+    for package in ("torch", "numpy", "safetensors", "rich"):
         facts[package] = metadata.version(package) if _installed(package) else "missing"
     ready = True
     for name, backend in sorted(backends().items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+from typing import Any
 
 from mcomp.commands.common import emit_json, print_table
 from mcomp.manager.passes import Pass, PassEffect
@@ -17,21 +18,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the passes with their effect and options, or print one pass's documentation."""
-    from mcomp.manager.passes import option_text, pass_named, registered_passes
+    """List the passes with their effect and options, or print one pass's documentation and options."""
+    from mcomp.manager.passes import pass_named, registered_passes
 
     if arguments.name:
         cls = pass_named(arguments.name)
-        print(f"{cls.name} ({_effect(cls)})\n\n{inspect.getdoc(cls) or ''}")
+        text, row = inspect.getdoc(cls) or "", _row(cls)
+        if arguments.json:
+            emit_json({**row, "documentation": text})
+            return 0
+        options = f"\n\nOptions and their defaults: {', '.join(row['options'])}" if row["options"] else ""
+        print(f"{cls.name} ({_effect(cls)})\n\n{text}{options}")
         return 0
-    rows = []
-    for name, cls in sorted(registered_passes().items()):
-        options = [
-            f.name + ("" if f.default is dataclasses.MISSING else f"={option_text(f.default)}")
-            for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        ]
-        summary = (inspect.getdoc(cls) or "").split("\n")[0]
-        rows.append({"name": name, "effect": _effect(cls), "options": options, "summary": summary, "from": cls.__module__})
+    rows = [_row(cls) for _, cls in sorted(registered_passes().items())]
     if arguments.json:
         emit_json(rows)
         return 0
@@ -39,6 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
         (str(r["name"]), str(r["effect"]), str(r["summary"]), ", ".join(r["options"])) for r in rows
     ])
     return 0
+
+
+def _row(cls: type[Pass]) -> dict[str, Any]:
+    """A pass as data."""
+    from mcomp.manager.passes import option_text
+
+    options = [
+        f.name + ("" if f.default is dataclasses.MISSING else f"={option_text(f.default)}")
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+    ]
+    summary = (inspect.getdoc(cls) or "").split("\n")[0]
+    return {"name": cls.name, "effect": _effect(cls), "options": options, "summary": summary, "from": cls.__module__}
 
 
 def _effect(cls: type[Pass]) -> str:

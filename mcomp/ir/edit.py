@@ -92,7 +92,7 @@ class Editor:
         """Insert a constant: an array (dense, of numpy's dtype unless `type` says otherwise), a weight of the store,
         or, with `type` and `parts`, the buffers of an encoded tensor."""
         if isinstance(data, Weight):
-            weight = data
+            weight = self.graph.store.keep(data)
         else:
             kind = type or TensorType(tuple(data.shape), dtypes.from_numpy(data.dtype))
             weight = self.graph.store.add(kind, parts if parts is not None else data)

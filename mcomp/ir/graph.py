@@ -292,21 +292,22 @@ class Graph:
                 self._counters[base] = count
                 return name
 
-    def clone(self, name: str | None = None) -> Graph:
-        """A copy that shares the weight store; names, locations, ledger and journal are kept."""
-        copy, _ = self.clone_with_map(name)
+    def clone(self, name: str | None = None, store: WeightStore | None = None) -> Graph:
+        """A copy that shares the weight store, or has another one that holds the same weights; names, locations, ledger and
+        journal are kept."""
+        copy, _ = self.clone_with_map(name, store)
         return copy
 
-    def clone_with_map(self, name: str | None = None) -> tuple[Graph, dict[Value, Value]]:
+    def clone_with_map(self, name: str | None = None, store: WeightStore | None = None) -> tuple[Graph, dict[Value, Value]]:
         """A copy, and the map from values of this graph to values of the copy."""
-        copy = Graph(name or self.name, self.store)
+        copy = Graph(name or self.name, self.store if store is None else store)
         copy.symbols = dict(self.symbols)
         copy.ledger = [replace(entry) for entry in self.ledger]
         mapping: dict[Value, Value] = {}
         for value, spec in zip(self.inputs, self.input_specs, strict=True):
             mapping[value] = copy.add_input(value.name, value.type, spec)
         for node in self.nodes:
-            attrs = {k: a.clone() if isinstance(a, Graph) else a for k, a in node.attrs.items()}
+            attrs = {k: a.clone(store=store) if isinstance(a, Graph) else a for k, a in node.attrs.items()}
             new = Node(copy, node.op, tuple(None if v is None else mapping[v] for v in node.operands), attrs, node.loc)
             copy._attach(new, copy.returns)
             new.results = tuple(

@@ -52,10 +52,12 @@ def digest_of(type: TensorType, parts: Parts) -> str:
 
 
 class WeightStore:
-    """Weights by digest. Adding equal content twice keeps one copy. Graph clones share a store."""
+    """Weights by digest. Adding equal content twice keeps one copy. Graph clones share a store, or have one of their own on
+    top of it (`below`), whose weights go when the last graph that has it goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, below: WeightStore | None = None) -> None:
         self._weights: dict[str, Weight] = {}
+        self._below = below
 
     def add(self, type: TensorType, parts: Parts | np.ndarray) -> Weight:
         """Keep a constant. Arrays are copied only if they are not contiguous or still writeable by others.
@@ -66,29 +68,45 @@ class WeightStore:
         check_parts(type, given)
         frozen = {name: _freeze(array) for name, array in given.items()}
         digest = digest_of(type, frozen)
-        return self._weights.setdefault(digest, Weight(type, digest, frozen))
+        return self._kept(digest) or self.keep(Weight(type, digest, frozen))
 
     def add_lazy(self, type: TensorType, digest: str, load: Callable[[], Parts]) -> Weight:
         """Keep a constant whose arrays are read on first use; the caller vouches for the digest."""
-        return self._weights.setdefault(digest, Weight(type, digest, load))
+        return self._kept(digest) or self.keep(Weight(type, digest, load))
+
+    def keep(self, weight: Weight) -> Weight:
+        """Keep a weight, of another store perhaps; returns the one that is kept of its content."""
+        return self._kept(weight.digest) or self._weights.setdefault(weight.digest, weight)
 
     def get(self, digest: str) -> Weight:
         """The weight with this digest or with the one digest that starts so. Raises KeyError."""
-        if digest in self._weights:
-            return self._weights[digest]
-        matches = [d for d in self._weights if d.startswith(digest)]
+        found = self._kept(digest)
+        if found is not None:
+            return found
+        matches = [w for w in self if w.digest.startswith(digest)]
         if len(matches) != 1:
             raise KeyError(f"{'no' if not matches else 'more than one'} weight with digest {digest}")
-        return self._weights[matches[0]]
+        return matches[0]
+
+    def _kept(self, digest: object) -> Weight | None:
+        store: WeightStore | None = self
+        while store is not None:
+            found = store._weights.get(digest)  # type: ignore[call-overload]
+            if found is not None:
+                return found  # type: ignore[no-any-return]
+            store = store._below
+        return None
 
     def __contains__(self, digest: object) -> bool:
-        return digest in self._weights
+        return self._kept(digest) is not None
 
     def __iter__(self) -> Iterator[Weight]:
-        return iter(self._weights.values())
+        if self._below is not None:
+            yield from self._below
+        yield from self._weights.values()
 
     def __len__(self) -> int:
-        return len(self._weights)
+        return len(self._weights) + (0 if self._below is None else len(self._below))
 
 
 def check_parts(type: TensorType, parts: Parts) -> None:

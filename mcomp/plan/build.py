@@ -74,6 +74,7 @@ def _build(
         built.report = report
         built.frontier = front
         workshop.install(chosen)
+        workshop.close()
         return built
 
 
@@ -115,11 +116,14 @@ def works_of(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs
             raise _with_fixed_sizes(e, program.remarks) from e
         return [Work("", program, calibration)]
     inputs = captured.part_inputs(used) if captured.parts else {}
+    missed = calls and any(not inputs.get(path) for path in captured.parts)
+    example = captured.part_inputs([(args, dict(kwargs))]) if missed else {}
     return [
         Work(
             path, program,
             calibration_from(
-                inputs.get(path) or [], program.signature, program.arguments, program.graph, given=bool(calls)
+                inputs.get(path) or example.get(path) or [], program.signature, program.arguments, program.graph,
+                given=bool(calls and inputs.get(path)),
             ),
         )
         for path, program in captured.parts.items()

@@ -85,7 +85,6 @@ class CostTable:
             progress(f"measuring layers: {start} of {len(keys)}")
             some = keys[start : start + AT_ONCE]
             self.times.update(zip(some, self._time([missing[key] for key in some], sizes), strict=True))
-        if keys:
             self.save()
         return len(keys)
 

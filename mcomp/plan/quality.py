@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mcomp.errors import BudgetError
+from mcomp.errors import EVALUATE_RAISED, BudgetError
 
 ONE_SIDED_95 = 1.645
 """The 95 % quantile of the normal distribution."""
@@ -50,8 +50,8 @@ class Evaluator:
             result = self.function(model)
         except Exception as e:
             raise BudgetError(
-                f"evaluate raised {type(e).__name__} on {label}: {e}", code="MC0520",
-                help="it is called with a module and must return a number; the original traceback is above",
+                f"evaluate raised {type(e).__name__} on {label}: {e}", code=EVALUATE_RAISED,
+                help="it is called with a module and must return a number; the traceback above tells where it failed",
             ) from e
         score = _as_score(result, label)
         self.calls.append({"model": label, "result": score.value, "seconds": time.perf_counter() - start})
@@ -82,18 +82,27 @@ def _as_score(result: Any, label: str) -> Score:
 
 def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]]) -> float:
     """Relative L2 error over all floating-point outputs: ||y - y0|| / ||y0||; infinity where NaN or infinity appear in
-    places where the expected outputs are finite."""
+    places where the expected outputs are finite. Where all outputs are integers or booleans, the share of their elements
+    that differ."""
     error = scale = 0.0
-    for ours, theirs in zip(outputs, expected, strict=True):
-        for y, y0 in zip(ours, theirs, strict=True):
+    floats, others, differing = False, 0, 0
+    for batch, wanted in zip(outputs, expected, strict=True):
+        for y, y0 in zip(batch, wanted, strict=True):
             a, b = _as_float(y), _as_float(y0)
             if a is None or b is None:
+                ours, theirs = _as_whole(y), _as_whole(y0)
+                if ours is not None and theirs is not None:
+                    others += theirs.size
+                    differing += int(np.sum(ours != theirs))
                 continue
+            floats = True
             finite = np.isfinite(b)
             if not np.isfinite(a[finite]).all():
                 return math.inf
             error += float(np.sum((a[finite] - b[finite]) ** 2))
             scale += float(np.sum(b[finite] ** 2))
+    if not floats:
+        return differing / max(1, others)
     if scale == 0.0:
         return 0.0 if error == 0.0 else math.inf
     return math.sqrt(error / scale)
@@ -108,3 +117,10 @@ def _as_float(value: Any) -> np.ndarray | None:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(np.float64)
     return None
+
+
+def _as_whole(value: Any) -> np.ndarray | None:
+    """Integers and booleans; None for what is something else."""
+    if hasattr(value, "detach"):
+        value = value.detach().numpy() if not value.is_floating_point() and not value.is_complex() else None
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "iub" else None

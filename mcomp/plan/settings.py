@@ -66,7 +66,8 @@ class Settings:
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
             raise PassError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
         limit = self.time_limit
-        if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool) or not limit >= 0):
+        if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool)
+                                  or not 0 <= limit < math.inf):
             raise PassError(f"time_limit is {limit!r}; it must be a number of seconds", code="MC0211")
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise PassError(f"executor is {type(self.executor).__name__}, which is no executor", code="MC0211",

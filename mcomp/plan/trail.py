@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcomp.ir.graph import Graph
+from mcomp.ir.store import WeightStore
 from mcomp.manager.context import INTERRUPTED, Context, Remark
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass, PassResult
@@ -30,7 +31,7 @@ class Trail:
     """Runs pipelines on one graph, from where an earlier one left off that began with the same passes.
 
     A pass gives the same for the same graph and context, so a pipeline does, too. `instruments` see only the passes that
-    run. The last few places are kept; they share their weights.
+    run. The last few places are kept. What a run adds to the weights goes when nothing has it any more.
     """
 
     def __init__(self) -> None:
@@ -43,13 +44,18 @@ class Trail:
             item.check(graph, context)
         count = next((n for n in range(len(known), 0, -1) if self._at(known[:n]) is not None), 0)
         place = self._at(known[:count])
-        work = graph.clone() if place is None else place.graph.clone()
+        start = graph if place is None else place.graph
+        work = start.clone(store=WeightStore(start.store))
         if place is not None:
             self._places[known[:count]] = self._places.pop(known[:count])
             context.take_up(place.remarks, place.shared, place.random)
         recorder = _Recorder(self, known, count)
         PassManager(known[count:], (*instruments, recorder)).run(work, context, checked=True)
         return work
+
+    def forget(self) -> None:
+        """Let all places go."""
+        self._places.clear()
 
     def _at(self, steps: tuple[Step, ...]) -> _Place | None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from mcomp.backend import CompileOptions, backend_named
 from mcomp.errors import BudgetError
 from mcomp.ir.graph import Graph
-from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINING, Context
+from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINED, TRAINING, Context
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
@@ -92,6 +92,8 @@ class Version:
     speedup: float | None = None
     verdict: str = ""
     """Why it was not kept."""
+    cut: bool = False
+    """Whether training in it was interrupted or ran out of time: the same pipeline gives another model."""
 
     @property
     def quality(self) -> float | None:
@@ -182,27 +184,27 @@ class Workshop:
             contexts[work.path], graphs[work.path] = context, graph
         return self._finish("lossless", CLEANUP, graphs, contexts)
 
-    def make(
-        self, name: str, pipeline: Any, skip: Mapping[str, set[str]] | None = None, *, hurry: bool = False
-    ) -> Version:
-        """The cleaned-up model after a further pipeline; `skip` names nodes that a rule must leave alone. What is kept on
-        disk of the same pipeline is taken from there. `hurry`: raise OutOfTime between passes when the time is up."""
+    def make(self, name: str, pipeline: Any, *, hurry: bool = False) -> Version:
+        """The cleaned-up model after a further pipeline. What is kept on disk of the same pipeline is taken from there.
+        `hurry`: raise OutOfTime between passes when the time is up."""
         self.progress.step(f"{name}: running passes")
         steps = parse_pipeline(pipeline)
         text = pipeline_text(steps)
         contexts = {work.path: self.context_of(work) for work in self.works}
-        graphs = None if skip else self.memory.version(text, contexts)
+        graphs, cut = self.memory.version(text, contexts), False
         if graphs is None:
             graphs = {}
             for work in self.works:
                 context = contexts[work.path]
-                context.skip = {rule: set(names) for rule, names in (skip or {}).items()}
                 if self.memory.folder is not None:
                     context.shared[CHECKPOINTS] = self.memory.folder / f"{stem_of(text)}-states"
                 graphs[work.path] = self._run(work, steps, context, hurry)
-            if not skip and not self.interrupted:
+            trained = any(context.shared.get(TRAINED) for context in contexts.values())
+            cut = self.interrupted or (trained and self.out_of_time())
+            if not cut:
                 self.memory.keep_version(text, graphs, contexts)
         version = self._finish(name, text, graphs, contexts)
+        version.cut = cut
         for work in self.works:
             contexts[work.path].remarks[:0] = [
                 r for r in self.versions[0].contexts[work.path].remarks if r not in contexts[work.path].remarks
@@ -210,8 +212,12 @@ class Workshop:
         return version
 
     def trial(self, work: Work, pipeline: str, context: Context | None = None) -> Graph:
-        """A cleaned-up graph after a pipeline, not compiled. Raises OutOfTime between passes when the time is up."""
-        return self._run(work, parse_pipeline(pipeline), context or self.context_of(work), True)
+        """A cleaned-up graph after a pipeline, not compiled. Raises OutOfTime between passes when the time is up, and
+        KeyboardInterrupt when the user interrupted a pass that gave what it had by then."""
+        graph = self._run(work, parse_pipeline(pipeline), context or self.context_of(work), True)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return graph
 
     def trial_error(self, work: Work) -> Callable[[str], float]:
         """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration
@@ -228,12 +234,8 @@ class Workshop:
         assert work.cleaned is not None
         instruments = (*self.settings.instruments, *([Hurry(self.out_of_time)] if hurry else []))
         whole = (*steps, *parse_pipeline(AFTER))
-        if context.skip:
-            graph = work.cleaned.clone()
-            PassManager(whole, instruments).run(graph, context)
-        else:
-            trail = work.trail if context.calibration is work.calibration else work.glances
-            graph = trail.run(work.cleaned, whole, context, instruments)
+        trail = work.trail if context.calibration is work.calibration else work.glances
+        graph = trail.run(work.cleaned, whole, context, instruments)
         self.interrupted |= bool(context.shared.get(INTERRUPTED))
         return graph
 
@@ -322,14 +324,15 @@ class Workshop:
     def judge_quality(self, version: Version) -> Score:
         """The user's evaluate on a version."""
         assert self.evaluator is not None
-        if version.score is None:
+        if version.score is None and not version.cut:
             version.score = self.memory.score(version.pipeline, self.evaluator)
         if version.score is None:
             self.progress.step(f"{version.name}: evaluating")
             compiled = self.compiled(version)
             version.score = self.evaluator(compiled.module(), version.name)
             compiled.reset_state()
-            self.memory.keep_score(version.pipeline, version.score, self.evaluator)
+            if not version.cut:
+                self.memory.keep_score(version.pipeline, version.score, self.evaluator)
         return version.score
 
     def judge_original(self) -> Score:
@@ -403,6 +406,18 @@ class Workshop:
         for i, version in enumerate((than, *versions)):
             version.latency_ms = timing.median(i) * 1e3
         return [timing.ratio(0, i) for i in range(1, len(versions) + 1)]
+
+    def close(self) -> None:
+        """Let go of what only the search needed: reports that are asked for later keep the rest."""
+        for work in self.works:
+            work.trail.forget()
+            work.glances.forget()
+            work.calibration.memo.clear()
+            work.few.memo.clear()
+            work.outputs = None
+        for version in self.versions:
+            for context in version.contexts.values():
+                context.shared.clear()
 
     # telling
 

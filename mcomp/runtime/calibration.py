@@ -145,7 +145,7 @@ def calibration_from(
             bind_symbols(graph, [tuple(t.shape) for t in tensors], element_types, names=names)
         except CallError as e:
             raise _misfit(index, e) from e
-        batches.append([t.detach() for t in tensors])
+        batches.append([t.detach().clone() if t.is_inference() else t.detach() for t in tensors])
     return Calibration(batches, given)
 
 

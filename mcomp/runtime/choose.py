@@ -38,7 +38,11 @@ def compile_on(
     try:
         import torch  # noqa: F401
     except ImportError as e:
-        raise BackendError(f"target {backend.name} cannot run here: {reason}", code="MC0602") from e
+        raise BackendError(
+            f"target {backend.name} cannot run here: {reason}", code="MC0602",
+            help="install what is missing, or PyTorch; a file saved on such a machine holds compiled code, which "
+            "mcomp.load(path, trust_code=True) uses",
+        ) from e
     warnings.warn(f"target {backend.name} cannot run here: {reason}. The reference backend runs the model instead; "
                   "it is no faster than PyTorch.", FallbackWarning, stacklevel=3)
     if context is not None:

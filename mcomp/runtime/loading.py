@@ -20,7 +20,8 @@ def load(
 
     With `trust_code=True`, compiled code in the file for this machine's instruction set is used, with the plan that goes
     with it, after their hashes are checked. Raises ArtifactError for a file that is damaged, altered, newer than this
-    mcomp, or whose graph calls operators that are not on the allow-list.
+    mcomp, or whose graph calls operators that are not on the allow-list. threads: of the model; None: all cores. isa: the
+    instruction set to use (avx512, avx2, portable ...; see `mcomp doctor`); None: the best of this machine.
     """
     opened = Container(Path(path))
     check = Beside(lambda: _check(opened)) if trust_code else None

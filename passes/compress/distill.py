@@ -15,6 +15,7 @@ from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.substitute import Substitution, substitute
 from mcomp.passes.compress.teaching import Options, Report, float_constants
 
@@ -31,6 +32,8 @@ _PASSES = "distill.passes"
 _RATE = "distill.rate"
 """Key of `Context.shared`: the rate that was found for the whole model, with an optimizer. Later passes take it, too."""
 _EXACT = 1e-6
+_MARKED = 128
+"""Calibration batches in which positions that do not matter are looked for, at most: as many as other passes use."""
 
 
 @register_pass
@@ -160,6 +163,9 @@ class Distill(Pass):
                             help="pass calibration=[...]")
         dense = context.shared.get(TEACHER) or graph.clone()
         context.shared[_PASSES] = context.shared.get(_PASSES, 0) + 1
+        if context.shared.get(INTERRUPTED):
+            context.missed(self.name, self.region or graph.name, "an earlier training was interrupted")
+            return PassResult(False)
         reason = self._misfit(context)
         if reason is not None:
             context.missed(self.name, self.region or graph.name, reason, "choose another augment, or none")
@@ -231,6 +237,7 @@ class Distill(Pass):
     # other students
 
     def _substitute(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
+        mark_relevant(graph, context, _MARKED)
         regions = self._regions(graph, context)
         names = [(r.name, tuple(v.name for v in r.outputs)) for r in regions]
         recipe = self.recipe(context)

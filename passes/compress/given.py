@@ -12,7 +12,7 @@ from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
 from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
-from mcomp.manager.context import STUDENTS, TRAINED, TRAINING, Context
+from mcomp.manager.context import INTERRUPTED, STUDENTS, TRAINED, TRAINING, Context
 from mcomp.manager.run import PassManager
 from mcomp.ops.workload import workload
 from mcomp.passes.compress.distill import TEACHER, Distill
@@ -127,6 +127,8 @@ def _taught(own: Graph, context: Context, path: str, steps: int) -> tuple[Graph,
     known = len(graph.ledger)
     PassManager((Distill(region=path, student="given", steps=steps, max_error=float("inf")),)).run(graph, context)
     context.shared.pop(TEACHER, None)
+    if context.shared.get(INTERRUPTED):
+        raise KeyboardInterrupt
     return graph, len(graph.ledger) > known
 
 

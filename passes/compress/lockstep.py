@@ -184,8 +184,9 @@ class Lockstep:
                 data = torch.cat([x.reshape(-1, x.shape[-1]) for x in given]).double()
                 found.append(data if columns is None else data[:, torch.from_numpy(columns)])
             student, dense = found
-            ratio = student.var(0) / dense.var(0).clamp(min=1e-30)
-            still = dense.var(0) <= 0
+            spread = dense.var(0, correction=0)
+            ratio = student.var(0, correction=0) / spread.clamp(min=1e-30)
+            still = spread <= 0
             return (student.mean(0) - dense.mean(0)).numpy(), torch.where(still, torch.ones_like(ratio), ratio).numpy()
 
     def _joined(self, node: Node, twin: Node) -> tuple[Node, Value, Value] | None:

@@ -53,7 +53,7 @@ class LowRank(Pass):
     max_error: a layer whose output changes by more (relative L2 error) stays whole.
     conv: spatial (k x 1, then 1 x k), tucker (1 x 1, k x k, 1 x 1), channel (k x k, then 1 x 1); auto takes the one with
         the fewest operations, or with the least error where `ratio` or `rank` says how many; none leaves convolutions.
-    tables: embedding tables become narrower ones followed by a linear; auto: where the objective is size.
+    tables: embedding tables become narrower ones followed by a linear; auto: unless the objective is latency.
     refit: then fit, in order, the last factors and the layers behind to what they gave before.
     gain: a layer stays whole unless the operations left are at most this share.
     measured: time each layer before and after on the target (kept in the cost table) and keep only those that are faster.
@@ -105,7 +105,7 @@ class LowRank(Pass):
         if self.measured:
             chosen = self._faster(graph, context, chosen)
         count = self._rewrite(graph, context, [(n, chosen[n]) for n in nodes if n in chosen])
-        wanted = self.tables is True or (self.tables == "auto" and context.objective == "size")
+        wanted = self.tables is True or (self.tables == "auto" and context.objective != "latency")
         tables = factor_tables(self, graph, context, table_nodes("lowrank", graph, context)) if wanted else 0
         return PassResult(count + tables > 0, NONE, {"layers": count, "tables": tables})
 

@@ -64,8 +64,8 @@ def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: M
     with own.edit("prune") as editor:
         own_constants(own, editor)
     coupling: Coupling = context.analyze(own, CouplingAnalysis())
+    mark_relevant(own, context, _LIMIT)
     if known is None:
-        mark_relevant(own, context, _LIMIT)
         known = {
             **_widths(own, context, coupling, spread), **_layers(own, context, menu, spread),
             "branches": _branches(own, context, spread),
@@ -100,7 +100,8 @@ def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[st
     weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
     usual = float(np.median(list(weights.values()) or [1.0]))
     return {"layers": {
-        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes] for c in _useful(some)]
+        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes]
+               for c in _useful(some) if np.isfinite(c.error)]
         for name, some in found.items()
     }}
 
@@ -120,7 +121,8 @@ def _width(node: Node) -> int:
 def _branches(own: Graph, context: Context, spread: Spread) -> dict[str, float]:
     spread.say("errors of branches")
     found = [b for b in branches(own) if not context.excluded("prune", b.add)]
-    return {b.key: float(e) ** 2 for b, e in zip(found, output_errors(own, context, found))} if found else {}
+    errors = output_errors(own, context, found) if found else []
+    return {b.key: float(e) ** 2 for b, e in zip(found, errors) if np.isfinite(e)}
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,8 @@ class LayersAndWidths(Catalog):
 
     def pipeline(self, choice: Choice) -> str:
         taught = [student.lesson() for student in self._given(choice)]
-        return pipeline_text((*taught, *self._narrowing(choice), *self._rounding(choice)))
+        treated, rounding = self._treated(choice)
+        return pipeline_text((*taught, *self._narrowing(choice), *_treating([text for text, _ in treated]), *rounding))
 
     def _given(self, choice: Choice) -> list[Student]:
         """The students that are chosen."""
@@ -298,17 +301,20 @@ class LayersAndWidths(Catalog):
         calibration = self.context.calibration
         if calibration is None or not calibration.given or steps < 1:
             return None
-        narrowing, given = self._narrowing(choice), self._given(choice)
-        lessons = len(given) + bool(narrowing)
+        treated, rounding = self._treated(choice)
+        thin = tuple(text for text, t in treated if t.bits is None)
+        rounded = tuple(text for text, t in treated if t.bits is not None)
+        shaping = (*self._narrowing(choice), *_treating(thin))
+        rounding, given = (*_treating(rounded), *rounding), self._given(choice)
+        lessons = len(given) + bool(shaping)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(calibration.batches[0])
-        taught = [Distill(steps=first, augment=augment, rate=rate)] if narrowing else []
+        taught = [Distill(steps=first, augment=augment, rate=rate)] if shaping else []
         mended = Distill(steps=last if lessons else steps, augment=augment, rate=rate)
-        rounding = self._rounding(choice)
         if not lessons and not rounding:
             return None
         students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
-        return pipeline_text((*students, *narrowing, *taught, *rounding, *([mended] if rounding else [])))
+        return pipeline_text((*students, *shaping, *taught, *rounding, *([mended] if rounding else [])))
 
     def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
         gone = [
@@ -328,8 +334,10 @@ class LayersAndWidths(Catalog):
             found.append(_prune([f"{key}=0" for key in gone], rest))
         return tuple(found)
 
-    def _rounding(self, choice: Choice) -> tuple[Pass, ...]:
-        treated, floats, integers = [], [], 0
+    def _treated(self, choice: Choice) -> tuple[list[tuple[str, Treatment]], tuple[Pass, ...]]:
+        """The treatments, but for usual integers, with the text that `treat` takes; and the pass that makes these."""
+        treated: list[tuple[str, Treatment]] = []
+        floats, integers = [], 0
         for index, layer in enumerate(self.layers):
             if layer.group is None or self._gone(index, choice):
                 continue
@@ -343,13 +351,12 @@ class LayersAndWidths(Catalog):
             usual = treatment.bits == 8 and (layer.table or treatment.activations == "static")
             kept = replace(treatment, bits=None, activations="none") if usual else treatment
             integers += treatment.bits is not None
-            treated += [] if kept == KEEP else [f"{name}={kept}"]
-        found: list[Pass] = []
-        if treated:
-            found.append(Treat(choices=tuple(treated)))
-        if integers or self._given(choice):
-            found.append(Quantize(leave=tuple(floats)))
-        return tuple(found)
+            treated += [] if kept == KEEP else [(f"{name}={kept}", kept)]
+        if not integers and not self._given(choice):
+            return treated, ()
+        calibration = self.context.calibration
+        padded = calibration is not None and bool(calibration.relevant)
+        return treated, (Quantize(leave=tuple(floats), relevant=padded),)
 
 
 def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **options: Any) -> Prune:
@@ -357,6 +364,10 @@ def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **optio
     kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in widths))
     what = ("branches", *kinds) if gone else kinds
     return Prune(what=what, widths=(*gone, *(text for _, text in widths)), weighing="layer", **options)
+
+
+def _treating(choices: Sequence[str]) -> tuple[Pass, ...]:
+    return (Treat(choices=tuple(choices)),) if choices else ()
 
 
 def _around_all(nodes: Collection[Node], taken: Sequence[frozenset[Node]]) -> tuple[int, ...]:

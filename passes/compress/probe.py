@@ -134,7 +134,8 @@ def layer_weights(
     graph: Graph, context: Context, nodes: Sequence[Node], moments: Mapping[Node, Moments] | None = None, *, limit: int = 8
 ) -> dict[Node, float]:
     """By linear and conv node: the squared relative error of the model's outputs for each unit of squared relative error
-    of the layer's output, measured with random changes of its weight. Layers that cannot be changed are left out."""
+    of the layer's output, measured with random changes of its weight. Layers that cannot be changed, or with which outputs
+    are no longer finite, are left out."""
     import torch
 
     assert context.calibration is not None
@@ -150,5 +151,7 @@ def layer_weights(
         error = known[node].error(change, weight)
         if 0.0 < error < float("inf"):
             nudged = weight + change * (_NUDGE / error)
-            found[node] = prober.error({node: (nudged, bias_of(node, weight))}) / _NUDGE**2
+            told = prober.error({node: (nudged, bias_of(node, weight))}) / _NUDGE**2
+            if np.isfinite(told):
+                found[node] = told
     return found

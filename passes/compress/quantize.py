@@ -23,6 +23,7 @@ from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
+from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Ranges, Sample, collect
@@ -78,6 +79,8 @@ class Quantize(Pass):
     tables: also the tables of embeddings, a scale for each row (below 8 bits: for groups of its elements).
     limit: at most so many calibration batches are used.
     leave: layers, by the name of their result, that stay as they are.
+    relevant: look, by gradients, for positions (tokens) that the outputs do not depend on, such as padding that is masked
+        out: they count for nothing then, as where prune, lowrank or treat came before.
     """
 
     name = "quantize"
@@ -98,6 +101,7 @@ class Quantize(Pass):
     tables: bool = True
     limit: int = 128
     leave: tuple[str, ...] = ()
+    relevant: bool = False
 
     def check(self, graph: Graph, context: Context) -> None:
         if self.bits not in (2, 3, 4, 8):
@@ -148,6 +152,8 @@ class Quantize(Pass):
             context.skip = before
 
     def _run(self, graph: Graph, context: Context) -> PassResult:
+        if self.relevant:
+            mark_relevant(graph, context, self.limit)
         layers = self._layers(graph.nodes, context)
         if self.format == "fp8":
             samples = self._samples(graph, context, layers, []) if layers else {}

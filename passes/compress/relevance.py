@@ -18,8 +18,8 @@ Marks = dict[int, "Tensor"]
 def mark_relevant(graph: Graph, context: Context, limit: int) -> None:
     """Find the positions (tokens, pixels) of the first `limit` calibration batches that the outputs depend on, by gradients
     that are not exactly zero, and keep them in `calibration.relevant`, by batch and number of positions. What layers are
-    fitted and judged on is then drawn from these. Models without gradients, or in whose first samples every position
-    counts, are left alone; so is calibration data that has been looked at before."""
+    fitted and judged on is then drawn from these. Models whose outputs have no gradients, or in whose first samples every
+    position counts, are left alone; so is calibration data that has been looked at before."""
     calibration = context.calibration
     if calibration is None or calibration.relevant is not None:
         return
@@ -34,13 +34,15 @@ def mark_relevant(graph: Graph, context: Context, limit: int) -> None:
 
 def _marks(graph: Graph, single: Calibration, nodes: list[Node], seed: int, first: bool) -> Marks | None:
     """By number of positions in a batch, which of them any layer's result with so many matters at. None where, in the first
-    piece of the `first` batch, all do."""
+    piece of the `first` batch, all do, and where no output has gradients."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     parts: dict[Node, list[Tensor]] = {n: [] for n in nodes}
     for place, (inputs, _) in enumerate(pieces(graph, single, 1 << 30, AT_ONCE)):
         record = Recording(graph, nodes, inputs)
+        if not record.outputs:
+            return None
         found = record.gradients(generator)
         for node in record.results:
             y = record.results[node]

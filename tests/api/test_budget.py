@@ -108,6 +108,24 @@ def test_layers_go_back_to_float_until_the_budget_holds() -> None:
     assert "too much of the budget" in next(r for r in report.rows if r.layer == left).why
 
 
+def test_without_the_planner_each_version_is_judged_by_its_own_score() -> None:
+    """Layers go back to float, and the pipeline says which: it makes the same model again."""
+    both = optimize(pipeline="quantize{bits=8}", calibration=None)
+    errors = {e["layer"]: e["error"] for e in both.report().ledger}
+    worst = max(errors, key=errors.__getitem__)
+    one = optimize(pipeline="quantize{bits=8}", calibration=None, exclude=[worst])
+    lost, less = error_of(both, wide()), error_of(one, wide())
+    assert less < lost
+    fast = optimize(
+        calibration=None, evaluate=lambda model: 1 - error_of(model, wide()), max_drop=(lost + less) / 2,
+    )
+    report = fast.report()
+    assert report.within_budget is True
+    assert "1 of 2 layers in float" in report.kept.name and "leave=" in report.pipeline
+    assert report.kept.quality == pytest.approx(1 - less, abs=1e-6)
+    assert str(optimize(calibration=None, pipeline=report.pipeline).ir) == str(fast.ir)
+
+
 def test_max_drop_with_a_number() -> None:
     calls: list[float] = []
 

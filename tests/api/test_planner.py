@@ -1,5 +1,6 @@
 """The planner through the front door: all techniques together, a model in any case, and the same one again."""
 
+import json
 import signal
 import threading
 import time
@@ -166,7 +167,10 @@ def test_ctrl_c_gives_the_best_so_far() -> None:
     assert "interrupted" in " ".join(report.notes)
 
 
-def test_ctrl_c_while_training_keeps_what_was_learned() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_ctrl_c_while_training_keeps_what_was_learned(kept: bool, tmp_path: Path) -> None:
+    """On disk, however, there is no score of a model that the same call would train further."""
+
     def interrupt() -> None:
         import _thread
 
@@ -192,13 +196,18 @@ def test_ctrl_c_while_training_keeps_what_was_learned() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Progress, "step", said)
-            report = optimize(evaluate=evaluate, max_drop=0.2, time_limit=20.0).report()
+            resume = tmp_path if kept else None
+            report = optimize(evaluate=evaluate, max_drop=0.2, time_limit=20.0, resume=resume).report()
     finally:
         signal.signal(signal.SIGINT, before)
     assert begun.is_set()
     assert any(s.name == "trained 1" for s in report.stages)
     assert "interrupted" in " ".join(report.notes)
     assert report.within_budget is True
+    if kept:
+        scores = json.loads((tmp_path / "search.json").read_text())["records"]["scores"]
+        assert len(scores) == len(report.evaluations) - 1
+        assert not any("distill" in pipeline for pipeline in scores)
 
 
 def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], word
     ({"threads": 0}, PassError, ["threads is 0"]),
     ({"threads": "two"}, PassError, ["threads is 'two'"]),
     ({"time_limit": "soon"}, PassError, ["time_limit is 'soon'"]),
+    ({"time_limit": float("inf")}, PassError, ["time_limit is inf", "seconds"]),
     ({"max_drop": 0.1}, BudgetError, ["max_drop needs evaluate", "max_error"]),
     ({"max_error": -1}, BudgetError, ["max_error is -1"]),
     ({"max_error": float("nan")}, BudgetError, ["max_error is nan"]),

@@ -27,6 +27,11 @@ def test_cifar_resnets_have_the_published_size() -> None:
     assert round(_parameters(CifarResNet(9)) / 1e6, 2) == 0.85
 
 
+def test_a_case_whose_data_is_missing_says_which(tmp_path: Path) -> None:
+    with pytest.raises(models.Unavailable, match=r"resnet20: .*cifar10.* is missing"):
+        models.load("resnet20", models.Options(tmp_path))
+
+
 def test_resnet18_has_the_published_size() -> None:
     assert _parameters(ResNet18()) == 11_689_512
 

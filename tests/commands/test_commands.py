@@ -253,6 +253,9 @@ def test_passes(mcomp: Mcomp) -> None:
     assert "before" in text
     assert "after" in text
     assert "bits" in text
+    assert "Options and their defaults: format=integers, bits=8" in text
+    one = json.loads(mcomp("passes", "quantize", "--json").out)
+    assert one["documentation"] in text and "bits=8" in one["options"]
     ran = mcomp("passes", "quantise")
     assert ran.code == 3
     assert "did you mean quantize?" in ran.err
@@ -283,6 +286,24 @@ def test_optimize_says_when_the_budget_was_not_met(mcomp: Mcomp, folder: Path, t
     assert ran.code == 1
     assert "NOT met" in ran.out
     assert out.exists()
+
+
+def test_an_evaluate_that_fails_tells_where(mcomp: Mcomp, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("""
+import torch
+
+def metric(model):
+    return 1 / 0
+
+def task():
+    x = torch.ones(2, 4)
+    return {"model": torch.nn.Linear(4, 2).eval(), "args": (x,), "calibration": [(x,)], "evaluate": metric}
+""")
+    ran = mcomp("optimize", f"{source}:task", "-o", tmp_path / "m.mcomp", "--target", "reference", "--max-drop", "0.5")
+    assert ran.code == 3
+    assert "in metric" in ran.err and "ZeroDivisionError" in ran.err
+    assert ran.err.index("in metric") < ran.err.index("MC0520")
 
 
 @pytest.mark.parametrize(("reference", "words"), [

@@ -369,6 +369,15 @@ def test_the_pass_tells_that_it_was_interrupted_and_what_it_is_at() -> None:
     assert any("interrupted" in r.reason for r in context.remarks)
 
 
+def test_after_an_interruption_nothing_more_is_trained() -> None:
+    graph = parse_graph(MLP, generate=True)
+    context = Context(calibration=calibration())
+    context.shared[INTERRUPTED] = True
+    PassManager(damaged("distill{rate=0.003,steps=40}")).run(graph, context)
+    assert TRAINED not in context.shared
+    assert any("was interrupted" in r.reason for r in context.remarks)
+
+
 def test_outputs_that_cannot_be_compared_end_it() -> None:
     text = MLP.replace("return %y", "%i = argmax %y {axis = 1} : i64[B]\n  return %i").replace("(f32[B, 4])", "(i64[B])")
     graph = parse_graph(text, generate=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcomp.ir import Graph, parse_graph, verify
-from mcomp.manager import Context, PassManager, parse_pipeline
+from mcomp.manager import Context, PassManager, parse_pipeline, pipeline_text
 from mcomp.manager.context import STUDENTS, TRAINING
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress import offers
@@ -159,6 +159,20 @@ def test_trained_pipelines_hold_the_plan_and_steps() -> None:
     assert text.count("distill{") == 2 and "steps=70" in text and "steps=30" in text
     assert str(found.trained(choices("mlp")[2], 100, 0.003)).count("rate=0.003") == 2
     assert found.trained((0,) * len(found.groups), 100) is None
+
+
+def test_what_is_factored_is_trained_before_it_is_rounded() -> None:
+    found = catalog("mlp")
+    group, level = next(
+        (g, i) for g, some in enumerate(found.groups) for i, o in enumerate(some.options)
+        if o.kind == offers.THIN and "int8 static" in o.name
+    )
+    choice = tuple(level if g == group else plain for g, plain in enumerate(found.plain))
+    text = found.trained(choice, 100)
+    assert text is not None
+    steps = [step.name for step in parse_pipeline(text)]
+    assert steps == ["treat", "distill", "quantize", "distill"]
+    assert pipeline_text(parse_pipeline(text)[:1]) in found.pipeline(choice)
 
 
 def test_processes_find_the_same_candidates() -> None:

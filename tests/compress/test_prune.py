@@ -125,6 +125,10 @@ def test_what_is_masked_out_teaches_nothing() -> None:
     mark_relevant(graph, context, 8)
     assert calibration.relevant is not None and set(calibration.relevant) == {(0, 320), (1, 320)}
     assert torch.equal(calibration.relevant[0, 320], keep[:32].reshape(-1) == 1)
+    alone, plain = Calibration(calibration.batches), Calibration(calibration.batches)
+    for pipeline, data in (("quantize{relevant=true,limit=8}", alone), ("quantize", plain)):
+        PassManager(pipeline).run(graph.clone(), Context(calibration=data))
+    assert alone.relevant is not None and set(alone.relevant) == set(calibration.relevant) and plain.relevant is None
     expected = run_graph(graph, [x, keep])
     errors = []
     for relevant in (calibration.relevant, {}):

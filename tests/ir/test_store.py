@@ -27,6 +27,18 @@ def test_equal_weights_are_one() -> None:
     assert store.get(_add(store, data)[:12]).decode().tolist() == data.tolist()
 
 
+def test_a_store_on_top_of_another_one() -> None:
+    below = WeightStore()
+    known = _add(below, np.ones(3, np.float32))
+    store = WeightStore(below)
+    assert _add(store, np.ones(3, np.float32)) == known and len(store) == 1
+    own = _add(store, np.zeros(3, np.float32))
+    assert own in store and own not in below and known in store
+    assert store.get(known) is below.get(known) and store.get(own[:20]).digest == own
+    assert [w.digest for w in store] == [known, own] and len(store) == 2 and len(below) == 1
+    assert below.keep(store.get(own)).digest == own and own in below
+
+
 def test_a_weight_never_changes() -> None:
     store = WeightStore()
     mine = np.ones(3, np.float32)

@@ -73,6 +73,21 @@ def test_each_shape_is_measured_once_and_kept(graph: Graph, tmp_path: Path) -> N
         again.microseconds(parts[0], {"B": 4})
 
 
+@needs_compiler
+def test_what_was_measured_is_kept_when_measuring_is_cut(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcomp.plan.costs.AT_ONCE", 1)
+
+    def progress(text: str) -> None:
+        if "1 of 2" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CostTable.load("cpu", 1, tmp_path).measure(pieces(graph), {"B": 3}, progress=progress)
+    assert len(CostTable.load("cpu", 1, tmp_path).times) == 1
+
+
 def test_each_instruction_set_has_its_own_table(tmp_path: Path) -> None:
     paths = {CostTable.load(target, 1, tmp_path).path for target in ("cpu", "cpu:portable", "cpu:avx2")}
     assert len(paths) == 3

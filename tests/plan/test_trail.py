@@ -1,5 +1,8 @@
 """Pipelines that begin alike go on from where an earlier one left off, and come to the same."""
 
+import gc
+import weakref
+
 import pytest
 
 from mcomp.ir import Graph, parse_graph
@@ -44,6 +47,19 @@ def test_what_comes_out_is_what_a_fresh_run_gives(second: str) -> None:
     assert fresh_names[-len(names) :] == names if names else second == "prune{ratio=0.5}"
     assert ("prune" in names) == (second == "prune{ratio=0.25},quantize{bits=4}")
     assert graph_text(graph, digests=32) == before
+
+
+def test_weights_of_what_was_tried_go() -> None:
+    graph, trail = mlp(outputs=64), Trail()
+    before = len(graph.store)
+    run(trail, "prune{ratio=0.5},quantize{bits=8}", graph)
+    first = trail.run(graph, parse_pipeline("prune{ratio=0.5}"), Context(calibration=CALIBRATION))
+    assert len(graph.store) == before < len(first.store)
+    gone = weakref.ref(first.store)
+    trail.forget()
+    del first
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_student_learns_from_the_graph_before_the_pipeline() -> None:
