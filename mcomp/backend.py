@@ -44,6 +44,10 @@ class CompileOptions:
     hints: Mapping[str, int] = field(default_factory=dict)
     cache: bool = True
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
+            raise BackendError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
+
 
 @dataclass(frozen=True)
 class KernelInfo:

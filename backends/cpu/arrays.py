@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,12 +38,15 @@ def empty(shape: Sequence[int], dtype: DType, *, numpy: bool) -> Any:
 
 
 def as_tensor(array: Any, dtype: DType, shape: Sequence[int]) -> Any:
-    """A torch tensor over the same memory, of this type and shape."""
+    """A torch tensor over the same memory, of this type and shape: the first elements, where there are more."""
+    from mcomp.ir.dtypes import to_torch
     from mcomp.ops.encoded import tensor_of
 
+    count = math.prod(shape)
     if isinstance(array, np.ndarray):
-        return tensor_of(array.reshape(-1).view(dtype.numpy).reshape(tuple(shape)), dtype)
-    return array.reshape(tuple(shape))
+        return tensor_of(array.reshape(-1).view(dtype.numpy)[:count].reshape(tuple(shape)), dtype)
+    flat, wanted = array.reshape(-1), to_torch(dtype)
+    return (flat if flat.dtype == wanted else flat.view(wanted))[:count].reshape(tuple(shape))
 
 
 def as_numpy(array: Any) -> np.ndarray:

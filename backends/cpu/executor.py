@@ -25,6 +25,7 @@ from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType, Type
+from mcomp.runtime.sizes import SizeChecks
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class CpuExecutable(Executable):
         self.graph = program.graph
         self.threads = threads if threads is not None else available_threads()
         self.symbols = program.symbols
+        self.data_sizes = SizeChecks(self.graph, data=True)
+        """What generated code relies on of sizes that only values tell."""
         self._program = program
         self._code, self._codes = code, codes
         self._regions = [region_of(s, c) for s, c in zip(program.segments, codes)]
@@ -203,7 +206,10 @@ class _Call:
         from mcomp.ops.evaluate import run_node
 
         with torch.no_grad():
+            before = len(self.symbols)
             results = run_node(step.node, [self._given(x) for x in step.inputs], self.symbols)
+            if len(self.symbols) > before:
+                self.owner.data_sizes.check(self.symbols)
         for place, result in zip(step.outputs, results):
             if isinstance(place, EncodedAccess):
                 for name, access in place.parts:

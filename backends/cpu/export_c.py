@@ -24,6 +24,7 @@ from mcomp.ir import dims
 from mcomp.ir.dims import Bounds
 from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Value
+from mcomp.runtime.export_c import identifiers
 
 STANDALONE = Path(__file__).resolve().parent / "standalone.hpp"
 _INCLUDE = re.compile(r'#include "([A-Za-z0-9_]+\.hpp)"')
@@ -54,11 +55,9 @@ class Library:
     @property
     def symbols(self) -> dict[str, tuple[str, Bounds]]:
         """Symbols of the graph: the name that C uses, and bounds."""
-        taken = {*self.interface.inputs, *self.interface.outputs}
-        return {
-            s: (f"size_{s}" if s in taken or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", s) else s, b)
-            for s, b in ((s, self.program.graph.symbols.get(s, Bounds())) for s in self.program.symbols)
-        }
+        names = identifiers(self.program.symbols, "size_", taken=(*self.interface.inputs, *self.interface.outputs))
+        bounds = self.program.graph.symbols
+        return {s: (name, bounds.get(s, Bounds())) for s, name in zip(self.program.symbols, names)}
 
     @property
     def inputs(self) -> list[tuple[str, Value]]:

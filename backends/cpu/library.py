@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import threading
 from pathlib import Path
 
 from mcomp.errors import BackendError
+
+_LOADED: dict[bytes, Library] = {}
+_LOADING = threading.Lock()
 
 ABI = 1
 """Version of the entry points' signatures; `emit` describes them."""
@@ -32,7 +37,15 @@ class Library:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Library:
-        """Load code that is no file (from an artifact)."""
+        """Load code that is no file (from an artifact). It stays loaded; the same code is loaded once."""
+        digest = hashlib.sha256(content).digest()
+        with _LOADING:
+            if digest not in _LOADED:
+                _LOADED[digest] = cls._from_bytes(content)
+            return _LOADED[digest]
+
+    @classmethod
+    def _from_bytes(cls, content: bytes) -> Library:
         if hasattr(os, "memfd_create"):  # the descriptor stays open: its number is the library's name to the loader
             handle = os.memfd_create("mcomp")
             with open(handle, "wb", closefd=False) as file:

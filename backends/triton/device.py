@@ -15,6 +15,8 @@ from mcomp.errors import BackendError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_RECORDING = threading.Lock()
+
 NO_TRITON = "triton is not installed (pip install mcomp[cuda])"
 NO_GPU = 'this machine has no CUDA device; optimize for target="cpu", or look at the code with mcomp opt --target cuda:sm_90'
 
@@ -115,12 +117,13 @@ class Cuda(Device):
 
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream(self.torch_device)
-        side.wait_stream(torch.cuda.current_stream(self.torch_device))
-        with torch.cuda.stream(side):
-            work()
-        torch.cuda.current_stream(self.torch_device).wait_stream(side)
-        with torch.cuda.graph(graph):
-            work()
+        with _RECORDING:  # one at a time in a process; what other threads do meanwhile does not break it
+            side.wait_stream(torch.cuda.current_stream(self.torch_device))
+            with torch.cuda.stream(side):
+                work()
+            torch.cuda.current_stream(self.torch_device).wait_stream(side)
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                work()
         return graph.replay  # type: ignore[no-any-return]
 
     def stream(self) -> int:

@@ -322,6 +322,7 @@ class Frame:
         if not code:
             return
         self.fault.zero_()
+        self._watched.clear()  # copies of the same fault
         faulty = [s for s in self.owner.program.launches() if s.fault]
         node = faulty[code - 1].node if code <= len(faulty) else None
         name = "a lookup" if node is None else node.op.name

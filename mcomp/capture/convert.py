@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from mcomp.capture.importing import IMPORTERS, Call, Decline, tensor_type
 from mcomp.capture.shim import PREFIX
 from mcomp.capture.symbols import SymbolTable, Unsupported, bounds_of
 from mcomp.errors import IRError
-from mcomp.ir import dtypes
-from mcomp.ir.dims import Expr
+from mcomp.ir import dims, dtypes
+from mcomp.ir.dims import Bounds, Expr
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Graph, InputSpec, OutputSpec, Value
 from mcomp.ir.loc import Loc
@@ -62,10 +62,13 @@ def convert(exported: Exported, name: str, input_names: Sequence[str], store: We
         results = builder.run(exported.program.graph_module)
         _outputs(exported, builder, results)
         for node in graph.reversed_nodes():
-            if node.op.effect != Effect.EFFECTFUL and not any(value.uses for value in node.results):
+            defines = "symbol" in node.attrs  # a size that only values tell: who uses it may be no node
+            if node.op.effect != Effect.EFFECTFUL and not defines and not any(value.uses for value in node.results):
                 editor.erase(node)
-    used = frozenset().union(*(_symbols_of(value) for node in graph.nodes for value in node.results), *(
-        _symbols_of(value) for value in graph.inputs))
+    used = frozenset().union(
+        *(_symbols_of(value) for node in graph.nodes for value in node.results),
+        *(_symbols_of(value) for value in graph.inputs), *(_symbols_in(node.attrs) for node in graph.nodes),
+    )
     graph.symbols.update({n: b for n, b in symbols.bounds.items() if n in used})
     return converted
 
@@ -78,6 +81,17 @@ def load_importers() -> None:
 
 def _symbols_of(value: Value) -> frozenset[str]:
     return value.type.symbols if isinstance(value.type, TensorType) else frozenset()
+
+
+def _symbols_in(attribute: Any) -> frozenset[str]:
+    """The symbols of an attribute, nested ones too."""
+    if isinstance(attribute, Expr):
+        return dims.symbols(attribute)
+    if isinstance(attribute, Mapping):
+        attribute = tuple(attribute.values())
+    if isinstance(attribute, tuple | list):
+        return frozenset().union(*(_symbols_in(one) for one in attribute))
+    return frozenset()
 
 
 def _symbols(exported: Exported, graph: Graph) -> SymbolTable:
@@ -103,8 +117,14 @@ def _symbols(exported: Exported, graph: Graph) -> SymbolTable:
             table.bounds[table.name(symbol)] = bounds_of(ranges, exported.attempt.oblivious)
     for size in exported.choice.values():
         if size.bounds is not None and size.name in table.bounds:
-            table.bounds[size.name] = size.bounds
+            table.bounds[size.name] = _within(size.bounds, table.bounds[size.name])
     return table
+
+
+def _within(asked: Bounds, found: Bounds) -> Bounds:
+    """The bounds that the user gave, no wider than those that the program itself sets."""
+    highs = [b.high for b in (asked, found) if b.high is not None]
+    return Bounds(max(asked.low, found.low), min(highs, default=None))
 
 
 def _user_inputs(exported: Exported) -> list[str]:
@@ -227,7 +247,10 @@ class Builder:
         if isinstance(argument, tuple | list):
             return [self.lookup(one) for one in argument]
         if isinstance(argument, torch.dtype):
-            return dtypes.from_torch(argument)
+            try:
+                return dtypes.from_torch(argument)
+            except KeyError as error:
+                raise Unsupported(f"the program uses {argument}, an element type that the IR lacks") from error
         return argument
 
     def call(self, module: fx.GraphModule, node: fx.Node) -> Any:

@@ -238,8 +238,21 @@ def _binary(call: Call) -> Value:
 
 
 def _comparison(call: Call) -> Value:
-    op = COMPARISONS[call.name.split(".")[1]]
-    return binary(call, op, call["self"], call["other"])
+    op, a, b = COMPARISONS[call.name.split(".")[1]], call["self"], call["other"]
+    wanted = promote(a, b)
+    if wanted.bits == 16 and wanted.is_float:  # unlike in arithmetic, numbers are rounded first
+        a, b = _rounded(a, wanted), _rounded(b, wanted)
+        return call.emit(op, [operand(call, a, wanted), operand(call, b, wanted)])
+    return binary(call, op, a, b)
+
+
+def _rounded(value: Any, dtype: DType) -> Any:
+    """A number as 16 bits hold it; a tensor as it is."""
+    import torch
+
+    if not isinstance(value, int | float):
+        return value
+    return float(torch.tensor(float(value), dtype=dtypes.to_torch(dtype)))
 
 
 def _bitwise(call: Call) -> Value:

@@ -7,6 +7,7 @@ from mcomp.capture.import_shape import swapped
 from mcomp.capture.importing import Call, Decline, imports
 from mcomp.capture.reaching import is_weight
 from mcomp.ir.graph import Value
+from mcomp.ops.rules import broadcast
 
 
 @imports("aten.linear.default")
@@ -80,7 +81,7 @@ def grouped_mm(call: Call) -> Value:
 @imports("aten._weight_norm.default", "aten._weight_norm_interface.default")
 def weight_norm(call: Call) -> Value | list[Value]:
     v, g, axis = call.value("v"), call.value("g"), call["dim"]
-    others = tuple(i for i in range(v.tensor.rank) if i != axis % v.tensor.rank)
+    others = tuple(i for i in range(v.tensor.rank) if axis == -1 or i != axis)  # -1: one norm of the whole tensor
     length = call.emit("norm", [v], axes=others, keepdim=True)
     scaled = call.emit("mul", [v, call.emit("div", [g, length])])
     return scaled if "interface" not in call.name else [scaled, length]
@@ -91,14 +92,15 @@ def cosine_similarity(call: Call) -> Value:
     dtype = call.result.dtype
     a, b = call.cast(call.value("x1"), dtype), call.cast(call.value("x2"), dtype)
     eps = call.full(float(call["eps"]), dtype)
+    whole = broadcast(a.tensor.shape, b.tensor.shape)
+    axes = (call["dim"] % len(whole),)
 
     def unit(value: Value) -> Value:
-        axes = (call["dim"] % value.tensor.rank,)
+        value = value if value.tensor.shape == whole else call.expand(value, whole)
         length = call.emit("norm", [value], axes=axes, keepdim=True)
         return call.emit("div", [value, call.emit("maximum", [length, eps])])
 
-    both = call.emit("mul", [unit(a), unit(b)])
-    return call.emit("sum", [both], axes=(call["dim"] % both.tensor.rank,))
+    return call.emit("sum", [call.emit("mul", [unit(a), unit(b)])], axes=axes)
 
 
 @imports("aten.cdist.default", "aten._cdist_forward.default")

@@ -66,7 +66,10 @@ def spread_and_mean(call: Call) -> list[Value]:
 @imports("aten.linalg_vector_norm.default", "aten.norm.ScalarOpt_dim", "aten.norm.Scalar", "aten.norm.ScalarOpt_dtype",
          "aten.norm.ScalarOpt_dim_dtype")
 def norm(call: Call) -> Value:
-    value = call.cast(call.value("self"), call.result.dtype)
+    value = call.value("self")
+    if value.tensor.dtype.kind == "complex":
+        value = call.emit("abs", [value])
+    value = call.cast(value, call.result.dtype)
     order = call.get("ord", call.get("p", 2))
     if value.tensor.rank == 0:
         return call.emit("abs", [value])

@@ -194,9 +194,10 @@ def promoted(*operands: Any) -> DType:
         for one in operands
     ]
     kind = stand_ins[0]
-    if len(stand_ins) == 1:
-        return dtypes.from_torch(kind.dtype)
-    found = torch.result_type(stand_ins[0], stand_ins[1])
+    found = kind.dtype if len(stand_ins) == 1 else torch.result_type(stand_ins[0], stand_ins[1])
     for other in stand_ins[2:]:
         found = torch.result_type(torch.empty((1,), dtype=found, device="meta"), other)
-    return dtypes.from_torch(found)
+    try:
+        return dtypes.from_torch(found)
+    except KeyError as error:
+        raise Decline(f"it computes in {found}, an element type that the IR lacks") from error

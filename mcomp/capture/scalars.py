@@ -94,8 +94,25 @@ def is_size(value: Any) -> bool:
 
 
 def clamp_index(index: Dim, size: Dim) -> Dim:
-    """A Python slice bound as an index between 0 and `size`. Symbolic bounds are kept where they provably fit."""
-    if isinstance(index, int) and index < 0:
-        index = dims.add(size, index)
-        return max(index, 0) if isinstance(index, int) else dims.maximum(index, 0)
+    """A Python slice bound as an index between 0 and `size`. Symbolic bounds that are never positive count from the end;
+    others are kept where they provably fit."""
+    if is_negative(index):
+        counted = dims.add(size, index)
+        counted = max(counted, 0) if isinstance(counted, int) else dims.maximum(counted, 0)
+        return counted if isinstance(index, int) or _is_polynomial(index) else _unless_zero(index, counted)
     return dims.minimum(index, size)
+
+
+def is_negative(index: Dim) -> bool:
+    """Whether an index counts from the end: a negative number, or a symbolic one that is never positive."""
+    return index < 0 if isinstance(index, int) else dims.nonnegative(dims.mul(index, -1))
+
+
+def _is_polynomial(index: Expr) -> bool:
+    """Whether there are only sizes in an expression, which are 1 at least, and nothing that may be 0."""
+    return all(monomial and all(isinstance(atom, dims.Symbol) for atom, _ in monomial) for monomial, _ in index.terms)
+
+
+def _unless_zero(index: Dim, otherwise: Dim) -> Dim:
+    """`otherwise`, but 0 where the index, which is never positive, is 0."""
+    return dims.mul(otherwise, dims.minimum(dims.mul(index, -1), 1))

@@ -62,8 +62,7 @@ def is_opaque(node: Node) -> bool:
 def resolve(name: str) -> Any:
     """The torch function of an opaque operator, if its schema is functional and on the allow-list.
 
-    Raises IRError for operators that are unknown, write to their arguments, return views of them, or reach outside of
-    the process (files).
+    Raises IRError for operators that are unknown, write to their arguments, or reach outside of the process (files).
     """
     import torch
 

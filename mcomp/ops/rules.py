@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
 
 from mcomp.errors import IRError
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.dtypes import DType
 from mcomp.ir.types import TensorType
+
+Relation = Literal["==", "<="]
+_noted: ContextVar[list[tuple[Relation, Dim, Dim]] | None] = ContextVar("noted", default=None)
 
 Types = Sequence[TensorType | None]
 Shape = tuple[Dim, ...]
@@ -22,6 +28,23 @@ COMPLEX = frozenset({dtypes.complex64})
 NUMBERS = FLOATS | INTS
 ALL = NUMBERS | BOOL | COMPLEX
 INDICES = frozenset({dtypes.i64, dtypes.i32})
+
+
+@contextmanager
+def noted_conditions() -> Iterator[list[tuple[Relation, Dim, Dim]]]:
+    """What rules leave open about symbolic sizes while this lasts: `a == b`, `a <= b`."""
+    found: list[tuple[Relation, Dim, Dim]] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
+def _note(relation: Relation, a: Dim, b: Dim) -> None:
+    found = _noted.get()
+    if found is not None:
+        found.append((relation, a, b))
 
 
 def present(types: Types, index: int = 0) -> TensorType:
@@ -93,13 +116,19 @@ def never_equal(a: Dim, b: Dim) -> bool:
     if isinstance(difference, int):
         return difference != 0
     signs = {coefficient > 0 for _, coefficient in difference.terms}
+    if len(signs) != 1:
+        _note("==", a, b)
     return len(signs) == 1
 
 
 def exceeds(a: Dim, b: Dim) -> bool:
     """Whether a > b whatever the symbols are."""
     difference = dims.add(a, dims.mul(b, -1))
-    return isinstance(difference, int) and difference > 0
+    if isinstance(difference, int):
+        return difference > 0
+    if not dims.nonnegative(dims.mul(difference, -1)):
+        _note("<=", a, b)
+    return False
 
 
 def require_equal(a: Dim, b: Dim, what: str) -> None:

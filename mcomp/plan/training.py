@@ -13,7 +13,7 @@ from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
-BEYOND, NEARER = 6.0, 3.0
+BEYOND, NEARER = 6.0, 2.0
 """How many times the squared error that the budget allows without training the first choice that is trained may have before;
 where there is no time for many: what the first one comes to must be of use then."""
 LEAST_SECONDS = 5.0

@@ -111,7 +111,7 @@ class ArtifactReader:
         if metadata.get("format") != FORMAT:
             raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701")
         version = metadata.get("version", "")
-        if not version.isdigit():
+        if not (version.isascii() and version.isdigit() and len(version) < 10):
             raise ArtifactError(f"{self.path} has no version", code="MC0701")
         if int(version) > VERSION:
             raise ArtifactError(
@@ -238,7 +238,7 @@ class ArtifactReader:
                 Signature.from_json(self.header["signature"]), structure.from_json(self.header["arguments"]),
                 structure.from_json(self.header["results"]), mutation.from_json(self.header["rebinds"]),
             )
-        except (KeyError, TypeError, RecursionError) as e:
+        except (KeyError, TypeError, ValueError, RecursionError) as e:
             raise self.damaged(f"its calling convention cannot be read ({e})") from e
 
 

@@ -18,6 +18,7 @@ from mcomp.ir import dims, dtypes
 from mcomp.ir.binding import bind_symbols
 from mcomp.ir.graph import Graph
 from mcomp.runtime.face import Face, FaceInput
+from mcomp.runtime.sizes import SizeChecks
 
 
 class CompiledProgram:
@@ -29,7 +30,7 @@ class CompiledProgram:
 
     def __init__(
         self, graph: Graph | Callable[[], Graph], executable: Executable, signature: Signature, arguments: Spec,
-        results: Spec, rebinds: Sequence[Rebind] = (), *, face: Face | None = None,
+        results: Spec, rebinds: Sequence[Rebind] = (), *, face: Face | None = None, checks: SizeChecks | None = None,
     ) -> None:
         self._graph = graph
         self.executable = executable
@@ -38,6 +39,8 @@ class CompiledProgram:
         self.results = results
         self.rebinds = tuple(rebinds)
         self.face = face if face is not None else Face.of(self.graph)
+        # Of a graph that is not even read, whoever trusts its code trusts its sizes.
+        self._checks = checks if checks is not None else SizeChecks(None if callable(graph) else graph)
         self._arg_count = sum(1 for s in self.face.input_specs if s.kind == "arg")
         self._state_names = [s.target for s in self.face.input_specs if s.kind == "state"]
         self._plain = not self._state_names and all(s.kind == "result" for s in self.face.output_specs)
@@ -56,7 +59,7 @@ class CompiledProgram:
         """The same program with state of its own, at its initial value."""
         return CompiledProgram(
             lambda: self.graph, self.executable, self.signature, self.arguments, self.results, self.rebinds,
-            face=self.face,
+            face=self.face, checks=self._checks,
         )
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -78,7 +81,7 @@ class CompiledProgram:
 
     def symbols(self, leaves: Sequence[Array]) -> dict[str, int]:
         """The value of every symbol for these arguments. Raises CallError for wrong shapes and dtypes."""
-        key = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
+        key = tuple((tuple(leaf.shape), leaf.dtype, getattr(leaf, "device", None)) for leaf in leaves)
         found = self._symbols.get(key)
         if found is None:
             found = self._check(leaves)
@@ -104,10 +107,12 @@ class CompiledProgram:
             device = getattr(leaf, "device", None)
             if device is not None and getattr(device, "type", "cpu") not in self.executable.devices:
                 raise CallError(f"{paths.get(i, value.name)} is on {device}", help="move it to the CPU")
-        return bind_symbols(
+        symbols = bind_symbols(
             self.face, [tuple(int(d) for d in leaf.shape) for leaf in leaves],
             names=[paths.get(i, v.name) for i, v in enumerate(inputs)],
         )
+        self._checks.check(symbols)
+        return symbols
 
     def run(self, leaves: Sequence[Array], *, numpy: bool) -> list[Array]:
         """Run on flat arguments; returns the flat results. Writes back mutated arguments and keeps new state."""

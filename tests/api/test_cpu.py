@@ -1,5 +1,6 @@
 """The front door with generated code: one lossless and one int8 model, shared by all tests."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -51,6 +52,31 @@ def test_a_saved_model_gives_the_same_bits(kind: str, tmp_path: Path, request: p
         assert torch.equal(trusted(x), fast(x))
     assert str(again.ir) == str(fast.ir)
     assert again.report().to_json() == fast.report().to_json()
+
+
+class Leading(torch.nn.Module):
+    """Operators that torch runs, on what is at the beginning of something larger."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, rest = torch.split(x * 2.0 + 1.0, [1, 3])
+        return torch.digamma(x[0]) + torch.digamma(x[:2]).sum(0) + torch.digamma(first)[0] + rest.sum(0)
+
+
+def test_what_torch_runs_on_the_beginning_of_a_tensor() -> None:
+    x = torch.rand(4, 5) + 1.0
+    fast = mcomp.optimize(Leading().eval(), (x,), dynamic=False, threads=2, progress=False)
+    torch.testing.assert_close(fast(x), Leading()(x))
+    torch.testing.assert_close(torch.as_tensor(fast(x.numpy())), Leading()(x))
+
+
+def test_trusted_code_is_loaded_once(int8: mcomp.CompiledModel, tmp_path: Path) -> None:
+    int8.save(tmp_path / "model.mcomp")
+    found = []
+    for _ in range(4):
+        mcomp.load(tmp_path / "model.mcomp", trust_code=True, threads=2)(X)
+        gc.collect()
+        found.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert found[1:] == found[:1] * 3
 
 
 def test_the_loader_needs_no_torch(int8: mcomp.CompiledModel, tmp_path: Path) -> None:

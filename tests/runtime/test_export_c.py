@@ -153,6 +153,18 @@ def test_nodes_that_torch_runs_are_named(tmp_path: Path) -> None:
         model(text, target="cpu").export_c(tmp_path)
 
 
+@needs_compiler
+def test_sizes_have_names_that_c_can_use(tmp_path: Path) -> None:
+    text = """graph @g [threads in 1.., int in 1..] (%x: f32[threads, int]) -> (f32[threads, int]) {
+  %y = relu %x : f32[threads, int]
+  return %y
+}"""
+    model(text, target="cpu").export_c(tmp_path)
+    run("make", tmp_path)
+    header = (tmp_path / "model.h").read_text()
+    assert "threads_2" in header and "int_2" in header
+
+
 def test_names_become_identifiers() -> None:
     assert identifiers(["x", "input_ids", "cache.layers[0].keys", "int", "x", "", "0"], "input") == (
         "x", "input_ids", "cache_layers_0_keys", "int_2", "x_2", "input", "input0",

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mcomp.backends.triton.lower import tiles
 from mcomp.ir import dtypes
 from mcomp.ir.dims import Bounds, sym
 from mcomp.ir.dtypes import DType
@@ -62,6 +63,35 @@ def test_rows_with_nothing_kept_are_zero(kind: DType) -> None:
     (found,) = compiled(graph).run(inputs, sizes)
     assert torch.count_nonzero(found[:, :, 2]) == 0
     close(found, run_graph(graph, inputs, sizes)[0])
+
+
+def test_rows_of_the_lowest_number_are_no_rows_with_nothing_kept() -> None:
+    """As masks of transformers have it for sentences that are padding throughout: the mean of all values."""
+    def make(m: Made) -> list[Value]:
+        q, k, v = m.input((B, 2, S, 8)), m.input((B, 2, T, 8)), m.input((B, 2, T, 8))
+        return [m.op("attention", q, k, v, m.input((S, T)))]
+
+    graph = _graph(make)
+    sizes = {"B": 1, "S": 6, "T": 40}
+    inputs = inputs_of(graph, sizes)
+    inputs[3][2] = torch.finfo(torch.float32).min
+    inputs[3][4, 10:] = torch.finfo(torch.float32).min
+    from mcomp.ops.evaluate import run_graph
+
+    (found,) = compiled(graph).run(inputs, sizes)
+    torch.testing.assert_close(found[:, :, 2], inputs[2].mean(2), rtol=1e-5, atol=1e-6)
+    close(found, run_graph(graph, inputs, sizes)[0])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_more_heads_than_an_axis_of_the_grid_holds(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "MOST_PROGRAMS", 4)
+
+    def make(m: Made) -> list[Value]:
+        q, k, v = m.input((B, 2, S, 8)), m.input((B, 2, T, 8)), m.input((B, 2, T, 8))
+        return [m.op("attention", q, k, v), m.op("matmul", q, m.op("permute", k, order=(0, 1, 3, 2)))]
+
+    check(_graph(make), {"B": batch, "S": 5, "T": 9})
 
 
 def test_heads_in_any_layout() -> None:

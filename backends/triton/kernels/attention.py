@@ -43,7 +43,9 @@ def attend(
             kept = kept & (given != 0)
         if MASK == 2:
             given = tl.load(mask_ptr + (mask_rows[:, None] + (s * mask_step)[None, :]), mask=inside[None, :], other=0)
-            scores += wide(given) * LOG2E
+            given = wide(given)
+            # The lowest float, times log2(e), would be -infinity: a row of them is no row with nothing kept.
+            scores += tl.where(given == float("-inf"), given, tl.maximum(given * LOG2E, -3.0e38))
         if CAUSAL:
             kept = kept & (rows[:, None] >= s[None, :])
         scores = tl.where(kept, scores, float("-inf"))

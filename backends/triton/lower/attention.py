@@ -10,6 +10,7 @@ from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.elementwise import flat, flat_grid, order_of
 from mcomp.backends.triton.lower.tail import Tail, finish, plain
+from mcomp.backends.triton.lower.tiles import batch_grid, batch_line
 from mcomp.backends.triton.program import Config, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
 from mcomp.ir import dims
@@ -47,11 +48,10 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
     key, value = _spread(key, lead, node), _spread(value, lead, node)
     text = KernelText()
     text.meta("BLOCK_M", "BLOCK_N", "BLOCK_D", "BLOCK_V")
-    n = text.number(length)
+    n, z = text.number(length), group("z", range(rank - 2), shape)
     text.head += ["rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)", f"rows_in = rows < {n}",
-                  f"rows_safe = tl.minimum(rows, {n} - 1)", "z = tl.program_id(1)", "cols = tl.arange(0, BLOCK_V)",
+                  f"rows_safe = tl.minimum(rows, {n} - 1)", batch_line(text, z), "cols = tl.arange(0, BLOCK_V)",
                   f"cols_in = cols < {wide}"]
-    z = group("z", range(rank - 2), shape)
     rows = Group("rows_safe", (rank - 2,), (length,))
 
     def begin(view: View) -> str:
@@ -108,7 +108,7 @@ def _lead_terms(text: KernelText, view: View, z: Group, node: Node) -> list[str]
 
 
 def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
-    return (-(-sizes["rows"] // chosen["BLOCK_M"]), sizes["batch"])
+    return (-(-sizes["rows"] // chosen["BLOCK_M"]), *batch_grid(sizes["batch"]))
 
 
 @lowers("rope", target=TARGET)

@@ -39,14 +39,30 @@ def start_tile(text: KernelText, rows: Group, cols: Group, *, batch: Group | Non
         f"rows_safe = tl.minimum(rows, {m} - 1)", f"cols_safe = tl.minimum(cols, {n} - 1)",
     ]
     if batch is not None:
-        text.head.append("z = tl.program_id(1)")
+        text.head.append(batch_line(text, batch))
     return Tiles(rows, cols, () if batch is None else (batch,))
+
+
+MOST_PROGRAMS = 65535
+"""Along the second and third axis of a grid."""
+
+
+def batch_line(text: KernelText, batch: Group) -> str:
+    """Which of many alike products a program computes: they lie along two axes of the grid, and some of the last may be
+    computed twice."""
+    count = text.number(batch.numel)
+    return f"z = tl.minimum(tl.program_id(1) + tl.program_id(2) * {MOST_PROGRAMS}, {count} - 1)"
+
+
+def batch_grid(count: int) -> tuple[int, int]:
+    """The programs along the second and third axis for so many."""
+    return min(count, MOST_PROGRAMS), max(1, -(-count // MOST_PROGRAMS))
 
 
 def tile_grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
     """Programs for all tiles, and for all products."""
     tiles = -(-sizes["rows"] // chosen["BLOCK_M"]) * -(-sizes["cols"] // chosen["BLOCK_N"])
-    return (tiles, sizes.get("batch", 1))
+    return (tiles, *batch_grid(sizes.get("batch", 1)))
 
 
 def vector_grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:

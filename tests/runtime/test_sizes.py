@@ -1,0 +1,104 @@
+"""Sizes that a graph's operators do not agree with are an error before generated code sees them; so are other arguments that
+it must not get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mcomp
+from mcomp.backend import CompileOptions
+from mcomp.errors import ArtifactError, BackendError, CallError
+from mcomp.ir import parse_graph
+from mcomp.ops.conditions import conditions_of
+from mcomp.runtime.safety import check_opaque
+from tests.cpu.backend_harness import needs_compiler
+from tests.runtime.build import MLP, model
+
+BEHIND = """
+graph @g [B in 1..] (%x: f32[B, 4], %p: f32[4]) -> (f32[B, 4]) {
+  %y = select_scatter %x, %p {axis = 0, index = 2*B - 4} : f32[B, 4]
+  return %y
+}
+"""
+SLICED = """
+graph @g [B in 1..] (%x: f32[B, 4]) -> (f32[3, 4]) {
+  %y = slice %x {axis = 0, start = B - 3, stop = B} : f32[3, 4]
+  return %y
+}
+"""
+ADDED = """
+graph @g [A in 1.., C in 1..] (%x: f32[A], %z: f32[C]) -> (f32[A]) {
+  %y = add %x, %z : f32[A]
+  return %y
+}
+"""
+LARGEST = """
+graph @g [B in 1..] (%x: f32[2, B]) -> (f32[2, 5], i64[2, 5]) {
+  %v, %i = topk %x {k = 5, axis = 1} : f32[2, 5], i64[2, 5]
+  return %v, %i
+}
+"""
+STATED = """
+graph @g [A in 1.., C in 1..] (%x: f32[A], %z: f32[C]) -> (f32[C]) {
+  %y = relu %x : f32[C]
+  return %y
+}
+"""
+FEW = """
+graph @g [B in 1..] (%x: f32[1, 2, B]) -> (f32[1, 2, B - 4]) {
+  %w = const @w#seed=1 : f32[2, 2, 5]
+  %y = conv %x, %w {stride = [1], padding = [[0, 0]], dilation = [1], groups = 1} : f32[1, 2, B - 4]
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["reference", pytest.param("cpu", marks=needs_compiler)])
+@pytest.mark.parametrize(("text", "good", "bad"), [
+    (BEHIND, [(3, 4), (4,)], [(9, 4), (4,)]), (BEHIND, [(2, 4), (4,)], [(1, 4), (4,)]),
+    (SLICED, [(5, 4)], [(2, 4)]), (ADDED, [(7,), (7,)], [(7,), (1,)]), (LARGEST, [(2, 5)], [(2, 4)]),
+    (STATED, [(3,), (3,)], [(3,), (300,)]), (FEW, [(1, 2, 6)], [(1, 2, 2)]),
+])
+def test_sizes_that_do_not_fit_are_an_error(
+    text: str, good: list[tuple[int, ...]], bad: list[tuple[int, ...]], target: str
+) -> None:
+    made = model(text, target)
+    for run in (made, made.session()):
+        run(*[torch.ones(shape) for shape in good])
+        with pytest.raises(CallError, match=r"MC0406 the sizes [A-C] = \d+.* do not fit"):
+            run(*[torch.ones(shape) for shape in bad])
+
+
+def test_a_graph_whose_sizes_always_fit_has_no_conditions() -> None:
+    assert conditions_of(parse_graph(MLP, generate=True)) == ()
+
+
+@needs_compiler
+def test_a_tensor_elsewhere_is_refused_after_one_that_was_here() -> None:
+    made, x = model(MLP, "cpu"), torch.ones(3, 8)
+    made(x)
+    with pytest.raises(CallError, match="is on meta"):
+        made(x.to("meta"))
+
+
+def test_threads_must_be_a_number(tmp_path: Path) -> None:
+    model(MLP).save(tmp_path / "m.mcomp")
+    for threads in (0, -1, True):
+        with pytest.raises(BackendError, match=r"threads is .*1 or more"):
+            mcomp.load(tmp_path / "m.mcomp", threads=threads)
+        with pytest.raises(BackendError, match="threads is"):
+            CompileOptions(threads=threads)
+
+
+def test_internal_operators_of_torch_are_refused_in_files() -> None:
+    text = """graph @g (%x: f32[4]) -> (f32[1000]) {{
+  %y = aten.{name}.default %x {{args = ["$0", [1000], [1]]}} : f32[1000]
+  return %y
+}}"""
+    with pytest.raises(ArtifactError, match=r"_reshape_alias.* not on the allow-list"):
+        check_opaque(parse_graph(text.format(name="_reshape_alias")))
+    fine = parse_graph(text.format(name="_linalg_slogdet"))
+    assert check_opaque(fine) == ["aten._linalg_slogdet.default"]
