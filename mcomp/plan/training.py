@@ -30,7 +30,7 @@ _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
 _CAUTION = 0.9
-_LOOKS, _LOOKING = 4, 0.05
+_LOOKS, _LOOKING = 4, 0.1
 """How many choices are measured before one is trained, at most, and the share of the time that is left that it may take."""
 _MOST, _FURTHER = 8, 4
 _EASED = 0.5
