@@ -74,5 +74,10 @@ def _open(node: Node) -> list[tuple[Relation, Dim, Dim]]:
     for value, type in zip(node.results, inferred):
         if isinstance(type, TensorType) and isinstance(value.type, TensorType):
             noted += [("==", a, b) for a, b in zip(value.type.shape, type.shape) if a != b]
+    for body in node.bodies:  # what is given to a nested graph has the sizes that it states
+        given = node.operands[len(node.operands) - len(body.inputs) :]
+        for inner, outer in zip(body.inputs, given):
+            if outer is not None and isinstance(inner.type, TensorType) and isinstance(outer.type, TensorType):
+                noted += [("==", a, b) for a, b in zip(inner.type.shape, outer.type.shape) if a != b]
     sizes = [d for v in node.results if isinstance(v.type, TensorType) for d in v.type.shape]
     return [*noted, *(("<=", 0, d) for d in sizes if not dims.nonnegative(d))]

@@ -55,12 +55,23 @@ graph @g [B in 1..] (%x: f32[1, 2, B]) -> (f32[1, 2, B - 4]) {
 }
 """
 
+NESTED = """
+graph @g [A in 1.., C in 1..] (%x: f32[A], %z: f32[C]) -> (f32[A]) {
+  %y = fused %x, %z {kind = "loop", body = graph @body[A in 1.., C in 1..](%a: f32[A], %b: f32[A]) -> (f32[A]) {
+    %s = add %a, %b : f32[A]
+    %r = relu %s : f32[A]
+    return %r
+  }} : f32[A]
+  return %y
+}
+"""
+
 
 @pytest.mark.parametrize("target", ["reference", pytest.param("cpu", marks=needs_compiler)])
 @pytest.mark.parametrize(("text", "good", "bad"), [
     (BEHIND, [(3, 4), (4,)], [(9, 4), (4,)]), (BEHIND, [(2, 4), (4,)], [(1, 4), (4,)]),
     (SLICED, [(5, 4)], [(2, 4)]), (ADDED, [(7,), (7,)], [(7,), (1,)]), (LARGEST, [(2, 5)], [(2, 4)]),
-    (STATED, [(3,), (3,)], [(3,), (300,)]), (FEW, [(1, 2, 6)], [(1, 2, 2)]),
+    (STATED, [(3,), (3,)], [(3,), (300,)]), (NESTED, [(5,), (5,)], [(500,), (1,)]), (FEW, [(1, 2, 6)], [(1, 2, 2)]),
 ])
 def test_sizes_that_do_not_fit_are_an_error(
     text: str, good: list[tuple[int, ...]], bad: list[tuple[int, ...]], target: str
