@@ -297,3 +297,5 @@ def load(name: str, options: Options) -> Case:
         return make(options)
     except FileNotFoundError as error:
         raise Unavailable(f"{name}: {error.filename or error} is missing; see --data") from error
+    except ImportError as error:
+        raise Unavailable(f'{name}: {error}; pip install -e ".[bench]"') from error

@@ -28,8 +28,8 @@ def test_cifar_resnets_have_the_published_size() -> None:
 
 
 def test_a_case_whose_data_is_missing_says_which(tmp_path: Path) -> None:
-    with pytest.raises(models.Unavailable, match=r"resnet20: .*cifar10.* is missing"):
-        models.load("resnet20", models.Options(tmp_path))
+    with pytest.raises(models.Unavailable, match=r"isolet0: .*isolet\.npz is missing"):
+        models.load("isolet0", models.Options(tmp_path, kept=tmp_path))
 
 
 def test_resnet18_has_the_published_size() -> None:
