@@ -81,7 +81,7 @@ def grouped_mm(call: Call) -> Value:
 @imports("aten._weight_norm.default", "aten._weight_norm_interface.default")
 def weight_norm(call: Call) -> Value | list[Value]:
     v, g, axis = call.value("v"), call.value("g"), call["dim"]
-    others = tuple(i for i in range(v.tensor.rank) if axis == -1 or i != axis)  # -1: one norm of the whole tensor
+    others = tuple(i for i in range(v.tensor.rank) if axis == -1 or i != axis % v.tensor.rank)  # -1: of everything
     length = call.emit("norm", [v], axes=others, keepdim=True)
     scaled = call.emit("mul", [v, call.emit("div", [g, length])])
     return scaled if "interface" not in call.name else [scaled, length]

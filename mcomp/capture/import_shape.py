@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from mcomp.capture.importing import Call, Decline, axes_of, axis_of, imports
-from mcomp.capture.scalars import clamp_index, is_negative
+from mcomp.capture.scalars import clamp_index, from_end
 from mcomp.capture.symbols import Unsupported
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
@@ -140,9 +140,7 @@ def select(call: Call) -> Value:
 
 def selected(call: Call, value: Value, axis: int, index: Dim) -> Value:
     """One position of an axis, which goes."""
-    if is_negative(index):
-        index = dims.add(value.tensor.shape[axis], index)
-    return call.emit("select", [value], axis=axis, index=index)
+    return call.emit("select", [value], axis=axis, index=from_end(index, value.tensor.shape[axis]))
 
 
 @imports("aten.cat.default", "aten.concat.default", "aten.concatenate.default")

@@ -103,6 +103,14 @@ def clamp_index(index: Dim, size: Dim) -> Dim:
     return dims.minimum(index, size)
 
 
+def from_end(index: Dim, size: Dim) -> Dim:
+    """A Python index as one from the start: negative numbers, and symbolic ones that are never positive, count from the
+    end."""
+    if not is_negative(index):
+        return index
+    return dims.add(size, index) if isinstance(index, int) or _is_polynomial(index) else dims.mod(index, size)
+
+
 def is_negative(index: Dim) -> bool:
     """Whether an index counts from the end: a negative number, or a symbolic one that is never positive."""
     return index < 0 if isinstance(index, int) else dims.nonnegative(dims.mul(index, -1))

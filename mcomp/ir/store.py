@@ -83,7 +83,7 @@ class WeightStore:
         found = self._kept(digest)
         if found is not None:
             return found
-        matches = [w for w in self if w.digest.startswith(digest)]
+        matches = [w for w in self if w.digest.startswith(digest)]  # each once
         if len(matches) != 1:
             raise KeyError(f"{'no' if not matches else 'more than one'} weight with digest {digest}")
         return matches[0]
@@ -100,13 +100,18 @@ class WeightStore:
     def __contains__(self, digest: object) -> bool:
         return self._kept(digest) is not None
 
+    @property
+    def root(self) -> WeightStore:
+        """The lowest of the stores that this one lies on; itself where it lies on none."""
+        return self if self._below is None else self._below.root
+
     def __iter__(self) -> Iterator[Weight]:
         if self._below is not None:
             yield from self._below
-        yield from self._weights.values()
+        yield from (w for w in self._weights.values() if self._below is None or w.digest not in self._below)
 
     def __len__(self) -> int:
-        return len(self._weights) + (0 if self._below is None else len(self._below))
+        return sum(1 for _ in self)
 
 
 def check_parts(type: TensorType, parts: Parts) -> None:

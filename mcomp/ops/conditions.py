@@ -6,7 +6,7 @@ that `2*B + 1 <= S` is a condition. Code that was generated for any size relies 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mcomp.errors import IRError
@@ -50,11 +50,19 @@ def conditions_of(graph: Graph, *, data: bool = False) -> tuple[Condition, ...]:
         return ()
     known = {s for v in graph.inputs if isinstance(v.type, TensorType) for s in v.type.symbols}
     found: dict[tuple[Relation, Dim, Dim], Condition] = {}
-    for node in graph.walk():
+    for node in _certain(graph):
         for relation, left, right in (*_open(node), *(_places(node, known) if data else ())):
             if (dims.symbols(left) | dims.symbols(right) <= known) is not data:
                 found.setdefault((relation, left, right), Condition(relation, left, right, node))
     return tuple(found.values())
+
+
+def _certain(graph: Graph) -> Iterator[Node]:
+    """The nodes that run in every call, nested ones too; of two branches one runs, and is interpreted."""
+    for node in graph.nodes:
+        yield node
+        for body in node.bodies if node.op.name != "cond" else ():
+            yield from _certain(body)
 
 
 def _places(node: Node, known: set[str]) -> list[tuple[Relation, Dim, Dim]]:

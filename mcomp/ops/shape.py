@@ -196,7 +196,7 @@ class Pad(_Move):
         require_sizes(high, "high")
         for d, a, b in zip(x.shape, low, high):
             limit = {"constant": None, "replicate": None, "reflect": dims.add(d, -1), "circular": d}[mode]
-            if limit is not None and (exceeds(a, limit) or exceeds(b, limit)) and (a, b) != (0, 0):
+            if limit is not None and (a, b) != (0, 0) and (exceeds(a, limit) or exceeds(b, limit)):
                 raise IRError(f"{mode} padding ({a}, {b}) is too much for a size of {d}")
         shape = tuple(dims.add(d, dims.add(a, b)) for d, a, b in zip(x.shape, low, high))
         return (TensorType(shape, x.dtype),)

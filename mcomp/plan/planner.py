@@ -288,7 +288,7 @@ class Planner:
                 continue
             real = (whole - measure(self.catalog.pipeline(stricter)) ** 2) / gained
             self.pricing.correction.groups[g] = min(_TRUST, max(1 / _TRUST, real))
-        self.pricing.learn(self.best, whole)
+        self.pricing.learn(self.best, self.looks.error(self.best))
         choice = self.pricing.best(target, self.best)
         tried = self.catalog.pipeline(choice) in self.tried
         if not tried and choice != self.pricing.untouched and self._worth(choice):

@@ -73,7 +73,7 @@ def _uniform_constant(value: Value) -> Number | None:
     weight = value.weight
     if weight is None or weight.type.encoding != DENSE:
         return None
-    known = _uniform.setdefault(value.graph.store, {})
+    known = _uniform.setdefault(value.graph.store.root, {})
     if weight.digest not in known:
         known[weight.digest] = _uniform_weight(weight)
     return known[weight.digest]
@@ -120,7 +120,7 @@ def _constant_interval(value: Value) -> tuple[float, float] | None:
     weight = value.weight
     if weight is None or weight.type.encoding != DENSE or weight.type.dtype.is_complex:
         return None
-    known = _extremes.setdefault(value.graph.store, {})
+    known = _extremes.setdefault(value.graph.store.root, {})
     if weight.digest not in known:
         data = weight.decode()
         known[weight.digest] = None

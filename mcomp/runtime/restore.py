@@ -41,7 +41,7 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
         stored = Stored(
             recipe=str(plan["recipe"]), code=lambda name: reader.blob(f"code/{name}"),
             source=lambda: reader.blob("source").decode(), array=reader.array, weight=reader.weight,
-            whole=lambda: _executable(reader, _checked_graph(reader), options, trust_code=True),
+            whole=lambda: _executable(reader, _checked_graph(reader, True), options, trust_code=True),
         )
         executable = revive(stored, options)
         face = Face.from_json(plan["face"])
@@ -56,22 +56,22 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
         return None
     signature, arguments, results, rebinds = reader.convention()
     return CompiledProgram(
-        lambda: _checked_graph(reader), executable, signature, arguments, results, rebinds, face=face
+        lambda: _checked_graph(reader, True), executable, signature, arguments, results, rebinds, face=face
     )
 
 
 def _by_graph(reader: ArtifactReader, options: CompileOptions, trust_code: bool) -> CompiledProgram:
-    graph = _checked_graph(reader)
+    graph = _checked_graph(reader, trust_code)
     signature, arguments, results, rebinds = reader.convention()
     executable = _executable(reader, graph, options, trust_code=trust_code)
     return CompiledProgram(graph, executable, signature, arguments, results, rebinds)
 
 
-def _checked_graph(reader: ArtifactReader) -> Graph:
+def _checked_graph(reader: ArtifactReader, trusted: bool) -> Graph:
     from mcomp.runtime.safety import check_opaque
 
     graph = reader.graph()
-    check_opaque(graph)
+    check_opaque(graph, trusted=trusted)
     return graph
 
 

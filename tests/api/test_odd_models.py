@@ -34,6 +34,8 @@ def test_of_labels_the_share_that_differs_counts() -> None:
     assert relative_error([[first]], [[second]]) == 0.25
     assert relative_error([[first, torch.ones(2)]], [[second, torch.ones(2)]]) == 0.0
     assert relative_error([[first > 1]], [[second > 1]]) == 0.0
+    assert relative_error([[first[:2]]], [[second]]) == 1.0  # as many as differ, whatever they are
+    assert relative_error([[first[:1], torch.ones(2)]], [[second, torch.ones(2)]]) == 0.0
 
 
 def test_a_model_that_gives_labels_only() -> None:

@@ -35,9 +35,10 @@ class Does(nn.Module):
     lambda x, y: x[:, : -(x.shape[1] // 4)],
     lambda x, y: x[:, -(x.shape[1] // 4) :],
     lambda x, y: x[:, -y.shape[1]],
+    lambda x, y: x[:, -(y.shape[1] // 4)],
     lambda x, y: x[:, x.shape[1] - 1],
     lambda x, y: x[:, : x.shape[1] - 1],
-], ids=["last", "but last", "but a quarter", "a quarter", "from the end", "last one", "but one"])
+], ids=["last", "but last", "but a quarter", "a quarter", "from the end", "from a quarter", "last one", "but one"])
 @pytest.mark.parametrize("sizes", [(9, 3), (12, 5), (7, 7)])
 def test_bounds_that_count_from_the_end(function: Callable[..., Any], sizes: tuple[int, int]) -> None:
     model = Does(function).eval()
@@ -61,7 +62,7 @@ def test_norms_and_angles(function: Callable[..., Any]) -> None:
     assert compare(model, Interpreted(found.program), (X, SHORT), {}) <= 1e-5
 
 
-@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("dim", [0, 1, -2, None])
 def test_weight_norm_of_an_axis_or_of_everything(dim: int | None) -> None:
     model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3), dim=dim).eval()
     found = capture(model, (X,))

@@ -37,6 +37,7 @@ def test_a_store_on_top_of_another_one() -> None:
     assert store.get(known) is below.get(known) and store.get(own[:20]).digest == own
     assert [w.digest for w in store] == [known, own] and len(store) == 2 and len(below) == 1
     assert below.keep(store.get(own)).digest == own and own in below
+    assert len(store) == 2 and store.get(own[:20]).digest == own and store.root is below.root is below
 
 
 def test_a_weight_never_changes() -> None:

@@ -83,6 +83,14 @@ def test_sizes_that_do_not_fit_are_an_error(
             run(*[torch.ones(shape) for shape in bad])
 
 
+def test_what_is_not_padded_may_be_empty() -> None:
+    graph = parse_graph("""graph @g [B in 0..] (%x: f32[B, 4]) -> (f32[B, 6]) {
+  %y = pad %x {low = [0, 1], high = [0, 1], mode = "reflect"} : f32[B, 6]
+  return %y
+}""")
+    assert conditions_of(graph) == ()
+
+
 def test_a_graph_whose_sizes_always_fit_has_no_conditions() -> None:
     assert conditions_of(parse_graph(MLP, generate=True)) == ()
 
@@ -111,5 +119,6 @@ def test_internal_operators_of_torch_are_refused_in_files() -> None:
 }}"""
     with pytest.raises(ArtifactError, match=r"_reshape_alias.* not on the allow-list"):
         check_opaque(parse_graph(text.format(name="_reshape_alias")))
+    assert check_opaque(parse_graph(text.format(name="_reshape_alias")), trusted=True)
     fine = parse_graph(text.format(name="_linalg_slogdet"))
     assert check_opaque(fine) == ["aten._linalg_slogdet.default"]
