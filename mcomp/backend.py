@@ -45,7 +45,7 @@ class CompileOptions:
     cache: bool = True
 
     def __post_init__(self) -> None:
-        if self.threads is not None and (isinstance(self.threads, bool) or self.threads < 1):
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
             raise BackendError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def convert(exported: Exported, name: str, input_names: Sequence[str], store: We
                 editor.erase(node)
     used = frozenset().union(
         *(_symbols_of(value) for node in graph.nodes for value in node.results),
-        *(_symbols_of(value) for value in graph.inputs), *(_symbols_in(node.attrs) for node in graph.nodes),
+        *(_symbols_of(value) for value in graph.inputs),
+        *(dims.symbols_in(attribute) for node in graph.nodes for attribute in node.attrs.values()),
     )
     graph.symbols.update({n: b for n, b in symbols.bounds.items() if n in used})
     return converted
@@ -81,17 +82,6 @@ def load_importers() -> None:
 
 def _symbols_of(value: Value) -> frozenset[str]:
     return value.type.symbols if isinstance(value.type, TensorType) else frozenset()
-
-
-def _symbols_in(attribute: Any) -> frozenset[str]:
-    """The symbols of an attribute, nested ones too."""
-    if isinstance(attribute, Expr):
-        return dims.symbols(attribute)
-    if isinstance(attribute, Mapping):
-        attribute = tuple(attribute.values())
-    if isinstance(attribute, tuple | list):
-        return frozenset().union(*(_symbols_in(one) for one in attribute))
-    return frozenset()
 
 
 def _symbols(exported: Exported, graph: Graph) -> SymbolTable:

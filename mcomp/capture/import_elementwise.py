@@ -9,6 +9,7 @@ from mcomp.ir import dtypes
 from mcomp.ir.dims import Expr
 from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Value
+from mcomp.rewrite.facts import as_held
 
 SAME = (
     "abs", "neg", "sign", "floor", "ceil", "trunc", "frac", "square", "relu", "logical_not", "bitwise_not", "isnan",
@@ -241,18 +242,9 @@ def _comparison(call: Call) -> Value:
     op, a, b = COMPARISONS[call.name.split(".")[1]], call["self"], call["other"]
     wanted = promote(a, b)
     if wanted.bits == 16 and wanted.is_float:  # unlike in arithmetic, numbers are rounded first
-        a, b = _rounded(a, wanted), _rounded(b, wanted)
-        return call.emit(op, [operand(call, a, wanted), operand(call, b, wanted)])
+        held = [as_held(x, wanted) if isinstance(x, int | float) else x for x in (a, b)]
+        return call.emit(op, [operand(call, x, wanted) for x in held])
     return binary(call, op, a, b)
-
-
-def _rounded(value: Any, dtype: DType) -> Any:
-    """A number as 16 bits hold it; a tensor as it is."""
-    import torch
-
-    if not isinstance(value, int | float):
-        return value
-    return float(torch.tensor(float(value), dtype=dtypes.to_torch(dtype)))
 
 
 def _bitwise(call: Call) -> Value:

@@ -96,7 +96,7 @@ def is_size(value: Any) -> bool:
 def clamp_index(index: Dim, size: Dim) -> Dim:
     """A Python slice bound as an index between 0 and `size`. Symbolic bounds that are never positive count from the end;
     others are kept where they provably fit."""
-    if is_negative(index):
+    if _is_negative(index):
         counted = dims.add(size, index)
         counted = max(counted, 0) if isinstance(counted, int) else dims.maximum(counted, 0)
         return counted if isinstance(index, int) or _is_polynomial(index) else _unless_zero(index, counted)
@@ -106,12 +106,12 @@ def clamp_index(index: Dim, size: Dim) -> Dim:
 def from_end(index: Dim, size: Dim) -> Dim:
     """A Python index as one from the start: negative numbers, and symbolic ones that are never positive, count from the
     end."""
-    if not is_negative(index):
+    if not _is_negative(index):
         return index
     return dims.add(size, index) if isinstance(index, int) or _is_polynomial(index) else dims.mod(index, size)
 
 
-def is_negative(index: Dim) -> bool:
+def _is_negative(index: Dim) -> bool:
     """Whether an index counts from the end: a negative number, or a symbolic one that is never positive."""
     return index < 0 if isinstance(index, int) else dims.nonnegative(dims.mul(index, -1))
 

@@ -304,6 +304,13 @@ def symbols(d: Dim) -> frozenset[str]:
     return frozenset(found)
 
 
+def symbols_in(attribute: object) -> frozenset[str]:
+    """The names of the symbols that occur in an attribute, in nested dims too."""
+    if isinstance(attribute, Expr):
+        return symbols(attribute)
+    return frozenset().union(*map(symbols_in, attribute)) if isinstance(attribute, tuple) else frozenset()
+
+
 def evaluate(d: Dim, values: Mapping[str, int]) -> int:
     """The value of a dim where every symbol has one. Raises KeyError for a symbol without a value."""
     if isinstance(d, int):

@@ -83,22 +83,17 @@ class WeightStore:
         found = self._kept(digest)
         if found is not None:
             return found
-        matches = [w for w in self if w.digest.startswith(digest)]  # each once
+        matches = [w for w in self if w.digest.startswith(digest)]
         if len(matches) != 1:
             raise KeyError(f"{'no' if not matches else 'more than one'} weight with digest {digest}")
         return matches[0]
 
-    def _kept(self, digest: object) -> Weight | None:
-        store: WeightStore | None = self
-        while store is not None:
-            found = store._weights.get(digest)  # type: ignore[call-overload]
-            if found is not None:
-                return found  # type: ignore[no-any-return]
-            store = store._below
-        return None
+    def _kept(self, digest: str) -> Weight | None:
+        found = self._weights.get(digest)
+        return found if found is not None or self._below is None else self._below._kept(digest)
 
     def __contains__(self, digest: object) -> bool:
-        return self._kept(digest) is not None
+        return isinstance(digest, str) and self._kept(digest) is not None
 
     @property
     def root(self) -> WeightStore:

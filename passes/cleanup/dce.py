@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mcomp.ir import dims
-from mcomp.ir.dims import Expr
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager import ALL, Context, Pass, PassEffect, PassResult, register_pass
@@ -68,7 +66,7 @@ def _defining(graph: Graph) -> set[Node]:
     for node in graph.nodes:
         used = set().union(
             *(v.type.symbols for v in node.results if isinstance(v.type, TensorType)),
-            *(_symbols(a) for a in node.attrs.values()),
+            *(dims.symbols_in(a) for a in node.attrs.values()),
         )
         declared = node.attrs.get("symbol")
         for symbol in used | ({declared} if isinstance(declared, str) else set()):
@@ -78,11 +76,3 @@ def _defining(graph: Graph) -> set[Node]:
             if first is not node:
                 needed.add(first)
     return needed
-
-
-def _symbols(value: object) -> Iterator[str]:
-    if isinstance(value, Expr):
-        yield from dims.symbols(value)
-    elif isinstance(value, tuple):
-        for v in value:
-            yield from _symbols(v)

@@ -105,7 +105,7 @@ def test_a_tensor_elsewhere_is_refused_after_one_that_was_here() -> None:
 
 def test_threads_must_be_a_number(tmp_path: Path) -> None:
     model(MLP).save(tmp_path / "m.mcomp")
-    for threads in (0, -1, True):
+    for threads in (0, -1, True, "two", 1.5):
         with pytest.raises(BackendError, match=r"threads is .*1 or more"):
             mcomp.load(tmp_path / "m.mcomp", threads=threads)
         with pytest.raises(BackendError, match="threads is"):

@@ -50,7 +50,7 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
     text.meta("BLOCK_M", "BLOCK_N", "BLOCK_D", "BLOCK_V")
     n, z = text.number(length), group("z", range(rank - 2), shape)
     text.head += ["rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)", f"rows_in = rows < {n}",
-                  f"rows_safe = tl.minimum(rows, {n} - 1)", batch_line(text, z), "cols = tl.arange(0, BLOCK_V)",
+                  f"rows_safe = tl.minimum(rows, {n} - 1)", batch_line(text, z.numel), "cols = tl.arange(0, BLOCK_V)",
                   f"cols_in = cols < {wide}"]
     rows = Group("rows_safe", (rank - 2,), (length,))
 

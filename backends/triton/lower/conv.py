@@ -11,7 +11,7 @@ from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.coded import byte_weight
 from mcomp.backends.triton.lower.products import FLOATS
 from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
-from mcomp.backends.triton.lower.tiles import start_tile, tile_grid
+from mcomp.backends.triton.lower.tiles import batch_line, start_tile, tile_grid
 from mcomp.backends.triton.program import Chip, Config, Numbers
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
@@ -198,7 +198,7 @@ def _tile_text(
     text.head += _places(shape, text)
     first = ""
     if windows.groups > 1:
-        text.head += ["z = tl.program_id(1)", f"channels = z * {each_out} + cols"]
+        text.head += [batch_line(text, windows.groups), f"channels = z * {each_out} + cols"]
         first = f" + z * {text.number(dims.mul(x.strides[1], each_in))}"
         shown = Group("channels", (1,), (shape[1],), "cols_in", "[None, :]")
         w_cols = f"(z * {each_out} + cols_safe) * {filters.shape[1]}"

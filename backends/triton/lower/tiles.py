@@ -39,7 +39,7 @@ def start_tile(text: KernelText, rows: Group, cols: Group, *, batch: Group | Non
         f"rows_safe = tl.minimum(rows, {m} - 1)", f"cols_safe = tl.minimum(cols, {n} - 1)",
     ]
     if batch is not None:
-        text.head.append(batch_line(text, batch))
+        text.head.append(batch_line(text, batch.numel))
     return Tiles(rows, cols, () if batch is None else (batch,))
 
 
@@ -47,11 +47,10 @@ MOST_PROGRAMS = 65535
 """Along the second and third axis of a grid."""
 
 
-def batch_line(text: KernelText, batch: Group) -> str:
-    """Which of many alike products a program computes: they lie along two axes of the grid, and some of the last may be
-    computed twice."""
-    count = text.number(batch.numel)
-    return f"z = tl.minimum(tl.program_id(1) + tl.program_id(2) * {MOST_PROGRAMS}, {count} - 1)"
+def batch_line(text: KernelText, count: Dim) -> str:
+    """Which of `count` alike products a program computes: they lie along two axes of the grid, as `batch_grid` has them, and
+    some of the last may be computed twice."""
+    return f"z = tl.minimum(tl.program_id(1) + tl.program_id(2) * {MOST_PROGRAMS}, {text.number(count)} - 1)"
 
 
 def batch_grid(count: int) -> tuple[int, int]:
