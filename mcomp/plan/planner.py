@@ -34,6 +34,8 @@ be trained longer."""
 _LOOKS = 3
 """Choices that are measured before one is compiled and judged, at most."""
 _TRUST = 10.0
+_FURTHER = 2.0
+"""By which factor the budget may be expected to hold beyond what held, where nothing broke it."""
 
 
 def offered(workshop: Workshop) -> str | None:
@@ -113,8 +115,11 @@ class Planner:
         self._tell()
 
     def _bound(self) -> float:
-        """The squared error up to which the budget is expected to hold without training; 0 where nothing broke it."""
-        return 0.0 if self.aim.broken is None else self.aim.next() or self.aim.within or 0.0
+        """The squared error up to which the budget is expected to hold without training: where nothing broke it, not much
+        more than what held; 0 where nothing is known."""
+        held = self.aim.within or 0.0
+        expected = self.aim.next() or held
+        return expected if self.aim.broken is not None else min(expected, _FURTHER * held)
 
     def _usual_seconds(self) -> float:
         """What a whole model takes to make and judge: in a search that goes on from disk, what it took then."""

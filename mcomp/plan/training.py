@@ -33,8 +33,11 @@ _CAUTION = 0.9
 _LOOKS, _LOOKING = 4, 0.1
 """How many choices are measured before one is trained, at most, and the share of the time that is left that it may take."""
 _MOST, _FURTHER = 8, 4
-_EASED = 0.5
-"""What the choice that training begins at is taken to lose when it is trained, as a share of what it loses without."""
+_ROOM = 0.6
+"""What a version with the error of the choice that training begins at is taken to lose at most, as a share of the budget: of
+versions with the same error, those that were trained lose a little less."""
+_GAIN = 20.0
+"""By how many times training is taken to lower a squared error, at most."""
 
 
 class Trainer:
@@ -52,6 +55,8 @@ class Trainer:
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
         self.start, self.load, self.longer, self.untrained, self.bound = start, load, longer, untrained, bound
         self.aim = Aim()
+        """Of the squared errors that versions have once they are trained: what the budget allows is a matter of these, whether
+        training or less compression led to them."""
         self.looks = looks
         self.tried: set[str] = set()
         """Pipelines before training."""
@@ -70,13 +75,13 @@ class Trainer:
         self._rising()
 
     def _rising(self) -> None:
-        """Choices of rising error, as long as they can be brought back."""
+        """Choices as far as training brings back: the error that the budget allows, times what the last training gained."""
         left = self.workshop.seconds_left() or 0.0
         many = left > _SEVERAL * LEAST_SECONDS and left * _FIRST > _MANY * _MOSTLY * self.untrained
         far = BEYOND if many else NEARER
         least = max(self.looks.error(self.start), 1e-4)
         if self.load is not None and self.load <= 1.0:
-            self.aim.add(least, _EASED * max(0.0, self.load))
+            self.aim.add(least, min(_ROOM, max(0.0, self.load)))
             self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
         target: float | None = far * max(least, self.bound)
         choice = self.start
@@ -85,11 +90,11 @@ class Trainer:
             version = None if following is None else self._taught(following)
             if following is None or version is None:
                 return
-            choice, expected = following, self.looks.error(following)
-            self.aim.add(expected, self.workshop.load(version))
-            target = self.aim.next()
-            if target is not None and self.aim.broken is None:
-                target = max(target, 2.0 * expected)
+            choice, left_over = following, max(self.workshop.judge_error(version) ** 2, 1e-12)
+            self.aim.add(left_over, self.workshop.load(version))
+            gain = min(_GAIN, max(0.5, self.looks.error(following) / left_over))
+            wanted = self.aim.next()
+            target = None if wanted is None else gain * wanted
 
     def _taught(self, choice: Choice) -> Version | None:
         """The version with a choice, trained and judged; None where there is no time for it, or nothing to train."""

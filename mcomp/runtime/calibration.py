@@ -26,6 +26,8 @@ class Calibration:
     relevant: dict[tuple[int, int], Any] | None = None
     """By batch and number of positions (tokens, pixels) in it, which of these the outputs depend on, bool[positions], where
     not all do; None as long as no pass has looked."""
+    looked: int = 0
+    """How many of the first batches passes have looked at for that."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What passes found out on these batches and others want again, by a name that says all that it depends on."""
 

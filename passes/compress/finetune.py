@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Report", "common_features", "finetune"]
 
 _FEATURES = 6
-_CYCLE = 8
+_CYCLE = 4
 """Epochs after which changed inputs come again, so that the teacher need not run any more."""
 
 
@@ -48,7 +48,7 @@ def finetune(
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective, kinds_of
     from mcomp.passes.compress.training.precision import wants_bf16
-    from mcomp.passes.compress.training.tasks import Matching, running_teacher, taught_values
+    from mcomp.passes.compress.training.tasks import Matching, running_teacher, taught_places, taught_values
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
 
@@ -81,9 +81,14 @@ def finetune(
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
     if augment is not None and flags is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
         samples.cycle = 0 if pairs else _CYCLE
+    places = None
+    if samples.cycle and isinstance(chosen.augment, str):
+        places = taught_places(
+            dense, calibration, targets, chosen.augment, chosen.batch, chosen.held, given.seed, samples.cycle
+        )
     task = Matching(
         student, samples, objective, teacher=teacher, augment=augment, seed=given.seed,
-        bf16=wants_bf16(student, chosen.precision),
+        bf16=wants_bf16(student, chosen.precision), known=places,
     )
     return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
 

@@ -41,6 +41,7 @@ from mcomp.passes.compress.treatment import FLOAT, KEEP, Treatment
 from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_offers
 from mcomp.plan.spread import Spread
+from mcomp.runtime.calibration import Calibration
 
 WIDTH, BRANCH, THIN, BITS, TABLE, STUDENT = "width", "branch", "thin", "bits", "table", "student"
 """Kinds of levels."""
@@ -51,6 +52,8 @@ WIDE = 3000
 """Dimensions of more units are ordered by magnitude, and layers with more inputs only rounded: inverse second moments would
 take too long."""
 _LIMIT = 128
+_BATCHES, _SAMPLES = 32, 256
+"""Batches and samples that passes see before a training."""
 _FAST = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static")))
 _PLAIN = LayerMenu(shares=(), gone=(), precisions=(FLOAT, (8, "static")))
 _SMALL = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static"), (4, "none")))
@@ -304,8 +307,9 @@ class LayersAndWidths(Catalog):
         treated, rounding = self._treated(choice)
         thin = tuple(text for text, t in treated if t.bits is None)
         rounded = tuple(text for text, t in treated if t.bits is not None)
-        shaping = (*self._narrowing(choice), *_treating(thin))
-        rounding, given = (*_treating(rounded), *rounding), self._given(choice)
+        shaping = _sampled((*self._narrowing(choice), *_treating(thin)), calibration)
+        rounding = _sampled((*_treating(rounded), *rounding), calibration)
+        given = self._given(choice)
         lessons = len(given) + bool(shaping)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(calibration.batches[0])
@@ -357,6 +361,13 @@ class LayersAndWidths(Catalog):
         calibration = self.context.calibration
         padded = calibration is not None and bool(calibration.relevant)
         return treated, (Quantize(leave=tuple(floats), relevant=padded),)
+
+
+def _sampled(passes: Sequence[Any], calibration: Calibration) -> tuple[Pass, ...]:
+    """Passes that see some of the batches only, where there are more: training behind them sees all."""
+    rows = max(1, next((len(x) for x in calibration.batches[0] if getattr(x, "ndim", 0)), 1))
+    enough = max(_BATCHES, -(-_SAMPLES // rows))
+    return tuple(replace(p, limit=enough) if enough < min(p.limit, len(calibration)) else p for p in passes)
 
 
 def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **options: Any) -> Prune:

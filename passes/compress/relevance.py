@@ -19,14 +19,16 @@ def mark_relevant(graph: Graph, context: Context, limit: int) -> None:
     """Find the positions (tokens, pixels) of the first `limit` calibration batches that the outputs depend on, by gradients
     that are not exactly zero, and keep them in `calibration.relevant`, by batch and number of positions. What layers are
     fitted and judged on is then drawn from these. Models whose outputs have no gradients, or in whose first samples every
-    position counts, are left alone; so is calibration data that has been looked at before."""
+    position counts, are left alone; so are batches that have been looked at before."""
     calibration = context.calibration
-    if calibration is None or calibration.relevant is not None:
+    if calibration is None:
         return
-    calibration.relevant = {}
+    if calibration.relevant is None:
+        calibration.relevant = {}
     nodes = [n for n in graph.nodes if n.op.name in ("linear", "conv")]
-    for index in range(min(limit, len(calibration))):
+    for index in range(calibration.looked, min(limit, len(calibration))):
         marks = _marks(graph, Calibration([calibration.batches[index]], calibration.given), nodes, context.seed, not index)
+        calibration.looked = index + 1 if marks is not None else len(calibration)
         if marks is None:
             return
         calibration.relevant.update({(index, count): mark for count, mark in marks.items() if not bool(mark.all())})

@@ -76,6 +76,9 @@ class Shop:
         context = SimpleNamespace(shared={TRAINED: self._train(pipeline)})
         return SimpleNamespace(name=name, pipeline=pipeline, contexts={"": context})
 
+    def judge_error(self, version: Any) -> float:
+        return float((self.share * self.error(version.pipeline)) ** 0.5)
+
     def load(self, version: Any) -> float:
         """The budget is an error of 0.02."""
         return self.share * self.error(version.pipeline) / 0.02

@@ -19,7 +19,7 @@ from mcomp.passes.compress.training.forward import Forward
 from mcomp.passes.compress.training.objective import Objective
 from mcomp.passes.compress.training.precision import steps_in
 from mcomp.passes.compress.training.trainer import mean_loss
-from mcomp.passes.compress.training.view import TrainableGraph
+from mcomp.passes.compress.training.view import TrainableGraph, laid_out, of_images
 from mcomp.runtime.calibration import Calibration
 
 _KEPT_BYTES = 1 << 28
@@ -32,13 +32,13 @@ class Matching:
 
     The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
     otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps. Where the
-    samples come in a cycle, changes do too, and what the teacher gave is kept for the next time. `bf16`: training steps
-    multiply in bfloat16; what is held out never does.
+    samples come in a cycle, changes do too, and what the teacher gave is kept in `known` for the next time, by place.
+    `bf16`: training steps multiply in bfloat16; what is held out never does.
     """
 
     def __init__(
         self, student: TrainableGraph, samples: Samples, objective: Objective, *, teacher: Teacher | None = None,
-        augment: Augment | None = None, seed: int = 0, bf16: bool = False,
+        augment: Augment | None = None, seed: int = 0, bf16: bool = False, known: dict[int, list[Tensor]] | None = None,
     ) -> None:
         if augment is not None and teacher is None:
             raise ValueError("augmented inputs need a teacher that runs along")
@@ -49,7 +49,7 @@ class Matching:
         self.augment = augment
         self.seed = seed
         self.bf16 = bf16
-        self._known: dict[int, list[Tensor]] = {}
+        self._known = {} if known is None else known
         self._held: dict[int, list[Tensor]] = {}
         self._room = _KEPT_BYTES
 
@@ -122,14 +122,15 @@ def running_teacher(graph: Graph, outputs: Sequence[Value], inputs: Sequence[Val
 
     def load(node: Any) -> Any:
         if node not in known:
-            known[node] = decoded(constant(node))
+            known[node] = laid_out(decoded(constant(node)), images)
         return known[node]
 
     forward = Forward(graph, load, inputs=inputs, outputs=outputs)
+    images = of_images(forward.nodes)
 
     def teacher(given: Sequence[Any]) -> list[Tensor]:
         with torch.no_grad():
-            return [decoded(y) for y in forward(given)]
+            return [decoded(y) for y in forward([laid_out(x, images) for x in given])]
 
     return teacher
 
@@ -160,15 +161,27 @@ def taught_values(
     dense: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int
 ) -> list[list[Tensor]]:
     """As `values_on`; kept with the calibration data, where it is not much, for who trains against them again."""
-    names = ",".join(v.name for v in wanted)
-    digest = hashlib.sha256(f"{graph_text(dense, digests=32)}{names} {limit_bytes}".encode()).hexdigest()
-    key = f"taught {digest}"
+    key = f"taught {_digest(dense, wanted, limit_bytes)}"
     known: list[list[Tensor]] | None = calibration.memo.get(key)
     if known is None:
         known = values_on(dense, calibration, wanted, limit_bytes=limit_bytes)
         if sum(y.numel() * y.element_size() for row in known for y in row) <= _KEPT_BYTES:
             calibration.memo[key] = known
     return known
+
+
+def taught_places(
+    dense: Graph, calibration: Calibration, wanted: Sequence[Value], *how: object
+) -> dict[int, list[Tensor]]:
+    """Where values of a graph for changed samples are kept, by place in their cycle: with the calibration data, for who
+    changes the same ones again in the same way (`how`: everything that says which are where)."""
+    known: dict[int, list[Tensor]] = calibration.memo.setdefault(f"taught {_digest(dense, wanted, *how)}", {})
+    return known
+
+
+def _digest(dense: Graph, wanted: Sequence[Value], *how: object) -> str:
+    names = ",".join(v.name for v in wanted)
+    return hashlib.sha256(f"{graph_text(dense, digests=32)}{names} {how}".encode()).hexdigest()
 
 
 def only_relevant(rows: Sequence[Sequence[Tensor]], calibration: Calibration) -> list[list[Tensor]]:

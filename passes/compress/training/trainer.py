@@ -251,9 +251,11 @@ class _Training:
             return False
         loss.backward()  # type: ignore[no-untyped-call]
         given = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(given, self.recipe.clip)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
         if not bool(torch.isfinite(norm)):
             return False
+        if float(norm) > self.recipe.clip:
+            torch.nn.utils.clip_grads_with_norm_(given, self.recipe.clip, norm)
         self.optimizer.step()
         return True
 
@@ -329,7 +331,7 @@ class _Training:
         groups = _groups(self.task.tensors(), self.recipe.decay)
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0)
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
     def _batch(self, step: int) -> Minibatch:
         epoch, place = divmod(step, max(1, self.samples.steps_per_epoch))

@@ -69,14 +69,13 @@ class TrainableGraph:
                 self._growth[node] = torch.zeros(()).requires_grad_()
             overrides[node] = round_activation(node, self._growth.get(node))
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
-        images = any(n.op.name == "conv" and n.type.rank == 4 for n in nodes)
-        self.channels_last = images if channels_last is None else channels_last
+        self.channels_last = of_images(nodes) if channels_last is None else channels_last
 
     # running
 
     def __call__(self, inputs: Sequence[Any], symbols: Mapping[str, int] | None = None) -> list[Tensor]:
         """The outputs as dense tensors. Raises as `Forward` does."""
-        given = [self._laid_out(x) for x in inputs]
+        given = [laid_out(x, self.channels_last) for x in inputs]
         return [decoded(y) for y in self._forward(given, symbols)]
 
     @property
@@ -96,18 +95,13 @@ class TrainableGraph:
         """The sizes that inputs determine. Raises CallError when they do not fit."""
         return self._forward.symbols(inputs)
 
-    def _laid_out(self, x: Any) -> Any:
-        if self.channels_last and isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point():
-            return x.contiguous(memory_format=torch.channels_last)
-        return x
-
     def _constant(self, node: Node) -> Any:
         trained = self.trained.get(node)
         if trained is not None:
             found = trained.value()
-            return self._laid_out(found) if found.dim() == 4 else found
+            return laid_out(found, self.channels_last)
         if node not in self._fixed:
-            self._fixed[node] = self._laid_out(decoded(constant(node)))
+            self._fixed[node] = laid_out(decoded(constant(node)), self.channels_last)
         return self._fixed[node]
 
     # parameters
@@ -151,6 +145,18 @@ class TrainableGraph:
                         editor.reinfer(node)
                         changed += 1
         return changed
+
+
+def of_images(nodes: Sequence[Node]) -> bool:
+    """Whether there are convolutions over images, which are faster with channels last."""
+    return any(n.op.name == "conv" and n.type.rank == 4 for n in nodes)
+
+
+def laid_out(x: Any, channels_last: bool) -> Any:
+    """Tensors of four dimensions with the second one last in memory, where asked for; everything else as it is."""
+    if channels_last and isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def _nested(node: Node) -> list[Node]:
