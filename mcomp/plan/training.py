@@ -55,8 +55,8 @@ class Trainer:
         self.workshop, self.standing, self.catalog, self.pricing = workshop, standing, catalog, pricing
         self.start, self.load, self.longer, self.untrained, self.bound = start, load, longer, untrained, bound
         self.aim = Aim()
-        """Of the squared errors that versions have once they are trained: what the budget allows is a matter of these, whether
-        training or less compression led to them."""
+        """Of the squared errors that versions have once they are trained: what the budget allows is a matter of these,
+        whether training or less compression led to them."""
         self.looks = looks
         self.tried: set[str] = set()
         """Pipelines before training."""

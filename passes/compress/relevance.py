@@ -21,7 +21,7 @@ def mark_relevant(graph: Graph, context: Context, limit: int) -> None:
     fitted and judged on is then drawn from these. Models whose outputs have no gradients, or in whose first samples every
     position counts, are left alone; so are batches that have been looked at before."""
     calibration = context.calibration
-    if calibration is None:
+    if calibration is None or (calibration.relevant is not None and not calibration.looked):
         return
     if calibration.relevant is None:
         calibration.relevant = {}

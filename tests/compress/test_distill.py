@@ -20,10 +20,12 @@ from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
 from mcomp.passes.compress.finetune import Options, finetune
 from mcomp.passes.compress.reconstruct import reconstruct
+from mcomp.ir.printer import graph_text
 from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
-from mcomp.passes.compress.training.tasks import Matching, only_relevant
+from mcomp.passes.compress.training import tasks
+from mcomp.passes.compress.training.tasks import Matching, only_relevant, running_teacher
 from mcomp.passes.compress.training.trainer import Recipe, train
 from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.plan.quality import relative_error
@@ -305,6 +307,27 @@ def test_changed_inputs_come_again_so_that_the_teacher_runs_less() -> None:
     train(task, found, Recipe(rate=None, steps=18, checks=3))
     assert len(calls) == 6 + 1 and found.steps_per_epoch == 3
     assert float(task.loss(found.epoch(1)[2], 5).detach()) == float(task.loss(found.epoch(3)[2], 11).detach())
+
+
+def test_what_the_teacher_gave_for_changed_inputs_is_kept_over_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of the same inputs, changed in the same way, asks the teacher for what is held out only, and ends the
+    same; another seed changes other inputs."""
+    calls: list[int] = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        run = running_teacher(*given, **options)
+        return lambda inputs: [calls.append(1), run(inputs)][1]
+
+    monkeypatch.setattr(tasks, "running_teacher", counted)
+    data, found = calibration(), []
+    for seed in (0, 0, 1):
+        graph, dense = worse(layers())
+        calls.clear()
+        finetune(graph, dense, data, recipe=Recipe(rate=3e-3, steps=6, checks=1), options=Options(augment="noise"), seed=seed)
+        found.append((len(calls), graph_text(graph, digests=32)))
+    assert found[0][0] - found[1][0] == 6
+    assert found[0][1] == found[1][1] != found[2][1]
+    assert found[2][0] == found[0][0]
 
 
 def test_a_student_sees_changed_copies_of_what_there_is() -> None:

@@ -14,6 +14,8 @@ from mcomp.passes.compress import offers
 from mcomp.passes.compress.candidates import Menu as LayerMenu
 from mcomp.passes.compress.candidates import layer_candidates
 from mcomp.passes.compress.offers import LayersAndWidths, survey
+from mcomp.passes.compress.prune import Prune
+from mcomp.passes.compress.quantize import Quantize
 from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Choice, Menu
 from mcomp.plan.quality import relative_error
@@ -173,6 +175,14 @@ def test_what_is_factored_is_trained_before_it_is_rounded() -> None:
     steps = [step.name for step in parse_pipeline(text)]
     assert steps == ["treat", "distill", "quantize", "distill"]
     assert pipeline_text(parse_pipeline(text)[:1]) in found.pipeline(choice)
+
+
+def test_passes_before_a_training_see_a_part_of_much_data() -> None:
+    """At least 32 batches and 256 samples; training sees all, and where there is no more than that nothing is said."""
+    for rows, batches, limits in ((8, 100, {"32"}), (2, 200, set()), (300, 33, {"32"}), (8, 32, set())):
+        x = torch.zeros(rows, 64)
+        found = offers._sampled((Prune(), Quantize()), Calibration([[x]] * batches))
+        assert {f"{p.limit}" for p in found if p != type(p)()} == limits
 
 
 def test_processes_find_the_same_candidates() -> None:

@@ -129,6 +129,11 @@ def test_what_is_masked_out_teaches_nothing() -> None:
     for pipeline, data in (("quantize{relevant=true,limit=8}", alone), ("quantize", plain)):
         PassManager(pipeline).run(graph.clone(), Context(calibration=data))
     assert alone.relevant is not None and set(alone.relevant) == set(calibration.relevant) and plain.relevant is None
+    partly = Calibration(calibration.batches)
+    for limit, marked in ((1, {(0, 320)}), (8, {(0, 320), (1, 320)})):
+        mark_relevant(graph, Context(calibration=partly), limit)
+        assert partly.relevant is not None and set(partly.relevant) == marked
+    assert all(torch.equal(mark, calibration.relevant[key]) for key, mark in partly.relevant.items())
     expected = run_graph(graph, [x, keep])
     errors = []
     for relevant in (calibration.relevant, {}):
