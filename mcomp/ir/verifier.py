@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mcomp.errors import IRError, VerifyError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.encoding import DENSE
+from mcomp.ir.graph import Graph, InputSpec, Node, Value
 from mcomp.ir.printer import node_text
 from mcomp.ir.types import TensorType, Type
 
@@ -17,7 +20,9 @@ def verify(graph: Graph) -> None:
 
     Checked: operands are defined earlier in the same graph; use lists agree with operands; names are unique; each op's
     operand count, attributes and result types (by inference; dims that cannot be compared pass); encodings are
-    feasible; constants are in the store with their type; symbols are declared; states and outputs match.
+    feasible; constants are in the store with their type; symbols are declared; states follow the arguments, have one
+    input each, are dense, of fixed sizes, and start from a weight of their type; one output at most goes to a state or
+    an argument, and has its type.
     """
     defined: set[Value] = set()
     names: set[str] = set()
@@ -26,6 +31,7 @@ def verify(graph: Graph) -> None:
         defined.add(value)
         if spec.kind not in ("arg", "state"):
             raise VerifyError(f"input %{value.name} has the unknown kind {spec.kind}")
+    _check_states(graph)
     for node in graph.nodes:
         for body in node.bodies:
             verify(body)
@@ -89,13 +95,70 @@ def _check_outputs(graph: Graph, defined: set[Value]) -> None:
             raise _fault(graph, None, f"the output %{value.name} is not defined")
     if len(graph.outputs) != len(graph.output_specs):
         raise _fault(graph, None, f"{len(graph.outputs)} outputs with {len(graph.output_specs)} specs")
-    states = {s.target for s in graph.input_specs if s.kind == "state"}
-    arguments = {v.name for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "arg"}
-    for spec in graph.output_specs:
+    _check_targets(graph)
+
+
+def _check_states(graph: Graph) -> None:
+    targets: set[str] = set()
+    for value, spec in zip(graph.inputs, graph.input_specs):
+        if spec.kind != "state":
+            if targets:
+                raise _fault(graph, None, f"the argument %{value.name} follows a state; states come last")
+            continue
+        if spec.target in targets:
+            raise _fault(graph, None, f"the state @{spec.target} has two inputs")
+        targets.add(spec.target)
+        _check_state(graph, value, spec)
+
+
+def _check_state(graph: Graph, value: Value, spec: InputSpec) -> None:
+    type = value.type
+    if not isinstance(type, TensorType) or not type.is_static or type.encoding != DENSE:
+        raise _fault(graph, None, f"the state @{spec.target} is {type}; a state is a dense tensor of fixed sizes")
+    if not spec.initial:
+        return
+    try:
+        initial = graph.store.get(spec.initial).type
+    except KeyError as e:
+        raise _fault(graph, None, f"the state @{spec.target}: {e.args[0]}") from e
+    if initial != _row_major(type):
+        raise _fault(graph, None, f"the state @{spec.target} is {type}, but starts from a weight that is {initial}")
+
+
+def _check_targets(graph: Graph) -> None:
+    """Outputs that are kept or written back."""
+    states = {s.target: v for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "state"}
+    arguments = {v.name: v for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "arg"}
+    seen: set[tuple[str, str]] = set()
+    for value, spec in zip(graph.outputs, graph.output_specs):
+        if spec.kind == "result":
+            continue
+        if spec.kind not in ("state", "mutated"):
+            raise _fault(graph, None, f"output %{value.name} has the unknown kind {spec.kind}")
         if spec.kind == "state" and spec.target not in states:
             raise _fault(graph, None, f"the output state @{spec.target} has no input")
         if spec.kind == "mutated" and spec.target not in arguments:
             raise _fault(graph, None, f"the mutated argument %{spec.target} is no input")
+        if (spec.kind, spec.target) in seen:
+            raise _fault(graph, None, f"two outputs go to @{spec.target}")
+        seen.add((spec.kind, spec.target))
+        _check_target(graph, value, states[spec.target] if spec.kind == "state" else arguments[spec.target])
+
+
+def _check_target(graph: Graph, value: Value, target: Value) -> None:
+    """A state keeps its very type; sizes of an argument may be written in another way, and are compared in each call."""
+    given, kept = _row_major(value.type), _row_major(target.type)
+    if given == kept or (not _is_static(kept) and compatible(given, kept)):
+        return
+    raise _fault(graph, None, f"%{value.name} is {value.type}, but goes to %{target.name}, which is {target.type}")
+
+
+def _row_major(type: Type) -> Type:
+    return replace(type, layout=None) if isinstance(type, TensorType) else type
+
+
+def _is_static(type: Type) -> bool:
+    return not isinstance(type, TensorType) or type.is_static
 
 
 def compatible(a: Type, b: Type) -> bool:

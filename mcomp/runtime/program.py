@@ -14,7 +14,7 @@ from mcomp.capture import structure
 from mcomp.capture.signature import Signature
 from mcomp.capture.structure import Rebind, Spec
 from mcomp.errors import CallError
-from mcomp.ir import dims, dtypes
+from mcomp.ir import dtypes
 from mcomp.ir.binding import bind_symbols
 from mcomp.ir.graph import Graph
 from mcomp.runtime.face import Face, FaceInput
@@ -120,13 +120,14 @@ class CompiledProgram:
         if self._plain:
             return self.executable.run(leaves, symbols, numpy=numpy)
         with self._lock:
-            states = [self._state_value(name, symbols, numpy) for name in self._state_names]
+            states = [self._state_value(name, numpy) for name in self._state_names]
             outputs = self.executable.run([*leaves, *states], symbols, numpy=numpy)
             return self._settle(leaves, outputs)
 
     def _settle(self, leaves: Sequence[Array], outputs: Sequence[Array]) -> list[Array]:
         results: list[Array] = []
         positions = {v.name: i for i, v in enumerate(self.face.inputs)}
+        self._check_kept(leaves, outputs, positions)
         for spec, output in zip(self.face.output_specs, outputs, strict=True):
             if spec.kind == "result":
                 results.append(output)
@@ -136,9 +137,23 @@ class CompiledProgram:
                 write_back(leaves[positions[spec.target]], output)
         return results
 
-    def _state_value(self, name: str, symbols: Mapping[str, int], numpy: bool) -> Array:
+    def _check_kept(self, leaves: Sequence[Array], outputs: Sequence[Array], positions: Mapping[str, int]) -> None:
+        """Raise CallError where a new content does not have the shape of what it replaces; then nothing is replaced."""
+        states = {s.target: v for v, s in zip(self.face.inputs, self.face.input_specs) if s.kind == "state"}
+        for spec, output in zip(self.face.output_specs, outputs, strict=True):
+            if spec.kind == "result":
+                continue
+            kept = spec.kind == "state"
+            wanted = states[spec.target].tensor.static_shape if kept else tuple(leaves[positions[spec.target]].shape)
+            if tuple(output.shape) != wanted:
+                raise CallError(
+                    f"the new content of {spec.target} has the shape {list(output.shape)}, not {list(wanted)}",
+                    code="MC0406", help="the model itself fails for these sizes, or was captured for others",
+                )
+
+    def _state_value(self, name: str, numpy: bool) -> Array:
         if name not in self._state:
-            self._state[name] = self._initial_state(name, symbols)
+            self._state[name] = self._initial_state(name)
         value = self._state[name]
         if numpy and not isinstance(value, np.ndarray):
             value = value.numpy()
@@ -148,13 +163,12 @@ class CompiledProgram:
             value = torch.from_numpy(value)
         return value
 
-    def _initial_state(self, name: str, symbols: Mapping[str, int]) -> Array:
+    def _initial_state(self, name: str) -> Array:
         for value, spec in zip(self.face.inputs, self.face.input_specs):
             if spec.kind == "state" and spec.target == name:
                 if spec.initial:
                     return self.graph.store.get(spec.initial).parts["values"].copy()
-                shape = tuple(dims.evaluate(d, symbols) for d in value.tensor.shape)
-                return np.zeros(shape, value.tensor.dtype.numpy)
+                return np.zeros(value.tensor.static_shape, value.tensor.dtype.numpy)
         raise CallError(f"the program keeps no state called {name}")
 
     def reset_state(self) -> None:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from mcomp.errors import IRError, VerifyError
-from mcomp.ir import Affine, Bounds, Graph, InputSpec, Layout, Node, OutputSpec, TensorType, parse_graph, sym, verify
+from mcomp.ir import (
+    Affine,
+    Bounds,
+    Graph,
+    InputSpec,
+    Layout,
+    Node,
+    OutputSpec,
+    TensorType,
+    WeightStore,
+    parse_graph,
+    sym,
+    verify,
+)
 from mcomp.ir.dtypes import f32, i64
 from mcomp.ir.verifier import compatible
 
@@ -160,3 +174,34 @@ def test_types_that_may_be_equal() -> None:
 def test_bounds_are_part_of_the_graph() -> None:
     graph = parse_graph(_TEXT)
     assert graph.symbols == {"B": Bounds(0)}
+
+
+def _stateful(inputs: str, types: str, returned: str) -> Graph:
+    """A graph without nodes; `#w` is a weight of f32[4]."""
+    store = WeightStore()
+    initial = store.add(TensorType((4,), f32), np.zeros(4, np.float32))
+    text = f"graph @g[B in 1..]({inputs}) -> ({types}) {{\n  return {returned}\n}}"
+    return parse_graph(text.replace("#w", f"#{initial.digest}"), store)
+
+
+@pytest.mark.parametrize(("inputs", "types", "returned", "message"), [
+    ("state @s#w %s: f32[1000000]", "f32[1000000]", "state @s = %s", "starts from a weight that is f32[4]"),
+    ("state @s#w %s: i32[4]", "i32[4]", "state @s = %s", "starts from a weight that is f32[4]"),
+    ("state @s %s: f32[B]", "f32[B]", "state @s = %s", "is a dense tensor of fixed sizes"),
+    ("state @s %s: f32[4, 4] affine<i8, axis=0>", "f32[4, 4] affine<i8, axis=0>", "%s", "is a dense tensor of fixed sizes"),
+    ("state @s %s: f32[4], %x: f32[4]", "f32[4]", "state @s = %x", "the argument %x follows a state"),
+    ("state @s %s: f32[4], state @s %t: f32[4]", "f32[4]", "state @s = %s", "the state @s has two inputs"),
+    ("%x: f32[1], state @s %s: f32[4]", "f32[1]", "state @s = %x", "%x is f32[1], but goes to %s, which is f32[4]"),
+    ("%x: f32[B], state @s %s: f32[4]", "f32[B]", "state @s = %x", "%x is f32[B], but goes to %s, which is f32[4]"),
+    ("%x: f32[B], %y: i32[B]", "i32[B]", "mutated @x = %y", "%y is i32[B], but goes to %x, which is f32[B]"),
+    ("%x: f32[4], state @s %s: f32[4]", "f32[4], f32[4]", "state @s = %x, state @s = %s", "two outputs go to @s"),
+])
+def test_states_have_one_place_and_one_type(inputs: str, types: str, returned: str, message: str) -> None:
+    with pytest.raises(VerifyError) as raised:
+        verify(_stateful(inputs, types, returned))
+    assert message in str(raised.value)
+
+
+def test_states_that_fit() -> None:
+    verify(_stateful("%x: f32[4], state @s#w %s: f32[4]", "f32[4]", "state @s = %x"))
+    verify(_stateful("%x: f32[B], %y: f32[2*B]", "f32[2*B]", "mutated @x = %y"))

@@ -122,3 +122,16 @@ def test_internal_operators_of_torch_are_refused_in_files() -> None:
     assert check_opaque(parse_graph(text.format(name="_reshape_alias")), trusted=True)
     fine = parse_graph(text.format(name="_linalg_slogdet"))
     assert check_opaque(fine) == ["aten._linalg_slogdet.default"]
+
+
+def test_what_an_argument_becomes_has_its_sizes() -> None:
+    made = model("""graph @g [A in 1.., C in 1..] (%x: f32[A], %z: f32[C]) -> (f32[C]) {
+  %y = neg %z : f32[C]
+  return mutated @x = %y
+}""")
+    x = torch.ones(3)
+    made(x, torch.ones(3))
+    assert x.tolist() == [-1] * 3
+    with pytest.raises(CallError, match=r"the new content of x has the shape \[1\], not \[3\]"):
+        made(x, torch.ones(1))
+    assert x.tolist() == [-1] * 3
