@@ -6,41 +6,18 @@ that `2*B + 1 <= S` is a condition. Code that was generated for any size relies 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from mcomp.errors import IRError
 from mcomp.ir import dims
+from mcomp.ir.condition import Condition, Relation
 from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
-from mcomp.ops.rules import Relation, noted_conditions
+from mcomp.ops.rules import noted_conditions
 
 _AT = ("select", "slice", "select_scatter", "slice_scatter")
 """Operators whose attributes say where in a tensor they are at."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """`left` is to be equal to `right`, or at most that, for `node`."""
-
-    relation: Relation
-    left: Dim
-    right: Dim
-    node: Node
-
-    @property
-    def symbols(self) -> frozenset[str]:
-        """The names of the symbols in it."""
-        return dims.symbols(self.left) | dims.symbols(self.right)
-
-    def holds(self, symbols: Mapping[str, int]) -> bool:
-        """Whether it does for these sizes. A division by a size of zero counts as no."""
-        try:
-            left, right = dims.evaluate(self.left, symbols), dims.evaluate(self.right, symbols)
-        except ZeroDivisionError:
-            return False
-        return left == right if self.relation == "==" else left <= right
 
 
 def conditions_of(graph: Graph, *, data: bool = False) -> tuple[Condition, ...]:
@@ -52,8 +29,9 @@ def conditions_of(graph: Graph, *, data: bool = False) -> tuple[Condition, ...]:
     found: dict[tuple[Relation, Dim, Dim], Condition] = {}
     for node in _certain(graph):
         for relation, left, right in (*_open(node), *(_places(node, known) if data else ())):
-            if (dims.symbols(left) | dims.symbols(right) <= known) is not data:
-                found.setdefault((relation, left, right), Condition(relation, left, right, node))
+            if (dims.symbols(left) | dims.symbols(right) <= known) is data or (relation, left, right) in found:
+                continue
+            found[relation, left, right] = Condition(relation, left, right, str(node.loc), repr(node))
     return tuple(found.values())
 
 

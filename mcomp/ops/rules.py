@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
 
 from mcomp.errors import IRError
 from mcomp.ir import dims, dtypes
+from mcomp.ir.condition import Relation
 from mcomp.ir.dims import Dim, Expr
 from mcomp.ir.dtypes import DType
 from mcomp.ir.types import TensorType
 
-Relation = Literal["==", "<="]
 _noted: ContextVar[list[tuple[Relation, Dim, Dim]] | None] = ContextVar("noted", default=None)
 
 Types = Sequence[TensorType | None]

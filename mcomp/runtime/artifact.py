@@ -4,8 +4,9 @@ Loading one runs no code from it, unless the caller trusts its compiled code. Ne
 
 Contents: tensors `weights/<digest>/<part>`; byte tensors `ir`, `source`, `report`, `code/<isa>` and, optional, `plan`; the
 header's metadata hold `format`, `version`, `packed` (see the container) and, under `mcomp`, JSON with the calling convention
-and a SHA-256 of every byte tensor. `plan` is JSON: the graph's face, the recipe that runs the code without the graph, and
-the hash of the IR that both are of. It is used where the code is, with `trust_code=True`, and nowhere else.
+and a SHA-256 of every byte tensor. `plan` is JSON: the graph's face, what it asks of sizes, the recipe that runs the
+code without the graph, and the hash of the IR that they are of. It is used where the code is, with `trust_code=True`, and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
         "report": json.dumps(model.report().to_json()).encode(),
     }
     if code and (recipe := program.executable.recipe()):
-        plan = {"face": program.face.to_json(), "recipe": recipe, "ir": hashlib.sha256(blobs["ir"]).hexdigest()}
+        plan = {
+            "face": program.face.to_json(), "sizes": program.checks.to_json(), "recipe": recipe,
+            "ir": hashlib.sha256(blobs["ir"]).hexdigest(),
+        }
         blobs["plan"] = json.dumps(plan).encode()
     if code:
         blobs |= {f"code/{isa}": data for isa, data in program.executable.binaries().items()}

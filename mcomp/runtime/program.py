@@ -23,7 +23,7 @@ from mcomp.runtime.sizes import SizeChecks
 
 class CompiledProgram:
     """One captured call, compiled. `graph` is the optimized graph, or reads it when it is first asked for (then `face` says
-    how it is called); the executable may hold a lowered form of it.
+    how it is called); the executable may hold a lowered form of it. `checks`: what the graph asks of the sizes of a call.
 
     Safe to call from several threads; calls that keep state run one after another.
     """
@@ -39,8 +39,7 @@ class CompiledProgram:
         self.results = results
         self.rebinds = tuple(rebinds)
         self.face = face if face is not None else Face.of(self.graph)
-        # Of a graph that is not even read, whoever trusts its code trusts its sizes.
-        self._checks = checks if checks is not None else SizeChecks(None if callable(graph) else graph)
+        self.checks = checks if checks is not None else SizeChecks(self.graph)
         self._arg_count = sum(1 for s in self.face.input_specs if s.kind == "arg")
         self._state_names = [s.target for s in self.face.input_specs if s.kind == "state"]
         self._plain = not self._state_names and all(s.kind == "result" for s in self.face.output_specs)
@@ -59,7 +58,7 @@ class CompiledProgram:
         """The same program with state of its own, at its initial value."""
         return CompiledProgram(
             lambda: self.graph, self.executable, self.signature, self.arguments, self.results, self.rebinds,
-            face=self.face, checks=self._checks,
+            face=self.face, checks=self.checks,
         )
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -111,7 +110,7 @@ class CompiledProgram:
             self.face, [tuple(int(d) for d in leaf.shape) for leaf in leaves],
             names=[paths.get(i, v.name) for i, v in enumerate(inputs)],
         )
-        self._checks.check(symbols)
+        self.checks.check(symbols)
         return symbols
 
     def run(self, leaves: Sequence[Array], *, numpy: bool) -> list[Array]:

@@ -12,6 +12,7 @@ from mcomp.plugins import reviver
 from mcomp.runtime.artifact import ArtifactReader
 from mcomp.runtime.face import Face
 from mcomp.runtime.program import CompiledProgram
+from mcomp.runtime.sizes import SizeChecks
 
 if TYPE_CHECKING:
     from mcomp.ir.graph import Graph
@@ -35,7 +36,7 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
     """The program from trusted code, without reading its graph: that is read when it is first asked for. Weights are
     checked beside everything else."""
     revive, plan = reviver(reader.target), reader.plan()
-    if revive is None or plan is None:
+    if revive is None or plan is None or "sizes" not in plan:
         return None
     try:
         stored = Stored(
@@ -44,7 +45,7 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
             whole=lambda: _executable(reader, _checked_graph(reader, True), options, trust_code=True),
         )
         executable = revive(stored, options)
-        face = Face.from_json(plan["face"])
+        face, checks = Face.from_json(plan["face"]), SizeChecks.from_json(plan["sizes"])
     except ArtifactError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, McompError) as e:
@@ -56,7 +57,8 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
         return None
     signature, arguments, results, rebinds = reader.convention()
     return CompiledProgram(
-        lambda: _checked_graph(reader, True), executable, signature, arguments, results, rebinds, face=face
+        lambda: _checked_graph(reader, True), executable, signature, arguments, results, rebinds, face=face,
+        checks=checks,
     )
 
 

@@ -17,6 +17,7 @@ from mcomp.runtime.artifact import ArtifactReader
 from tests.cpu.backend_harness import needs_compiler
 from tests.runtime.build import COUNTER, model
 from tests.runtime.test_artifact import Header, altered
+from tests.runtime.test_sizes import ADDED, SLICED
 
 pytestmark = needs_compiler
 
@@ -92,6 +93,19 @@ def test_arguments_are_checked_without_the_graph(saved: Path) -> None:
         again(torch.zeros(2, 8).double())
 
 
+@pytest.mark.parametrize(("text", "good", "bad"), [(ADDED, [(7,), (7,)], [(7,), (1,)]), (SLICED, [(5, 4)], [(2, 4)])])
+def test_sizes_are_checked_without_the_graph(
+    text: str, good: list[tuple[int, ...]], bad: list[tuple[int, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model(text, "cpu").save(tmp_path / "sizes.mcomp")
+    monkeypatch.setattr(ArtifactReader, "graph", None)
+    again = mcomp.load(path, trust_code=True)
+    for run in (again, again.session()):
+        run(*[torch.ones(shape) for shape in good])
+        with pytest.raises(mcomp.errors.CallError, match=r"MC0406 the sizes [AB] = \d.* do not fit"):
+            run(*[torch.ones(shape) for shape in bad])
+
+
 def test_an_index_out_of_range_names_its_operator(tmp_path: Path) -> None:
     again = mcomp.load(model(TABLE, "cpu").save(tmp_path / "table.mcomp"), trust_code=True)
     assert again(torch.tensor([1, 2])).shape == (2, 4)
@@ -123,6 +137,17 @@ def test_a_plan_of_another_graph_is_not_used(saved: Path, monkeypatch: pytest.Mo
     assert len(calls) == 1
 
 
+def test_a_plan_that_says_nothing_of_sizes_is_not_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drop(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        plan = json.loads(tensors["plan"].tobytes())
+        del plan["sizes"]
+        tensors["plan"] = np.frombuffer(json.dumps(plan).encode(), np.uint8)
+
+    altered(saved, drop)
+    monkeypatch.setattr(restore, "reviver", lambda target: lambda *a: pytest.fail("the plan was used"))
+    assert mcomp.load(saved, trust_code=True)(torch.zeros(1, 8)).shape == (1, 4)
+
+
 def test_nothing_of_the_plan_is_used_without_trust(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: object) -> None:
         raise AssertionError("the plan was read")
@@ -133,6 +158,8 @@ def test_nothing_of_the_plan_is_used_without_trust(saved: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("changes", [
     {"recipe": "["}, {"recipe": "{}"}, {"recipe": "[]"}, {"face": {}}, {"face": 3}, {"face": {"inputs": [["x", "f32[B"]]}},
+    {"sizes": 3}, {"sizes": [["<", "B", "4", "", ""]]}, {"sizes": [["==", "B +", "4", "", ""]]}, {"sizes": [["==", "B"]]},
+    {"sizes": [["==", 1, 2, "", ""]]},
 ])
 def test_plans_that_cannot_be_read_are_refused(saved: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ArtifactError, match="plan"):
