@@ -120,6 +120,12 @@ def rows_kept(value: Value, depth: int = _DEPTH) -> bool:
     return False
 
 
+def rows_above(value: Value, least: float) -> bool:
+    """Whether a constant is known to hold a number above `least` in every row."""
+    data = _data(value)
+    return data is not None and bool((data > least).any(axis=-1).all())
+
+
 _THROUGH = ("add", "sub", "where", "cast", "permute", "slice", "select", "neg", "cat", "index", "gather", "take", "pad",
             "maximum", "repeat", "flip", "roll", "repeat_interleave", *_VIEWS)
 
@@ -140,8 +146,7 @@ def may_hide_rows(value: Value, depth: int = _DEPTH) -> bool:
     if name == "where" and number_of(node.operand(1)) == 0 and number_of(node.operand(2)) == -math.inf:
         return not rows_kept(node.operand(0))
     if name == "const":
-        data = _data(value)
-        return data is None or not bool((data > -math.inf).any(axis=-1).all())
+        return not rows_above(value, -math.inf)
     if causal(value):
         return False
     if name == "full":

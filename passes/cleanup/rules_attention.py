@@ -16,7 +16,7 @@ from mcomp.ir.verifier import compatible
 from mcomp.manager import PassEffect
 from mcomp.ops.base import normalize, op_named
 from mcomp.passes.cleanup.masks import causal
-from mcomp.passes.cleanup.scores import Scores, combined_mask, hidden_rows, read_scores, regrouped
+from mcomp.passes.cleanup.scores import Scores, combined_mask, hidden_rows, not_held, read_scores, regrouped
 from mcomp.rewrite import NO, Match, Miss, Rule, either, maybe, number, op, rule, through, var
 from mcomp.rewrite.facts import number_of
 
@@ -44,7 +44,14 @@ def _check_attention(match: Match) -> Miss | None:
         if wanted is None or not _broadcasts(wanted, shape):
             return NO
     match.include(*scores.nodes)
-    return hidden_rows(scores)
+    return _unlike(query, value) or hidden_rows(scores) or not_held(scores, query.dtype)
+
+
+def _unlike(query: TensorType, value: TensorType) -> Miss | None:
+    """Attention computes in the element type of the query; narrower values are cast to it, which is exact."""
+    if query.dtype == value.dtype or value.dtype.bits < query.dtype.bits:
+        return None
+    return Miss(f"queries and keys are {query.dtype}, values {value.dtype}", "cast queries and keys before their product")
 
 
 def _factors(scores: Scores) -> tuple[Value, Value]:
@@ -61,7 +68,7 @@ def attention(match: Match, editor: Editor) -> Value:
     """softmax(query @ keyᵀ * scale + mask) @ value -> attention(query, key, value, mask) {scale}.
 
     Conditions that put a number in place of scores become masks to add, so that what is hidden must be finite for the
-    results to be the same.
+    results to be the same. Masks and values are cast to the element type of the query, which must hold them.
     """
     scores = read_scores(match["scores"])
     assert scores is not None
@@ -69,7 +76,10 @@ def attention(match: Match, editor: Editor) -> Value:
     query, keys = _factors(scores)
     rank = keys.tensor.rank
     key = match.add(editor, "permute", [keys], {"order": (*range(rank - 2), rank - 1, rank - 2)})
-    operands: list[Value | None] = [query, key, match["value"]]
+    value = match["value"]
+    if value.tensor.dtype != query.tensor.dtype:
+        value = match.add(editor, "cast", [value], {"dtype": query.tensor.dtype})
+    operands: list[Value | None] = [query, key, value]
     moved = leading != query.tensor.shape[:-2]
     if moved:
         operands = [

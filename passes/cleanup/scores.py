@@ -10,7 +10,7 @@ from mcomp.ir.dtypes import DType
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
-from mcomp.passes.cleanup.masks import anticausal, hides, may_hide_rows, rows_kept
+from mcomp.passes.cleanup.masks import anticausal, causal, hides, may_hide_rows, rows_above, rows_kept
 from mcomp.rewrite import Match, Miss
 from mcomp.rewrite.facts import as_held, interval, number_of
 
@@ -19,6 +19,12 @@ _DEPTH = 16
 _LARGE = {"f16": 3e4, "f64": 8e307}
 _LARGE_DEFAULT = 1.7e38
 """Two numbers up to this may be added in an element type without overflow."""
+_LARGEST = {
+    "f16": 65504.0, "bf16": float.fromhex("0x1.fep127"), "f32": float.fromhex("0x1.fffffep127"),
+    "f64": float.fromhex("0x1.fffffffffffffp1023"),
+}
+"""The largest number of an element type."""
+_SAME_ELEMENTS = ("cast", "reshape", "expand", "squeeze", "unsqueeze", "contiguous", "permute", "slice")
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,45 @@ def hidden_rows(scores: Scores) -> Miss | None:
     if len(large) < 2 or (len(large) == 2 and any(keeps for _, keeps in large)):
         return None
     return _miss(large[-1][0])
+
+
+def not_held(scores: Scores, dtype: DType) -> Miss | None:
+    """Why a row that finite numbers hide whole, which gives the mean of all values, might be hidden by -inf in `dtype`."""
+    limit = _LARGEST[dtype.name]
+    for term in scores.terms:
+        if term.kind == "add":
+            held = term.value.tensor.dtype == dtype or _adds_within(term, limit)
+        else:
+            held = term.fill == -math.inf or (term.fill >= -limit and hides(term.fill, dtype.name))
+        if not held:
+            return Miss(
+                f"%{term.value.name} hides scores with numbers that {dtype}, the type of the queries, may not hold",
+                f"hide with a number that is finite in {dtype}, or with -inf where no row is hidden whole",
+            )
+    return None
+
+
+def _adds_within(term: Term, limit: float) -> bool:
+    """Whether numbers no larger than `limit` are added, or lower ones that leave a column of every row."""
+    low, high = (bound * term.factor for bound in _bounds(term.value))
+    if high > limit:
+        return False
+    return low >= -limit or _keeps_rows(term) or causal(term.value) or rows_above(term.value, -limit / term.factor)
+
+
+def _bounds(value: Value) -> tuple[float, float]:
+    """Bounds of all elements: those that are known, else those of the element types that they went through."""
+    largest = math.inf
+    for _ in range(_DEPTH):
+        known = interval(value)
+        if known is not None:
+            return max(known[0], -largest), min(known[1], largest)
+        largest = min(largest, _LARGEST.get(value.tensor.dtype.name, math.inf))
+        node = value.producer
+        if node is None or node.op.name not in _SAME_ELEMENTS:
+            break
+        value = node.operand(0)
+    return -largest, largest
 
 
 def _miss(term: Term) -> Miss:
