@@ -258,7 +258,7 @@ def _constant_ramp(value: Value) -> tuple[int, int, int] | None:
     if weight is None or not value.tensor.dtype.is_int or len(axes) != 1 or weight.type.encoding != DENSE:
         return None
     data = weight.decode().reshape(-1)
-    if data.size > _LARGEST_UNIFORM:
+    if not 1 < data.size <= _LARGEST_UNIFORM:
         return None
     start, step = int(data[0]), int(data[1]) - int(data[0])
     if (data != np.arange(data.size) * step + start).any():

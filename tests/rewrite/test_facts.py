@@ -77,3 +77,8 @@ def test_ramps(graph: Graph) -> None:
     assert ramp(graph.value("row")) == (-2, 3, 2)
     assert ramp(graph.value("moved")) == (-2, 4, 2)
     assert ramp(graph.value("square")) is None
+
+
+def test_an_empty_constant_is_no_ramp() -> None:
+    empty = parse_graph("graph @g() -> (i64[1, 0]) {\n  %e = const @e#splat=1 : i64[1, 0]\n  return %e\n}", generate=True)
+    assert ramp(empty.value("e")) is None
