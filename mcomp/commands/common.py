@@ -20,18 +20,17 @@ from mcomp.ir.parser import parse_graph
 from mcomp.ir.store import WeightStore
 
 
-def open_graph(path: str, weights: str | None = None) -> Graph:
+def open_graph(path: str, weights: str | None = None, *, runs: bool = True) -> Graph:
     """The graph of a `.mcomp` file, or of IR text whose weights are in the file `weights`, beside it
-    (`weights.safetensors`), or made up (`@w#seed=1`). Raises ArtifactError and ParseError."""
+    (`weights.safetensors`), or made up (`@w#seed=1`). `runs`: it will be run, so that a `.mcomp` file may call operators of
+    the allow-list only. Raises ArtifactError and ParseError."""
     if path == "-":
         return parse_graph(sys.stdin.read(), generate=True)
     place = Path(path)
     if place.is_dir():
         place = place / "graph.mir"
     if place.suffix == ".mcomp":
-        from mcomp.runtime.artifact import ArtifactReader
-
-        return ArtifactReader(place).graph()
+        return _graph_of_file(place, runs)
     try:
         text = place.read_text()
     except (OSError, UnicodeDecodeError) as e:
@@ -53,6 +52,16 @@ def open_graph(path: str, weights: str | None = None) -> Graph:
             help="give the file that holds the weights with --weights, or put it beside the graph as weights.safetensors; "
             "in the text, @name#seed=1 makes weights up",
         ) from e
+
+
+def _graph_of_file(place: Path, runs: bool) -> Graph:
+    from mcomp.runtime.artifact import ArtifactReader
+    from mcomp.runtime.safety import check_opaque
+
+    graph = ArtifactReader(place).graph()
+    if runs:
+        check_opaque(graph)
+    return graph
 
 
 _REFERENCE_HELP = "write package.module:function or file.py:function"

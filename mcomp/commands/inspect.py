@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.report.report import Report
     from mcomp.runtime.artifact import ArtifactReader, used_weights
 
-    graph = open_graph(arguments.file, arguments.weights)
+    graph = open_graph(arguments.file, arguments.weights, runs=False)
     reader = ArtifactReader(arguments.file) if arguments.file.endswith(".mcomp") else None
     if arguments.ir:
         print(graph)

@@ -1,0 +1,22 @@
+"""Files that commands are given: strangers', damaged and odd ones; and files that commands write."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Mcomp
+from tests.runtime.build import model
+from tests.runtime.test_artifact import with_ir
+
+
+@pytest.mark.parametrize("argv", [
+    ("compare", "FILE", "FILE"), ("bisect", "FILE", "--pipeline", "dce"), ("opt", "FILE", "--pipeline", "dce"),
+])
+def test_a_graph_of_a_file_runs_operators_of_the_allow_list_only(mcomp: Mcomp, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    path = model().save(tmp_path / "evil.mcomp")
+    call = '%evil = aten._reshape_alias.default %h {args = ["$0", [1000], [1]]} : f32[1000]'
+    with_ir(path, "%r = relu %h", f"{call}\n  %r = relu %h")
+    ran = mcomp(*[str(path) if a == "FILE" else a for a in argv])
+    assert (ran.code, ran.out) == (3, "")
+    assert "not on the allow-list" in ran.err
+    assert mcomp("inspect", path).code == 0
