@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from typing import Any
 
@@ -24,7 +23,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show a file. Nothing of it is executed."""
     from mcomp.report.render import quantity
-    from mcomp.report.report import Report
     from mcomp.runtime.artifact import ArtifactReader, used_weights
 
     graph = open_graph(arguments.file, arguments.weights, runs=False)
@@ -39,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(reader.blob("source").decode() or "// no source was generated")
         return 0
     if arguments.report and reader is not None:
-        Report.from_json(json.loads(reader.blob("report") or b"{}")).print()
+        reader.report().print()
         return 0
     sizes = {d: graph.store.get(d).nbytes for d in used_weights(graph)}
     facts: dict[str, Any] = {

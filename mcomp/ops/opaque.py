@@ -79,6 +79,8 @@ def resolve(name: str) -> Any:
         raise IRError(
             f"torch has no operator {name}", help="import the package that defines it before running the graph"
         ) from e
+    if not isinstance(function, torch._ops.OpOverload):
+        raise IRError(f"torch has no operator {name}", help="give the whole name, namespace.name.overload")
     if function._schema.is_mutable:
         raise IRError(f"{name} writes to its arguments; only functional operators may be called from a graph")
     return function

@@ -31,6 +31,7 @@ from mcomp.ir.types import TensorType
 from mcomp.runtime.container import Beside, Container, pack_integers, write
 
 if TYPE_CHECKING:
+    from mcomp.report.report import Report
     from mcomp.runtime.compiled import CompiledModel
 
 FORMAT = "mcomp"
@@ -126,7 +127,7 @@ class ArtifactReader:
             self.header: dict[str, Any] = json.loads(metadata["mcomp"])
             self.weights: dict[str, str] = {str(k): str(v) for k, v in self.header["weights"].items()}
             self._hashes: dict[str, str] = {str(k): str(v) for k, v in self.header["blobs"].items()}
-        except (KeyError, ValueError, AttributeError, TypeError) as e:
+        except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as e:
             raise self.damaged(f"its header cannot be read ({e})") from e
 
     @property
@@ -159,8 +160,17 @@ class ArtifactReader:
         try:
             plan: dict[str, Any] = json.loads(text)
             return plan if plan["ir"] == self._hashes["ir"] else None
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise self.damaged(f"its plan cannot be read ({e})") from e
+
+    def report(self) -> Report:
+        """What was done to each layer. Raises ArtifactError."""
+        from mcomp.report.report import Report
+
+        try:
+            return Report.from_json(json.loads(self.blob("report") or b"{}"))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+            raise self.damaged(f"its report cannot be read ({e})") from e
 
     def store(self) -> WeightStore:
         """The weights. Arrays are mapped from the file, and their digest is checked when they are first used."""

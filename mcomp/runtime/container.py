@@ -13,8 +13,9 @@ import json
 import math
 import mmap
 import os
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,16 @@ def _place(name: str, row: Any, base: int) -> Place:
     if not all(type(n) is int and n >= 0 for n in (*shape, *offsets)):
         raise ValueError(f"the entry of {name} has a number that is no size")
     dtype = np.dtype(_DTYPES[row["dtype"]])
+    _check_extent(name, shape, dtype.itemsize)
     if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} does not have the size of its type")
     return dtype, tuple(shape), base + offsets[0], base + offsets[1]
+
+
+def _check_extent(name: str, shape: Sequence[int], itemsize: int) -> None:
+    """Numpy makes no array whose sizes, those of 0 left out, multiply to more than an address."""
+    if math.prod(n for n in shape if n) * itemsize > sys.maxsize:
+        raise ValueError(f"{name} has a size that no memory holds")
 
 
 def _read_packed(metadata: Mapping[str, str], places: Mapping[str, Place]) -> dict[str, Packed]:
@@ -205,6 +213,7 @@ def _read_packed(metadata: Mapping[str, str], places: Mapping[str, Place]) -> di
             raise ValueError(f"the packed entry of {name} is none")
         if not 1 < bits < 8 or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"the packed entry of {name} has a number that is no size")
+        _check_extent(name, shape, 1)
         found[name] = Packed(tuple(shape), bits, signed)
         dtype, stored, _, _ = places[name]
         if dtype != np.uint8 or stored != (found[name].nbytes,):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,9 @@ def restored(
     program = _by_plan(reader, options) if trust_code else None
     if program is None:
         program = _by_graph(reader, options, trust_code)
-        report = _report(reader)
+        report = reader.report()
         return program, lambda: report
-    return program, lambda: _report(reader)
+    return program, reader.report
 
 
 def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram | None:
@@ -86,12 +85,3 @@ def _executable(reader: ArtifactReader, graph: Graph, options: CompileOptions, *
     binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
     executable = backend.restore(lowered(backend, graph), binaries, options) if binaries else None
     return compile_on(backend, graph, options) if executable is None else executable
-
-
-def _report(reader: ArtifactReader) -> Report:
-    from mcomp.report.report import Report
-
-    try:
-        return Report.from_json(json.loads(reader.blob("report") or b"{}"))
-    except (ValueError, TypeError, KeyError) as e:
-        raise reader.damaged(f"its report cannot be read ({e})") from e

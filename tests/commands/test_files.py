@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands.conftest import Mcomp
 from tests.runtime.build import model
-from tests.runtime.test_artifact import with_ir
+from tests.runtime.test_artifact import Header, altered, with_ir
 
 
 @pytest.mark.parametrize("argv", [
@@ -20,3 +21,13 @@ def test_a_graph_of_a_file_runs_operators_of_the_allow_list_only(mcomp: Mcomp, t
     assert (ran.code, ran.out) == (3, "")
     assert "not on the allow-list" in ran.err
     assert mcomp("inspect", path).code == 0
+
+
+def test_inspect_a_damaged_report(mcomp: Mcomp, tmp_path: Path) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        tensors["report"] = np.frombuffer(b'{"rows": [1]}', np.uint8)
+
+    path = altered(model().save(tmp_path / "model.mcomp"), change)
+    ran = mcomp("inspect", "--report", path)
+    assert (ran.code, ran.out) == (3, "")
+    assert "its report cannot be read" in ran.err and "Traceback" not in ran.err

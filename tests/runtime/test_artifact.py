@@ -201,6 +201,25 @@ def test_ir_that_does_not_hold_together_is_refused(saved: Path, old: str, new: s
         mcomp.load(saved)
 
 
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "{", '{"rows": [1]}', '{"rows": 1}', '{"stages": [[]]}'])
+def test_a_report_that_is_none_is_refused(saved: Path, text: str) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        tensors["report"] = np.frombuffer(text.encode(), np.uint8)
+
+    altered(saved, change)
+    with pytest.raises(ArtifactError, match="its report cannot be read"):
+        mcomp.load(saved)
+
+
+def test_a_header_that_is_nested_too_deep_is_refused(saved: Path) -> None:
+    with safe_open(saved, framework="np") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = dict(opened.metadata())
+    save_file(tensors, saved, metadata | {"mcomp": "[" * 100_000})
+    with pytest.raises(ArtifactError, match="its header cannot be read"):
+        mcomp.load(saved)
+
+
 def test_weights_of_the_wrong_size_are_refused(saved: Path) -> None:
     def shrink(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
         name = next(n for n in tensors if n.startswith("weights/"))

@@ -135,3 +135,13 @@ def test_what_an_argument_becomes_has_its_sizes() -> None:
     with pytest.raises(CallError, match=r"the new content of x has the shape \[1\], not \[3\]"):
         made(x, torch.ones(1))
     assert x.tolist() == [-1] * 3
+
+
+@pytest.mark.parametrize("name", ["aten.add.overloads", "aten.add.name", "aten.add.__class__"])
+def test_what_is_no_operator_of_torch_is_refused_in_files(name: str) -> None:
+    graph = parse_graph(f"""graph @g (%x: f32[4]) -> (f32[4]) {{
+  %y = {name} %x {{args = ["$0"]}} : f32[4]
+  return %y
+}}""")
+    with pytest.raises(ArtifactError, match="torch has no operator"):
+        check_opaque(graph)
