@@ -42,10 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _row(cls: type[Pass]) -> dict[str, Any]:
     """A pass as data."""
-    from mcomp.manager.passes import option_text
+    from mcomp.manager.passes import named_option
 
     options = [
-        f.name + ("" if f.default is dataclasses.MISSING else f"={option_text(f.default)}")
+        f.name if f.default is dataclasses.MISSING else named_option(cls, f.name, f.default)
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
     ]
     summary = (inspect.getdoc(cls) or "").split("\n")[0]

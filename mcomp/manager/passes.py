@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph
 from mcomp.manager.analysis import Analysis
+from mcomp.manager.words import needs_quotes
 
 if TYPE_CHECKING:
     from mcomp.manager.context import Context
@@ -74,24 +77,32 @@ class Pass(ABC):
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if f.default is dataclasses.MISSING or value != f.default:
-                options.append(f"{f.name}={option_text(value)}")
+                options.append(named_option(type(self), f.name, value))
         return self.name + (f"{{{','.join(options)}}}" if options else "")
 
     def __str__(self) -> str:
         return self.text()
 
 
+def named_option(cls: type[Pass], name: str, value: Any) -> str:
+    """An option of a pass and its value as pipeline text. The word `none` stands without quotes where it is one that the
+    option has."""
+    if value == "none":
+        hint = typing.get_type_hints(cls)[name]
+        if typing.get_origin(hint) is typing.Literal and value in typing.get_args(hint):
+            return f"{name}=none"
+    return f"{name}={option_text(value)}"
+
+
 def option_text(value: Any) -> str:
-    """An option value as pipeline text."""
+    """An option value as pipeline text. Strings that would be read as something else without quotes have them."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (tuple, list)):
         return "[" + ",".join(option_text(v) for v in value) + "]"
-    if isinstance(value, str) and not value.replace("_", "").replace(".", "").replace("-", "").isalnum():
-        import json
-
+    if isinstance(value, str) and needs_quotes(value):
         return json.dumps(value)
     return str(value)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from mcomp.errors import ParseError, PassError
 from mcomp.manager.passes import Pass, pass_named
+from mcomp.manager.words import WORD, value_of
 
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
-_WORD = re.compile(r"[A-Za-z0-9_.+\-*/]+")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
@@ -157,20 +157,18 @@ class _Reader:
                     raise self.error("expected `,` or `]`")
                 items.append(self.value())
             return tuple(items)
+        self.space()
+        at = self.pos
         text = self.match(_STRING)
         if text is not None:
-            return json.loads(text)
-        word = self.match(_WORD)
+            try:
+                return json.loads(text)
+            except ValueError as e:
+                raise self.error("this is no string", at) from e
+        word = self.match(WORD)
         if word is None:
             raise self.error("expected a value")
-        if word in ("none", "true", "false"):
-            return {"none": None, "true": True, "false": False}[word]
-        for kind in (int, float):
-            try:
-                return kind(word)
-            except ValueError:
-                continue
-        return word
+        return value_of(word)
 
     def space(self) -> None:
         while self.pos < len(self.text) and self.text[self.pos].isspace():
@@ -194,8 +192,8 @@ class _Reader:
     def caret(self, at: int) -> str:
         return f"{self.text}\n{' ' * at}^"
 
-    def error(self, message: str) -> ParseError:
-        return ParseError(f"pipeline: {message}", ir=self.caret(self.pos))
+    def error(self, message: str, at: int | None = None) -> ParseError:
+        return ParseError(f"pipeline: {message}", ir=self.caret(self.pos if at is None else at))
 
 
 _MISFIT = object()

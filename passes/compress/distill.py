@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINED, Context
-from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, option_text, register_pass
+from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, named_option, register_pass
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
@@ -109,7 +109,7 @@ class Distill(Pass):
             value = getattr(self, field.name)
             if value != field.default:
                 plain = value if isinstance(value, (str, int, float)) else getattr(value, "__name__", type(value).__name__)
-                options.append(f"{field.name}={option_text(plain)}")
+                options.append(named_option(type(self), field.name, plain))
         return self.name + (f"{{{','.join(options)}}}" if options else "")
 
     def check(self, graph: Graph, context: Context) -> None:

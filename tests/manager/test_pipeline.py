@@ -1,6 +1,7 @@
 """Pipelines as text."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -20,6 +21,8 @@ class Options(Pass):
     on: bool = True
     label: str = "a"
     items: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    mode: Literal["auto", "none"] = "auto"
 
     def run(self, graph, context):  # type: ignore[no-untyped-def]
         return PassResult(False)
@@ -32,6 +35,21 @@ class Options(Pass):
 def test_text_survives(text: str) -> None:
     steps = parse_pipeline(text)
     assert parse_pipeline(pipeline_text(steps)) == steps
+
+
+@pytest.mark.parametrize("text", [
+    "0", "1.2", "-3", "1e5", "1_000", "none", "None", "true", "FALSE", "inf", "-Infinity", "nan", "NaN", "", "größe", "٣",
+    "a b", "a,b", "x*", "\\", "\"", "line\nline", "encoder.layer.0", "a-b",
+])
+def test_strings_survive_whatever_they_look_like(text: str) -> None:
+    step = Options(label=text, names=(text, "b"))
+    assert parse_pipeline(pipeline_text([step])) == (step,)
+
+
+def test_words_that_an_option_has_stand_without_quotes() -> None:
+    assert pipeline_text([Options(mode="none", label="none")]) == 'test-options{label="none",mode=none}'
+    for text in ('test-options{mode="none"}', "test-options{mode=none}"):
+        assert parse_pipeline(text) == (Options(mode="none"),)
 
 
 def test_passes_text_and_classes_mix() -> None:
@@ -57,6 +75,7 @@ def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> N
 
 @pytest.mark.parametrize("text", [
     "a,,b", "test-add-abs{", "test-add-abs}", "fixpoint(test-add-abs", "test-add-abs test-break", ",",
+    r'test-options{label="\x"}', 'test-options{label="a\nb"}',
 ])
 def test_bad_text_shows_a_caret(text: str) -> None:
     with pytest.raises((ParseError, PassError)) as caught:
