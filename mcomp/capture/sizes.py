@@ -6,12 +6,15 @@ import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from mcomp.capture import structure
 from mcomp.capture.structure import Path
 from mcomp.errors import CaptureError
 from mcomp.ir.dims import Bounds
+from mcomp.ir.scanner import IDENT
+from mcomp.ir.terms import WORDS
 
 Shape = tuple[int, ...]
 
@@ -120,12 +123,30 @@ def _size(asked: Any, size: int, axis: int, names: _Names) -> Size:
         names.take(name)
         bounds = None
     elif isinstance(asked, tuple) and len(asked) == 3:
-        name, bounds = str(asked[0]), Bounds(int(asked[1]), None if asked[2] is None else int(asked[2]))
+        name, bounds = str(asked[0]), _bounds(asked)
     else:
         raise CaptureError(f"{asked!r} names no dimension", help='write a name, "S", or a name and bounds, ("S", 1, 512)')
-    if not name.isidentifier():
-        raise CaptureError(f"{name!r} cannot name a dimension", help="use letters, digits and underscores")
+    if not IDENT.fullmatch(name):
+        raise CaptureError(f"{name!r} cannot name a dimension", help="use letters from a to z, digits and underscores")
+    if name in WORDS:
+        raise CaptureError(f"{name!r} cannot name a dimension: it means something in the IR", help="use another, such as S")
     return Size(name, bounds)
+
+
+def _bounds(asked: tuple[Any, Any, Any]) -> Bounds:
+    """The bounds of (name, low, high); high None: unbounded."""
+    name, low, high = asked
+    try:
+        bounds = Bounds(index(low), None if high is None else index(high))
+    except TypeError as e:
+        raise _no_range(name, low, high) from e
+    if bounds.low < 0 or (bounds.high is not None and bounds.high < bounds.low):
+        raise _no_range(name, low, high)
+    return bounds
+
+
+def _no_range(name: Any, low: Any, high: Any) -> CaptureError:
+    return CaptureError(f"{name} cannot go from {low} to {high}", help='write whole numbers, 0 or more: ("S", 1, 512)')
 
 
 def _below(text: str, path: str) -> bool:

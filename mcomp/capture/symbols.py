@@ -100,4 +100,4 @@ def bounds_of(ranges: Any, oblivious: bool) -> Bounds:
     low, high = ranges.lower, ranges.upper
     lowest = int(low) if getattr(low, "is_Integer", False) else 0
     highest = int(high) if getattr(high, "is_Integer", False) and int(high) < 2**62 else None
-    return Bounds(lowest if oblivious else max(lowest, 2), highest)
+    return Bounds(max(lowest, 0 if oblivious else 2), highest)

@@ -25,6 +25,10 @@ _AFFINE_FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 _SCALED_FIELDS = {name: _AFFINE_FIELDS[name] for name in ("axis", "scale")}
 
+_CONSTANTS = {"none": None, "true": True, "false": False}
+WORDS = frozenset({*_CONSTANTS, "type", "complex", "inf", "nan"})
+"""Words that begin another attribute than a size: no symbol can have such a name."""
+
 
 class TermReader(Scanner):
     """Reads what has a value by itself. Nested graphs are read by `graph`, which subclasses define."""
@@ -59,7 +63,7 @@ class TermReader(Scanner):
             return self.nested(lambda: tuple(self.items("]", self.attribute_value)))
         if self.take("!"):
             return self.dtype()
-        for word, value in (("none", None), ("true", True), ("false", False)):
+        for word, value in _CONSTANTS.items():
             if self.word(word):
                 return value
         if self.word("type"):

@@ -43,11 +43,9 @@ MAX_TEXT = 256 << 20
 def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = True) -> Path:
     """Write a compiled model to `path`, whole or not at all. `code`: include compiled code.
 
-    Raises ArtifactError when the model holds eager parts, or when the file cannot be written (a file that was there
-    stays as it was).
+    Raises ArtifactError when the model holds eager parts, when its graph would not read back, or when the file cannot be
+    written (a file that was there stays as it was).
     """
-    from mcomp.ir.printer import graph_text
-
     program = model.only_program("saved")
     graph = program.graph
     tensors: dict[str, np.ndarray] = {}
@@ -65,7 +63,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
             if dense is not None:
                 packed[name] = array.shape, bits, array.dtype == np.int8
     blobs: dict[str, bytes] = {
-        "ir": graph_text(graph, digests=32).encode(),
+        "ir": _text_of(graph).encode(),
         "source": program.executable.source().encode(),
         "report": json.dumps(model.report().to_json()).encode(),
     }
@@ -91,6 +89,22 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     if packed:
         metadata["packed"] = json.dumps(packed)
     return write(Path(path), tensors, metadata)
+
+
+def _text_of(graph: Graph) -> str:
+    """The graph as text that reads back; a file that cannot be loaded would be found out too late."""
+    from mcomp.ir.parser import parse_graph
+    from mcomp.ir.printer import graph_text
+
+    text = graph_text(graph, digests=32)
+    try:
+        parse_graph(text, graph.store)
+    except McompError as e:
+        raise ArtifactError(
+            f"the graph would not read back: {e.message}", code="MC0710", ir=e.ir,
+            help="rename what the text stumbles over, such as a size or a module",
+        ) from e
+    return text
 
 
 def used_weights(graph: Graph) -> list[str]:

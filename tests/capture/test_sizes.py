@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcomp.capture.sizes import batch_size, choose
-from mcomp.errors import CaptureError
+from mcomp.errors import CaptureError, McompError
 from mcomp.ir.dims import Bounds
 
 SHAPES = [(2, 12), (2, 12), (4,)]
@@ -46,6 +46,12 @@ def test_all_or_nothing() -> None:
         ({"ids": {7: "B"}}, "axis 7"),
         ({"ids": {0: "not a name"}}, "cannot name"),
         ({"ids": {0: 3}}, "names no dimension"),
+        ({"ids": {0: "größe"}}, "cannot name"),
+        ({"ids": {0: "type"}}, "it means something in the IR"),
+        ({"ids": {0: ("nan", 1, 4)}}, "it means something in the IR"),
+        ({"ids": {0: ("S", -3, 4)}}, "S cannot go from -3 to 4"),
+        ({"ids": {0: ("S", 5, 4)}}, "S cannot go from 5 to 4"),
+        ({"ids": {0: ("S", "one", 4)}}, "S cannot go from one to 4"),
     ],
 )
 def test_wrong_requests_are_named(dynamic: Any, message: str) -> None:
@@ -73,3 +79,28 @@ def test_a_table_of_positions_bounds_the_length() -> None:
     assert program is not None
     assert [str(d) for d in program.graph.inputs[0].tensor.shape] == ["B", "S"]
     assert program.graph.symbols["S"].high == 16
+
+
+@pytest.mark.parametrize("oblivious", [True, False])
+def test_no_size_is_below_zero(oblivious: bool) -> None:
+    from types import SimpleNamespace
+
+    import sympy
+
+    from mcomp.capture.symbols import bounds_of
+
+    ranges = SimpleNamespace(lower=sympy.Integer(-7), upper=sympy.Integer(9))
+    assert bounds_of(ranges, oblivious) == Bounds(0 if oblivious else 2, 9)
+
+
+def test_words_of_the_ir_name_no_size() -> None:
+    """Every name that a size may have reads back as an attribute."""
+    from mcomp.ir.dims import sym
+    from mcomp.ir.printer import attr_text
+    from mcomp.ir.terms import WORDS, TermReader
+
+    for name in ("max", "min", "scalar", "graph", "e", "inf2", "_", "dense"):
+        assert TermReader(attr_text((sym(name) + 1,))).attribute_value() == (sym(name) + 1,)
+    for name in WORDS:
+        with pytest.raises((McompError, AssertionError)):
+            assert TermReader(attr_text((sym(name) + 1,))).attribute_value() == (sym(name) + 1,)

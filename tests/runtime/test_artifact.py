@@ -243,6 +243,19 @@ def test_saving_to_a_full_disk_keeps_the_old_file(saved: Path, monkeypatch: pyte
     assert os.listdir(saved.parent) == [saved.name]
 
 
+def test_a_graph_that_would_not_read_back_is_not_saved(tmp_path: Path) -> None:
+    text = """graph @g[B in 1..](%x: f32[B, 4]) -> (f32[B, 2, 2]) {
+  %y = reshape %x {shape = [B, 2, 2]} : f32[B, 2, 2]
+  return %y
+}"""
+    made = model(text)
+    graph = graph_of(made)
+    graph.symbols["größe"] = graph.symbols["B"]
+    with pytest.raises(ArtifactError, match="would not read back"):
+        made.save(tmp_path / "model.mcomp")
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_where_one_may_not(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="could not be written"):
         model().save(tmp_path / "no" / "such" / "folder.mcomp")
