@@ -21,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare values of the same name in both graphs. 1 when some layer diverges."""
+    """Compare values of the same name in both graphs, and their outputs. 1 when some layer or output diverges."""
     import torch
 
     from mcomp.runtime.compare import compare_graphs
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _decibel(value: float) -> str:
-    return "equal" if math.isinf(value) else f"{value:.1f} dB"
-
-
+    """`equal` without an error, `-` for an infinite one."""
+    if value == math.inf:
+        return "equal"
+    return f"{value:.1f} dB" if math.isfinite(value) else "-"

@@ -21,19 +21,24 @@ class Difference:
 
     @property
     def snr_db(self) -> float:
-        """Signal-to-noise ratio in decibels, -20 log10(error); infinite when equal."""
+        """Signal-to-noise ratio in decibels, -20 log10(error); infinite when equal, minus infinite for an
+        infinite error."""
         return math.inf if self.error == 0 else -20.0 * math.log10(self.error)
 
 
 def compare_graphs(first: Graph, second: Graph, inputs: Sequence[Any], *, every: bool = False) -> list[Difference]:
     """Interpret both graphs on the same torch tensors and compare values that have the same name and shape, in the order
-    of `second`. Without `every`, only the last such value of each layer, and the outputs.
+    of `second`. Without `every`, only the last such value of each layer, and the outputs. The error of an output whose shape
+    or kind of number differs is infinite.
 
     Passes keep the name of a value for what replaces it, so versions of one model can be compared. Raises CallError when
-    the graphs take different arguments.
+    the graphs take different arguments, or return another number of results.
     """
     if len(first.inputs) != len(second.inputs):
         raise CallError(f"the graphs take {len(first.inputs)} and {len(second.inputs)} inputs; they are not comparable")
+    if len(first.outputs) != len(second.outputs):
+        counts = f"{len(first.outputs)} and {len(second.outputs)}"
+        raise CallError(f"the graphs return {counts} outputs; they are not comparable")
     expected = _values(first, inputs)
     rows: list[Difference] = []
     for node, name, value in _trace(second, inputs):
@@ -43,9 +48,8 @@ def compare_graphs(first: Graph, second: Graph, inputs: Sequence[Any], *, every:
         last = {r.layer or r.value: r for r in rows}
         rows = [r for r in rows if last[r.layer or r.value] is r]
     outputs = [
-        Difference("(output)", b.name, _error(y, x))
-        for (a, x), (b, y) in zip(_outputs(first, inputs), _outputs(second, inputs))
-        if hasattr(x, "shape") and x.shape == y.shape
+        Difference("(output)", value.name, _output_error(found, wanted))
+        for value, found, wanted in zip(second.outputs, _outputs(second, inputs), _outputs(first, inputs), strict=True)
     ]
     return rows + outputs
 
@@ -72,11 +76,21 @@ def _values(graph: Graph, inputs: Sequence[Any]) -> dict[str, Any]:
     return {name: value for _, name, value in _trace(graph, inputs)}
 
 
-def _outputs(graph: Graph, inputs: Sequence[Any]) -> list[tuple[Any, Any]]:
+def _outputs(graph: Graph, inputs: Sequence[Any]) -> list[Any]:
     from mcomp.ops.evaluate import run_graph
     from mcomp.runtime.calibration import Calibration
 
-    return list(zip(graph.outputs, run_graph(graph, Calibration([]).inputs(graph, inputs))))
+    return list(run_graph(graph, Calibration([]).inputs(graph, inputs)))
+
+
+def _output_error(value: Any, expected: Any) -> float:
+    import torch
+
+    from mcomp.ops.encoded import decoded
+
+    found, wanted = (torch.as_tensor(decoded(one)) for one in (value, expected))
+    kinds = [(one.shape, one.is_floating_point(), one.is_complex()) for one in (found, wanted)]
+    return _error(found, wanted) if kinds[0] == kinds[1] else math.inf
 
 
 def _error(value: Any, expected: Any) -> float:
