@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mcomp.ir import Graph, parse_graph
 from mcomp.manager import Analysis, Context, Pass, PassEffect, PassResult, register_pass
 
@@ -98,6 +100,21 @@ class Crash(Pass):
         with graph.edit("crash") as e:
             e.add("relu", [graph.inputs[0]])
             raise RuntimeError("on purpose")
+
+
+@register_pass
+@dataclass(frozen=True)
+class CrashLater(Pass):
+    """Finish an edit that gives the first layer the weight of zeros, then fail."""
+
+    name = "test-crash-later"
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        first = next(n for n in graph.nodes if n.op.name == "const")
+        zeros = graph.store.add(first.type, np.zeros(first.type.static_shape, np.float32))
+        with graph.edit("zeros") as e:
+            e.set_attrs(first, digest=zeros.digest)
+        raise RuntimeError("on purpose")
 
 
 @register_pass

@@ -82,3 +82,15 @@ def test_a_crash_leaves_a_reproducer(tmp_path: Path) -> None:
     assert str(again) == str(graph)
     with pytest.raises(RuntimeError):
         PassManager((folder / "pipeline.txt").read_text().strip()).run(again)
+
+
+def test_a_reproducer_holds_the_weights_of_before_the_pass(tmp_path: Path) -> None:
+    graph = mlp()
+    before = str(graph)
+    with pytest.raises(RuntimeError):
+        PassManager("test-crash-later", [Reproducer(tmp_path)]).run(graph)
+    assert str(graph) != before
+    store = WeightStore()
+    read_weights(tmp_path / "weights.safetensors", store)
+    assert str(parse_graph((tmp_path / "graph.mir").read_text(), store)) == before
+    assert set(json.loads((tmp_path / "manifest.json").read_text())["weights"]) == {w.digest for w in store}

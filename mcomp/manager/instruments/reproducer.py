@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from mcomp.errors import ArtifactError, McompError
 from mcomp.ir.graph import Graph
 from mcomp.ir.printer import graph_text
-from mcomp.ir.store import WeightStore
+from mcomp.ir.store import Weight, WeightStore
 from mcomp.manager.context import Context
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass
@@ -17,7 +18,7 @@ from mcomp.runtime.artifact import used_weights
 
 
 class Reproducer(Instrument):
-    """Writes `graph.mir` (before the pass that failed), `weights.safetensors`, `pipeline.txt`, `error.txt` and
+    """Writes `graph.mir` and `weights.safetensors` (of before the pass that failed), `pipeline.txt`, `error.txt` and
     `manifest.json` to a folder when a pass raises; `written` is then true. With `weights=False` only the manifest names
     them."""
 
@@ -26,37 +27,42 @@ class Reproducer(Instrument):
         self.weights = weights
         self.written = False
         self._before = ""
-        self._graph: Graph | None = None
+        self._digests: list[str] = []
 
     def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
-        self._before = graph_text(graph, digests=32)
+        self._before, self._digests = graph_text(graph, digests=32), used_weights(graph)
 
     def failed(self, item: Pass, index: int, graph: Graph, error: BaseException, context: Context) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "graph.mir").write_text(self._before + "\n")
         (self.folder / "pipeline.txt").write_text(item.text() + "\n")
         (self.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+        weights = [graph.store.get(d) for d in self._digests if d in graph.store]
         manifest = {
             "pass": item.text(), "index": index, "error": f"{type(error).__name__}: {error}",
-            "weights": {d: str(graph.store.get(d).type) for d in used_weights(graph) if d in graph.store},
+            "weights": {w.digest: str(w.type) for w in weights},
         }
         (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         if self.weights:
-            write_weights(self.folder / "weights.safetensors", graph)
+            _write(self.folder / "weights.safetensors", weights)
         self.written = True
 
 
 def write_weights(path: Path, *graphs: Graph) -> None:
-    """The weights of graphs as a safetensors file with tensors `<digest>/<part>` and types in the metadata."""
+    """The weights of graphs as a safetensors file with tensors `<digest>/<part>` and types in the metadata. Raises
+    SafetensorError and OSError."""
+    _write(path, [g.store.get(d) for g in graphs for d in used_weights(g)])
+
+
+def _write(path: Path, weights: Iterable[Weight]) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
     types: dict[str, str] = {}
-    for graph, digest in [(g, d) for g in graphs for d in used_weights(g)]:
-        weight = graph.store.get(digest)
-        types[digest] = str(weight.type)
-        tensors |= {f"{digest}/{name}": np.ascontiguousarray(array) for name, array in weight.parts.items()}
+    for weight in weights:
+        types[weight.digest] = str(weight.type)
+        tensors |= {f"{weight.digest}/{name}": np.ascontiguousarray(array) for name, array in weight.parts.items()}
     save_file(tensors, path, {"types": json.dumps(types)})
 
 
