@@ -122,10 +122,12 @@ def _rows(
         predicted = predict(kernel)
         if predicted is not None:
             row.predicted_us = (row.predicted_us or 0.0) + predicted
+    computed = _computed_in(kernels, path)
     for layer in (*flops_before, *flops, *weights_before):
         has = weights_before.get(layer) or weights.get(layer)
         if layer not in rows and has:
-            rows[layer] = Row(layer=layer, ops=GONE, done="")
+            alive = weights.get(layer) or flops.get(layer)
+            rows[layer] = Row(layer=layer, ops=computed.get(layer, "(elsewhere)") if alive else GONE, done="")
     lossy = {entry.rule for entry in after.ledger}
     for layer, row in rows.items():
         row.weight_bytes_before, row.weight_bytes = weights_before.get(layer, 0), weights.get(layer, 0)
@@ -136,6 +138,12 @@ def _rows(
         row.why = "; ".join(why.get(layer, []))
     order = [layer for layer in dict.fromkeys((*flops_before, *rows)) if layer in rows]
     return [rows[layer] for layer in order]
+
+
+def _computed_in(kernels: list[KernelInfo], path: str) -> dict[str, str]:
+    """By module, the one under whose name the kernel that computes it is listed, as it stands for operators."""
+    prefix = f"{path}." if path else ""
+    return {layer: f"(in {prefix}{_layer_of(kernel)})" for kernel in kernels for layer in kernel.layers if layer}
 
 
 def _joined(text: str, more: list[str]) -> str:
