@@ -41,8 +41,10 @@ class CompiledProgram:
         self.face = face if face is not None else Face.of(self.graph)
         self.checks = checks if checks is not None else SizeChecks(self.graph)
         self._arg_count = sum(1 for s in self.face.input_specs if s.kind == "arg")
-        self._state_names = [s.target for s in self.face.input_specs if s.kind == "state"]
-        self._plain = not self._state_names and all(s.kind == "result" for s in self.face.output_specs)
+        self._state_dtypes = {
+            s.target: v.tensor.dtype for v, s in zip(self.face.inputs, self.face.input_specs) if s.kind == "state"
+        }
+        self._plain = not self._state_dtypes and all(s.kind == "result" for s in self.face.output_specs)
         self._state: dict[str, Array] = {}
         self._lock = threading.Lock()
         self._symbols: dict[tuple[Any, ...], dict[str, int]] = {}
@@ -119,7 +121,7 @@ class CompiledProgram:
         if self._plain:
             return self.executable.run(leaves, symbols, numpy=numpy)
         with self._lock:
-            states = [self._state_value(name, numpy) for name in self._state_names]
+            states = [self._state_value(name, numpy) for name in self._state_dtypes]
             outputs = self.executable.run([*leaves, *states], symbols, numpy=numpy)
             return self._settle(leaves, outputs)
 
@@ -154,13 +156,11 @@ class CompiledProgram:
         if name not in self._state:
             self._state[name] = self._initial_state(name)
         value = self._state[name]
-        if numpy and not isinstance(value, np.ndarray):
-            value = value.numpy()
-        elif not numpy and isinstance(value, np.ndarray):
-            import torch
+        if numpy == isinstance(value, np.ndarray):
+            return value
+        from mcomp.ops.encoded import array_of, tensor_of
 
-            value = torch.from_numpy(value)
-        return value
+        return array_of(value) if numpy else tensor_of(value, self._state_dtypes[name])
 
     def _initial_state(self, name: str) -> Array:
         for value, spec in zip(self.face.inputs, self.face.input_specs):

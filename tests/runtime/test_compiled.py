@@ -112,3 +112,17 @@ def test_the_module_view_behaves_and_refuses_training() -> None:
     assert module.to("cpu") is module
     with pytest.raises(CallError, match="compiled for reference"):
         module.to("cuda")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f8e4m3"])
+def test_state_of_types_that_numpy_lacks(dtype: str) -> None:
+    fast = model(f"""graph @counter(%x: f32[2], state @count %n: {dtype}[]) -> (f32[2], {dtype}[]) {{
+  %one = full {{value = 1.0, shape = [], dtype = !f32}} : f32[]
+  %wide = cast %n {{dtype = !f32}} : f32[]
+  %more = add %wide, %one : f32[]
+  %y = mul %x, %more : f32[2]
+  %next = cast %more {{dtype = !{dtype}}} : {dtype}[]
+  return %y, state @count = %next
+}}""")
+    x = torch.ones(2)
+    assert [float(fast(given)[0]) for given in (x, x, x.numpy(), x.numpy(), x)] == [1, 2, 3, 4, 5]
