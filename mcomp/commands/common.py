@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -192,8 +193,16 @@ def parse_sizes(items: Sequence[str]) -> dict[str, int]:
 
 
 def emit_json(data: Any) -> None:
-    """Print JSON for programs."""
-    print(json.dumps(data, indent=1, default=str))
+    """Print JSON for programs; NaN and infinities, which JSON lacks, as null."""
+    print(json.dumps(_finite(data), indent=1, default=str, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def print_table(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> None:
