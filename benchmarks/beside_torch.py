@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 import mcomp
-from mcomp.commands.common import example_arrays
+from mcomp.commands.arrays import example_arrays
 
 REST_S = 0.1
 

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from mcomp.commands.common import emit_json, example_arrays, parse_sizes, print_table, read_arrays
+from mcomp.commands.arrays import example_arrays, read_arrays
+from mcomp.commands.common import emit_json, parse_sizes, print_table
+from mcomp.errors import McompError
 from mcomp.plan.measure import interleave
 from mcomp.runtime.program import CompiledProgram
 
@@ -16,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="+", help=".mcomp files; several are timed in turns")
     parser.add_argument("--input", action="append", default=[], metavar="NPY", help=".npy or .npz with arguments, in order")
     parser.add_argument("--size", action="append", default=[], metavar="B=8", help="size of a symbol for made-up inputs")
-    parser.add_argument("--kernels", action="store_true", help="time every kernel")
+    parser.add_argument("--kernels", action="store_true", help="time every kernel of one file")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long to measure")
     parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the files")
     parser.add_argument("--threads", type=int)
@@ -27,6 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Time models: milliseconds a call, or microseconds a kernel with the share of the measured peak."""
     import mcomp
 
+    if arguments.kernels and len(arguments.file) > 1:
+        raise McompError(f"--kernels times one file, and {len(arguments.file)} were given", code="MC0804",
+                         help="give one file, or leave out --kernels")
     models = [mcomp.load(f, trust_code=arguments.trust_code, threads=arguments.threads) for f in arguments.file]
     programs = [m.only_program("timed") for m in models]
     sizes = parse_sizes(arguments.size)

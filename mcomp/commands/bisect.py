@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from mcomp.commands.common import emit_json, example_arrays, find_reference, open_graph, parse_sizes, read_arrays
+from mcomp.commands.arrays import tensors_for
+from mcomp.commands.common import emit_json, find_reference, open_graph, parse_sizes
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the first pass and rewrite that break the check. 1 when there is one, 0 when all is well."""
-    import torch
-
     from mcomp.manager import Context
     from mcomp.manager.bisect import bisect
     from mcomp.runtime.calibration import Calibration
 
     graph = open_graph(arguments.file, arguments.weights)
-    arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
-    inputs = [torch.from_numpy(a) for a in arrays]
+    inputs = tensors_for(graph, arguments.input, parse_sizes(arguments.size))
     calibration = Calibration([inputs], given=bool(arguments.input))
     if arguments.check:
         check = find_reference(arguments.check)

@@ -1,4 +1,4 @@
-"""What commands share: opening files, references to Python functions, arrays, tables."""
+"""What commands share: opening files, references to Python functions, tables."""
 
 from __future__ import annotations
 
@@ -13,36 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mcomp.errors import ArtifactError, CallError, McompError, ParseError
+from mcomp.errors import ArtifactError, McompError, ParseError
 from mcomp.ir.graph import Graph
 from mcomp.ir.parser import parse_graph
 from mcomp.ir.store import WeightStore
 
 
 def open_graph(path: str, weights: str | None = None, *, runs: bool = True) -> Graph:
-    """The graph of a `.mcomp` file, or of IR text whose weights are in the file `weights`, beside it
-    (`weights.safetensors`), or made up (`@w#seed=1`). `runs`: it will be run, so that a `.mcomp` file may call operators of
-    the allow-list only. Raises ArtifactError and ParseError."""
-    if path == "-":
-        return parse_graph(sys.stdin.read(), generate=True)
+    """The graph of a `.mcomp` file, or of IR text (`-`: standard input) whose weights are in the file `weights`, beside it
+    (`weights.safetensors`), or made up (`@w#seed=1`). `runs`: it will be run, so that a
+    `.mcomp` file may call operators of the allow-list only. Raises ArtifactError and ParseError."""
     place = Path(path)
     if place.is_dir():
         place = place / "graph.mir"
     if place.suffix == ".mcomp":
         return _graph_of_file(place, runs)
-    try:
-        text = place.read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ArtifactError(f"{path} cannot be read: {e}", code="MC0704",
-                            help="give a .mcomp file, a .mir file, or a folder with graph.mir") from e
+    text = sys.stdin.read() if path == "-" else _text_of(place)
     store = WeightStore()
-    beside = place.with_name("weights.safetensors")
-    if weights is not None or beside.exists():
+    for file in [Path(weights)] if weights is not None else _weights_beside(place):
         from mcomp.manager.instruments.reproducer import read_weights
 
-        read_weights(Path(weights) if weights is not None else beside, store)
+        read_weights(file, store)
     try:
         return parse_graph(text, store, generate=True)
     except ParseError as e:
@@ -53,6 +44,21 @@ def open_graph(path: str, weights: str | None = None, *, runs: bool = True) -> G
             help="give the file that holds the weights with --weights, or put it beside the graph as weights.safetensors; "
             "in the text, @name#seed=1 makes weights up",
         ) from e
+
+
+def _text_of(place: Path) -> str:
+    try:
+        return place.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{place} cannot be read: {e}", code="MC0704",
+                            help="give a .mcomp file, a .mir file, or a folder with graph.mir") from e
+
+
+def _weights_beside(place: Path) -> list[Path]:
+    if str(place) == "-":
+        return []
+    beside = place.with_name("weights.safetensors")
+    return [beside] if beside.exists() else []
 
 
 def _graph_of_file(place: Path, runs: bool) -> Graph:
@@ -125,46 +131,6 @@ def open_source(reference: str) -> Source:
     if isinstance(found, tuple) and len(found) == 2:
         return Source(found[0], found[1])
     return Source(found)
-
-
-def read_arrays(paths: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of `.npy` files, in order, and of `.npz` files, in the order they were written. No pickles."""
-    arrays: list[np.ndarray] = []
-    for path in paths:
-        try:
-            loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as e:
-            raise CallError(f"{path} cannot be read as an array: {e}", help="give .npy or .npz files") from e
-        arrays += [loaded[name] for name in loaded.files] if hasattr(loaded, "files") else [loaded]
-    return arrays
-
-
-def example_arrays(graph: Graph, sizes: dict[str, int], seed: int = 0) -> list[np.ndarray]:
-    """Made-up arguments for a graph: normal numbers for floats, small integers, all-true masks. Symbols take their size
-    from `sizes`, else 1 or their lower bound."""
-    from mcomp.ir import dims
-
-    unknown = sorted(sizes.keys() - graph.symbols.keys())
-    if unknown:
-        raise CallError(f"the graph has no symbol {unknown[0]}",
-                        help=f"its symbols are {', '.join(graph.symbols)}" if graph.symbols else "its sizes are all fixed")
-    rng = np.random.default_rng(seed)
-    symbols = {s: max(1, b.low) for s, b in graph.symbols.items()} | sizes
-    arrays = []
-    for value, spec in zip(graph.inputs, graph.input_specs):
-        if spec.kind != "arg":
-            continue
-        type = value.tensor
-        shape = tuple(dims.evaluate(d, symbols) for d in type.shape)
-        if not type.dtype.is_numpy_native:
-            raise CallError(f"no example can be made for %{value.name}: {type}", help="pass --input")
-        if type.dtype.is_float or type.dtype.is_complex:
-            arrays.append(rng.standard_normal(shape).astype(type.dtype.numpy))
-        elif type.dtype.is_int:
-            arrays.append(rng.integers(0, 2, shape).astype(type.dtype.numpy))
-        else:
-            arrays.append(np.ones(shape, bool))
-    return arrays
 
 
 def writable(path: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
-from mcomp.commands.common import emit_json, example_arrays, open_graph, parse_sizes, print_table, read_arrays
+from mcomp.commands.arrays import tensors_for
+from mcomp.commands.common import emit_json, open_graph, parse_sizes, print_table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare values of the same name in both graphs, and their outputs. 1 when some layer or output diverges."""
-    import torch
-
     from mcomp.runtime.compare import compare_graphs
 
     first, second = (open_graph(f, arguments.weights) for f in (arguments.first, arguments.second))
-    arrays = read_arrays(arguments.input) or example_arrays(first, parse_sizes(arguments.size))
-    rows = compare_graphs(first, second, [torch.from_numpy(a) for a in arrays], every=arguments.all)
+    inputs = tensors_for(first, arguments.input, parse_sizes(arguments.size))
+    rows = compare_graphs(first, second, inputs, every=arguments.all)
     diverging = next((r for r in rows if not r.error <= arguments.tolerance), None)
     if arguments.json:
         emit_json({"rows": [vars(r) | {"snr_db": r.snr_db} for r in rows],

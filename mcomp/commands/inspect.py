@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ir", action="store_true", help="print the graph")
     parser.add_argument("--report", action="store_true", help="print the report kept in the file")
     parser.add_argument("--source", action="store_true", help="print the generated source kept in the file")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print facts, or with --report the report, for programs")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(reader.blob("source").decode() or "// no source was generated")
         return 0
     if arguments.report and reader is not None:
-        reader.report().print()
+        if arguments.json:
+            emit_json(reader.report().to_json())
+        else:
+            reader.report().print()
         return 0
     sizes = {d: graph.store.get(d).nbytes for d in used_weights(graph)}
     facts: dict[str, Any] = {

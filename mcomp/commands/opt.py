@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcomp.commands.common import example_arrays, open_graph, parse_sizes, read_arrays
+from mcomp.commands.arrays import tensors_for
+from mcomp.commands.common import open_graph, parse_sizes
+from mcomp.errors import ArtifactError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("file", help="a .mir or .mcomp file, a reproducer's folder, or - for standard input")
-    parser.add_argument("--pipeline", help='passes, such as "fold,cse,dce", or a file that holds them (default: those that '
-                        "prepare a graph for the target)")
+    parser.add_argument("--pipeline", help='passes, such as "fold,cse,dce", or a .txt file that holds them (default: those '
+                        "that prepare a graph for the target)")
     parser.add_argument("--emit", choices=["ir", "source", "kernels"], default="ir",
                         help="what to print: the graph, the source that the target's passes and lowering give, or what "
                         "compiling it ahead of time gives (for a machine that need not be there: --target cuda:sm_90)")
@@ -45,10 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     graph = open_graph(arguments.file, arguments.weights)
     backend = backend_named(arguments.target)
-    pipeline = arguments.pipeline if arguments.pipeline is not None else backend.pipeline() if arguments.emit == "ir" else ""
-    if pipeline.endswith(".txt") and Path(pipeline).exists():
-        pipeline = Path(pipeline).read_text().strip()
-    inputs = _inputs(graph, arguments)
+    pipeline = _pipeline(arguments, backend)
+    inputs: list[Any] = tensors_for(graph, arguments.input, parse_sizes(arguments.size))
     context = Context(target=arguments.target, exclude=arguments.exclude,
                       calibration=Calibration([inputs], given=bool(arguments.input)))
     timing, statistics = tools.Timing(), tools.Statistics()
@@ -68,10 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         if reproducer is not None and reproducer.written:
             print(f"a reproducer was written to {reproducer.folder}", file=sys.stderr)
     text = graph_text(graph) + "\n" if arguments.emit == "ir" else _emitted(backend, graph, context, arguments)
-    if arguments.output:
-        Path(arguments.output).write_text(text)
-    else:
-        print(text, end="")
+    _put(text, arguments.output)
     lines: list[Any] = []
     lines += [timing] if arguments.timing else []
     lines += [statistics] if arguments.statistics else []
@@ -100,8 +97,21 @@ def _emitted(backend: Any, graph: Any, context: Any, arguments: argparse.Namespa
     return "\n".join(lines) + "\n"
 
 
-def _inputs(graph: Any, arguments: argparse.Namespace) -> list[Any]:
-    import torch
+def _pipeline(arguments: argparse.Namespace, backend: Any) -> str:
+    given = arguments.pipeline
+    if given is None:
+        return str(backend.pipeline()) if arguments.emit == "ir" else ""
+    if not given.endswith(".txt"):
+        return str(given)
+    try:
+        return Path(given).read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{given} cannot be read: {e}", code="MC0704",
+                            help="give passes, or a .txt file that holds them") from e
 
-    arrays = read_arrays(arguments.input) or example_arrays(graph, parse_sizes(arguments.size))
-    return [torch.from_numpy(a) for a in arrays]
+
+def _put(text: str, output: str | None) -> None:
+    if output:
+        Path(output).write_text(text)
+    else:
+        print(text, end="")

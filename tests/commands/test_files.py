@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,84 @@ def test_inspect_a_damaged_report(mcomp: Mcomp, tmp_path: Path) -> None:
     ran = mcomp("inspect", "--report", path)
     assert (ran.code, ran.out) == (3, "")
     assert "its report cannot be read" in ran.err and "Traceback" not in ran.err
+
+
+BF16 = """graph @g(%x: bf16[3, 4]) -> (bf16[3, 4]) {
+  %y = neg %x : bf16[3, 4]
+  return %y
+}
+"""
+
+
+def test_graphs_of_bf16_need_no_inputs(mcomp: Mcomp, tmp_path: Path) -> None:
+    (tmp_path / "half.mir").write_text(BF16)
+    assert mcomp("opt", tmp_path / "half.mir", "--pipeline", "dce", "--check").code == 0
+    assert mcomp("compare", tmp_path / "half.mir", tmp_path / "half.mir").code == 0
+    np.save(tmp_path / "bits.npy", np.full((3, 4), 0x3F80, np.uint16))
+    ran = mcomp("compare", tmp_path / "half.mir", tmp_path / "half.mir", "--input", tmp_path / "bits.npy")
+    assert ran.code == 0, ran.err
+
+
+def test_a_file_of_passes_that_is_missing(mcomp: Mcomp, folder: Path, tmp_path: Path) -> None:
+    ran = mcomp("opt", folder / "graph.mir", "--pipeline", tmp_path / "none.txt")
+    assert ran.code == 3 and "none.txt cannot be read" in ran.err
+
+
+def test_inspect_gives_the_report_to_programs(mcomp: Mcomp, folder: Path) -> None:
+    assert json.loads(mcomp("inspect", folder / "model.mcomp", "--report", "--json").out)["target"] == "reference"
+
+
+def test_kernels_are_those_of_one_file(mcomp: Mcomp, folder: Path) -> None:
+    ran = mcomp("bench", folder / "model.mcomp", folder / "model.mcomp", "--kernels")
+    assert (ran.code, ran.out) == (3, "") and "--kernels times one file" in ran.err
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.npz", "y"])
+def test_run_writes_the_file_that_was_asked_for(mcomp: Mcomp, folder: Path, tmp_path: Path, name: str) -> None:
+    assert mcomp("run", folder / "model.mcomp", "-o", tmp_path / name).code == 0
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    found = np.load(tmp_path / name)
+    assert (found if name == "y.npy" else found["output0"]).shape == (1, 4)
+
+
+def test_run_writes_several_results_to_no_single_array(mcomp: Mcomp, tmp_path: Path) -> None:
+    text = "graph @g(%x: f32[2]) -> (f32[2], f32[2]) {\n  %y = neg %x : f32[2]\n  return %x, %y\n}"
+    path = model(text).save(tmp_path / "m.mcomp")
+    ran = mcomp("run", path, "-o", tmp_path / "y.npy")
+    assert ran.code == 3 and "holds one array, and the model returns 2" in ran.err
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_run_gives_the_mean_of_what_bits_mean(mcomp: Mcomp, tmp_path: Path) -> None:
+    path = model("""graph @g(%x: f32[2]) -> (bf16[2]) {
+  %z = sub %x, %x : f32[2]
+  %c = cos %z : f32[2]
+  %y = cast %c {dtype = !bf16} : bf16[2]
+  return %y
+}""").save(tmp_path / "m.mcomp")
+    assert mcomp("run", path).out == "output 0: bf16[2], mean 1.0\n"
+
+
+@pytest.mark.parametrize("name", ["empty.npy", "cut.npy", "cut.npz", "objects.npy", "objects.npz", "text.npy", "pickle.npy"])
+def test_inputs_that_are_no_arrays(mcomp: Mcomp, folder: Path, tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "good.npy", np.zeros((3, 8), np.float32))
+    np.savez(tmp_path / "good.npz", np.zeros((3, 8), np.float32))
+    objects = np.array([[1], [2, 3]], object)
+    path = tmp_path / name
+    if name.startswith("cut"):
+        path.write_bytes((tmp_path / f"good{path.suffix}").read_bytes()[:150])
+    elif name == "pickle.npy":
+        path.write_bytes(pickle.dumps({"a": 1}))
+    elif name == "text.npy":
+        np.save(path, np.array(["a"]))
+    elif name == "objects.npz":
+        np.savez(path, objects)
+    else:
+        np.save(path, objects) if name == "objects.npy" else path.touch()
+    for command in (("run", folder / "model.mcomp"), ("opt", folder / "graph.mir", "--pipeline", "dce")):
+        ran = mcomp(*command, "--input", path)
+        assert (ran.code, ran.out) == (3, "")
+        assert name in ran.err and "Traceback" not in ran.err
 
 
 def test_json_has_no_numbers_that_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
