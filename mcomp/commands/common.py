@@ -21,7 +21,7 @@ from mcomp.ir.store import WeightStore
 
 def open_graph(path: str, weights: str | None = None, *, runs: bool = True) -> Graph:
     """The graph of a `.mcomp` file, or of IR text (`-`: standard input) whose weights are in the file `weights`, beside it
-    (`weights.safetensors`), or made up (`@w#seed=1`). `runs`: it will be run, so that a
+    (`<its name>.weights.safetensors`, `weights.safetensors`), or made up (`@w#seed=1`). `runs`: it will be run, so that a
     `.mcomp` file may call operators of the allow-list only. Raises ArtifactError and ParseError."""
     place = Path(path)
     if place.is_dir():
@@ -54,11 +54,15 @@ def _text_of(place: Path) -> str:
                             help="give a .mcomp file, a .mir file, or a folder with graph.mir") from e
 
 
+def weights_of(place: Path) -> Path:
+    """Where a command writes the weights of a graph that it writes to `place`: `out.mir` has `out.weights.safetensors`."""
+    return place.with_name(f"{place.stem}.weights.safetensors")
+
+
 def _weights_beside(place: Path) -> list[Path]:
     if str(place) == "-":
         return []
-    beside = place.with_name("weights.safetensors")
-    return [beside] if beside.exists() else []
+    return [p for p in (weights_of(place), place.with_name("weights.safetensors")) if p.exists()]
 
 
 def _graph_of_file(place: Path, runs: bool) -> Graph:

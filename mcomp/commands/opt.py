@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import open_graph, parse_sizes
+from mcomp.commands.common import open_graph, parse_sizes, weights_of, writable
 from mcomp.errors import ArtifactError
 
 
@@ -23,7 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--exclude", action="append", default=[])
-    parser.add_argument("-o", "--output", help="where to write the graph (default: standard output)")
+    parser.add_argument("-o", "--output", help="where to write the graph (default: standard output); its weights go beside "
+                        "it, to out.weights.safetensors for out.mir")
     parser.add_argument("--input", action="append", default=[], metavar="NPY", help="calibration and check inputs")
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
     parser.add_argument("--no-verify", action="store_true", help="do not verify after each pass")
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.manager import instruments as tools
     from mcomp.runtime.calibration import Calibration
 
+    if arguments.output:
+        _check_output(Path(arguments.output), arguments.emit)
     graph = open_graph(arguments.file, arguments.weights)
     backend = backend_named(arguments.target)
     pipeline = _pipeline(arguments, backend)
@@ -67,8 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         if reproducer is not None and reproducer.written:
             print(f"a reproducer was written to {reproducer.folder}", file=sys.stderr)
-    text = graph_text(graph) + "\n" if arguments.emit == "ir" else _emitted(backend, graph, context, arguments)
-    _put(text, arguments.output)
+    if arguments.emit != "ir":
+        _put(_emitted(backend, graph, context, arguments), arguments.output)
+    elif arguments.output:
+        _write_graph(graph, Path(arguments.output))
+    else:
+        print(graph_text(graph))
     lines: list[Any] = []
     lines += [timing] if arguments.timing else []
     lines += [statistics] if arguments.statistics else []
@@ -110,8 +117,38 @@ def _pipeline(arguments: argparse.Namespace, backend: Any) -> str:
                             help="give passes, or a .txt file that holds them") from e
 
 
+def _check_output(place: Path, emit: str) -> None:
+    """Raise ArtifactError where the output cannot be written, or would take the place of weights that are not mcomp's."""
+    from mcomp.manager.instruments.reproducer import holds_weights
+
+    writable(str(place))
+    weights = weights_of(place)
+    if emit == "ir" and weights.exists() and not holds_weights(weights):
+        raise ArtifactError(f"{weights} is there already, and mcomp did not write it", code="MC0702",
+                            help="choose another place with --output")
+
+
 def _put(text: str, output: str | None) -> None:
     if output:
         Path(output).write_text(text)
     else:
         print(text, end="")
+
+
+def _write_graph(graph: Any, place: Path) -> None:
+    """The graph as text, and its weights beside it."""
+    from safetensors import SafetensorError
+
+    from mcomp.files import replacing
+    from mcomp.ir.printer import graph_text
+    from mcomp.manager.instruments.reproducer import write_weights
+    from mcomp.runtime.artifact import used_weights
+
+    try:
+        if used_weights(graph):
+            with replacing(weights_of(place)) as temporary:
+                write_weights(temporary, graph)
+        place.write_text(graph_text(graph, digests=32) + "\n")
+    except (OSError, SafetensorError) as e:
+        raise ArtifactError(f"{place} could not be written: {e}", code="MC0702",
+                            help="free space or choose another place") from e

@@ -1,5 +1,6 @@
 """Files that commands are given: strangers', damaged and odd ones; and files that commands write."""
 
+import io
 import json
 import math
 import pickle
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mcomp.commands.common import emit_json
 from tests.commands.conftest import Mcomp
@@ -42,6 +44,37 @@ BF16 = """graph @g(%x: bf16[3, 4]) -> (bf16[3, 4]) {
   return %y
 }
 """
+
+
+def test_opt_writes_weights_beside_the_graph(mcomp: Mcomp, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mir"
+    assert mcomp("opt", folder / "graph.mir", "--pipeline", "dce", "-o", out).code == 0
+    assert "seed" not in out.read_text()
+    assert mcomp("compare", folder / "graph.mir", out).code == 0
+    assert mcomp("opt", out, "--pipeline", "dce", "-o", out).code == 0
+    assert mcomp("compare", folder / "graph.mir", out).code == 0
+
+
+def test_opt_overwrites_no_weights_of_others(mcomp: Mcomp, folder: Path, tmp_path: Path) -> None:
+    save_file({"w": np.zeros(2)}, tmp_path / "out.weights.safetensors")
+    before = (tmp_path / "out.weights.safetensors").read_bytes()
+    ran = mcomp("opt", folder / "graph.mir", "--pipeline", "dce", "-o", tmp_path / "out.mir")
+    assert ran.code == 3 and "mcomp did not write it" in ran.err
+    assert (tmp_path / "out.weights.safetensors").read_bytes() == before
+    assert not (tmp_path / "out.mir").exists()
+    ran = mcomp("opt", folder / "graph.mir", "--pipeline", "frobnicate", "-o", tmp_path / "none" / "out.mir")
+    assert ran.code == 3 and "there is no folder" in ran.err
+
+
+def test_opt_reads_standard_input_with_weights(
+    mcomp: Mcomp, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.mir"
+    mcomp("opt", folder / "graph.mir", "--pipeline", "dce", "-o", out)
+    monkeypatch.setattr("sys.stdin", io.StringIO(out.read_text()))
+    ran = mcomp("opt", "-", "--pipeline", "dce", "--weights", tmp_path / "out.weights.safetensors")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("graph @mlp")
 
 
 def test_graphs_of_bf16_need_no_inputs(mcomp: Mcomp, tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def _write(path: Path, weights: Iterable[Weight]) -> None:
     save_file(tensors, path, {"types": json.dumps(types)})
 
 
+def holds_weights(path: Path) -> bool:
+    """Whether a file is one that `write_weights` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as opened:
+            return "types" in (opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_weights(path: Path, store: WeightStore) -> None:
     """Add the weights of a file that `write_weights` wrote to a store. Raises ArtifactError for any other file."""
     from safetensors import SafetensorError, safe_open
