@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcomp.ir.graph import Value
+from mcomp.ir import dims
+from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
 
 Kind = Literal["auto", "kl", "mse", "cosine"]
@@ -81,21 +82,44 @@ def relative_square(ours: Tensor, theirs: Tensor) -> Tensor:
 def kinds_of(outputs: Sequence[Value], asked: Kind) -> tuple[Kind, ...]:
     """What kind each output is. With `auto`: scores of two classes or more that a linear layer or a softmax makes are kl
     (or, where `softmax` itself ends the model, mse: its outputs are no scores any more), the others mse, and vectors that
-    were divided by a norm of theirs cosine."""
+    were divided by a norm of theirs cosine. Classes lie along the last axis; what has one axis only, or another last axis
+    than the layer's, is mse."""
     return tuple(_kind(value) if asked == "auto" else asked for value in outputs)
 
 
 def _kind(value: Value) -> Kind:
     type = value.type
-    if not isinstance(type, TensorType) or not type.shape or type.shape[-1] == 1:
+    if not isinstance(type, TensorType) or type.rank < 2 or type.shape[-1] == 1:
         return "mse"
     producer = value.producer
     while producer is not None and producer.op.name in _THROUGH:
+        if not _keeps_last(producer):
+            return "mse"
         producer = producer.operand(0).producer
     if producer is None:
         return "mse"
-    if producer.op.name in ("linear", "log_softmax"):
+    if producer.op.name == "linear":
         return "kl"
+    if producer.op.name == "log_softmax":
+        return "kl" if producer.attrs["axis"] == producer.result.tensor.rank - 1 else "mse"
     if producer.op.name == "div" and type.rank == 2 and producer.operand(1).tensor.shape[-1] == 1:
         return "cosine"
     return "mse"
+
+
+def _keeps_last(node: Node) -> bool:
+    """Whether the last axis of what a view gives is its operand's last one, or a part of that."""
+    given, made = node.operand(0).tensor, node.result.tensor
+    if not given.shape or not made.shape:
+        return False
+    name, attrs, last = node.op.name, node.attrs, given.rank - 1
+    if name == "permute":
+        return bool(attrs["order"][-1] == last)
+    if name == "squeeze":
+        return last not in attrs["axes"]
+    if name == "unsqueeze":
+        return made.rank - 1 not in attrs["axes"]
+    if name == "select":
+        return bool(attrs["axis"] != last)
+    before, after = given.shape[-1], made.shape[-1]
+    return name != "reshape" or before == after or (after not in (0, 1) and dims.mod(before, after) == 0)
