@@ -17,7 +17,7 @@ from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.substitute import Substitution, substitute
-from mcomp.passes.compress.teaching import Options, Report, float_constants
+from mcomp.passes.compress.teaching import Options, Report, float_constants, recording
 
 if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Outcome, Recipe
@@ -157,10 +157,13 @@ class Distill(Pass):
             ("patience", self.patience >= 0, "0 (never stop early) or more"),
         ]
 
+    @recording()
     def run(self, graph: Graph, context: Context) -> PassResult:
         if context.calibration is None:
             raise PassError("distill: students learn from calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...]")
+        from mcomp.passes.compress.training.data import recorded
+
         dense = context.shared.get(TEACHER) or graph.clone()
         context.shared[_PASSES] = context.shared.get(_PASSES, 0) + 1
         if context.shared.get(INTERRUPTED):
@@ -173,6 +176,7 @@ class Distill(Pass):
         if not context.calibration.given:
             context.remark("warning", self.name, self.region, "students learn from the example inputs only",
                            "pass calibration data")
+        context.calibration.batches = [[recorded(x) for x in batch] for batch in context.calibration.batches]
         if self.student != "self":
             result = self._substitute(graph, dense, context)
         elif not self.region and self.split == "none":

@@ -18,6 +18,7 @@ from mcomp.passes.compress.teaching import (
     Say,
     chooser,
     originals,
+    recording,
     same_value,
     timed,
     train_task,
@@ -34,6 +35,7 @@ _CYCLE = 4
 """Epochs after which changed inputs come again, so that the teacher need not run any more."""
 
 
+@recording()
 def finetune(
     graph: Graph, dense: Graph, calibration: Calibration, *, recipe: Recipe | None = None, options: Options | None = None,
     seconds: float | None = None, seed: int = 0, checkpoint: Path | None = None, progress: Say | None = None,

@@ -18,6 +18,7 @@ from mcomp.passes.compress.teaching import (
     chooser,
     left_out,
     originals,
+    recording,
     same_value,
     timed,
     train_task,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Recipe
 
 
+@recording()
 def reconstruct(
     graph: Graph, dense: Graph, calibration: Calibration, blocks: Sequence[Region] | None = None, *,
     recipe: Recipe | None = None, options: Options | None = None, seconds: float | None = None, seed: int = 0,
@@ -68,6 +70,7 @@ def reconstruct(
     return reports
 
 
+@recording()
 def reconstruct_block(
     block: Region, dense: Graph, calibration: Calibration, recipe: Recipe, options: Options,
     checkpoint: Path | None = None, progress: Say | None = None,

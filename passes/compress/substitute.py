@@ -14,7 +14,7 @@ from mcomp.ops.workload import workload
 from mcomp.passes.analysis.cost import weight_bytes
 from mcomp.passes.compress.region import Region, body_of, splice
 from mcomp.passes.compress.student import from_module, narrower, shallower
-from mcomp.passes.compress.teaching import CACHED_BYTES, Options, Report, left_out, same_value, train_task
+from mcomp.passes.compress.teaching import CACHED_BYTES, Options, Report, left_out, recording, same_value, train_task
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Substitution:
     note: str = ""
 
 
+@recording()
 def substitute(
     region: Region, dense: Graph, context: Context, *, student: Any, ratio: float, recipe: Recipe, options: Options,
     max_error: float, checkpoint: Path | None = None, progress: Say | None = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,16 @@ Say = Callable[[str], None]
 CACHED_BYTES = 1 << 30
 """Values that a teacher gave are kept, for as many batches as fit into this; those of the rest are not used, or computed
 again at every step."""
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Where torch records what gradients need, whatever the caller has switched off (`no_grad`, `inference_mode`). Also a
+    decorator."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @dataclass(frozen=True)

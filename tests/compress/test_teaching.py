@@ -1,10 +1,23 @@
 """What a student is taught, and on what: kinds of outputs, rows of samples, errors, and the states that torch is in."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from mcomp.ir import Graph, parse_graph
+from mcomp.manager import Context, PassManager
+from mcomp.manager.context import TRAINED
+from mcomp.passes.compress.distill import Distill
+from mcomp.passes.compress.finetune import finetune
+from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.training.objective import kinds_of
+from mcomp.passes.compress.training.trainer import Recipe
+from mcomp.runtime.calibration import Calibration
+from tests.compress.test_distill import MLP, layers, worse
+
+FEW = Recipe(rate=3e-3, steps=20)
 
 
 def ending(body: str, output: str) -> Graph:
@@ -44,3 +57,26 @@ graph @g[B in 1..](%x: f32[B, 4]) -> (f32[B]) {{
 }}
 """, generate=True)
     assert kinds_of(graph.outputs, "auto") == ("mse",)
+
+
+# the states that torch is in
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_trains_whatever_is_switched_off(mode: Any) -> None:
+    graph, dense = worse(MLP)
+    blocks, whole = worse(layers())
+    with mode():
+        report = finetune(graph, dense, Calibration([[torch.randn(96, 8)]]), recipe=FEW)
+        first, *_ = reconstruct(blocks, whole, Calibration([[torch.randn(i, 8)] for i in (9, 70)]), recipe=FEW)
+        assert not torch.is_grad_enabled()
+    assert report.changed and first.changed
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_students_learn_whatever_is_switched_off(mode: Any) -> None:
+    graph, student = parse_graph(MLP, generate=True), nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    with mode():
+        step = Distill(student=student, steps=20, rate=1e-2, max_error=50.0)
+        context = Context(calibration=Calibration([[torch.randn(96, 8)]]))
+        PassManager([step]).run(graph, context)
+    assert context.shared[TRAINED][0].improved

@@ -44,7 +44,7 @@ class Samples:
         self.batched = None if batched is None else tuple(batched)
         self.cycle = 0
         """After so many epochs the same minibatches come again; 0: never."""
-        self._groups = _grouped(batches, self.batched)
+        self._groups = _grouped([[recorded(t) for t in batch] for batch in batches], self.batched)
         counts = [_count(g, self.batched) for g in self._groups]
         self.total = sum(counts)
         generator = torch.Generator().manual_seed(seed)
@@ -151,6 +151,11 @@ def row_columns(inputs: Sequence[Type], outputs: Sequence[Type]) -> list[bool] |
             return None
         found.append(own)
     return found if any(found) else None
+
+
+def recorded(value: Any) -> Any:
+    """What torch can keep for gradients: a copy of a tensor that was made in inference mode, anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _grouped(batches: Sequence[Sequence[Any]], batched: Sequence[bool] | None) -> list[list[Any]]:
