@@ -102,7 +102,8 @@ def train_task(
     before = held_error(task, outputs)
     path = None if checkpoint is None else checkpoint / f"train-{_file_name(f'{layer}-{node}')}.pt"
     outcome = train(
-        task, task.samples, recipe, checkpoint=path, identity=_identity(task, recipe, options), say=progress,
+        task, task.samples, recipe, checkpoint=path, identity="" if path is None else _identity(task, recipe, options),
+        say=progress,
     )
     if not outcome.improved:
         reason = outcome.stopped or "training did not lower the held-out loss"
@@ -198,16 +199,18 @@ def timed(recipe: Recipe, seconds: float | None, seed: int) -> Recipe:
 
 def _identity(task: Matching, recipe: Recipe, options: Options) -> str:
     """What a checkpoint must agree with: shapes and starting values of what is trained, samples, and options."""
+    from mcomp.ops.encoded import array_of
+
     h = hashlib.sha256()
     for name, tensor in task.tensors().items():
         h.update(f"{name}{tuple(tensor.shape)}".encode())
-        h.update(tensor.detach().contiguous().numpy().tobytes())
+        h.update(array_of(tensor.contiguous()).tobytes())
     fields = {k: v for k, v in vars(recipe).items() if k not in ("seconds", "threads", "deadline", "told")}
     plain = {k: v for k, v in vars(options).items() if k not in ("keep", "floats") and not callable(v)}
     h.update(repr((sorted(fields.items()), sorted(plain.items()), task.objective, task.samples.total)).encode())
     first = task.samples.columns(task.samples.held()[0]) if task.samples.total else []
     for column in first:
-        h.update(column.detach().contiguous().numpy().tobytes())
+        h.update(array_of(column.contiguous()).tobytes())
     return h.hexdigest()
 
 

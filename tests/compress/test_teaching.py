@@ -1,20 +1,23 @@
 """What a student is taught, and on what: kinds of outputs, rows of samples, errors, and the states that torch is in."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mcomp.ir import Graph, parse_graph
+from mcomp.ir import Graph, TensorType, dtypes, parse_graph
 from mcomp.manager import Context, PassManager
 from mcomp.manager.context import TRAINED
+from mcomp.ops.encoded import array_of
 from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.training.objective import kinds_of
 from mcomp.passes.compress.training.trainer import Recipe
 from mcomp.runtime.calibration import Calibration
+from tests.compress.graphs import random
 from tests.compress.test_distill import MLP, layers, worse
 
 FEW = Recipe(rate=3e-3, steps=20)
@@ -80,3 +83,26 @@ def test_students_learn_whatever_is_switched_off(mode: Any) -> None:
         context = Context(calibration=Calibration([[torch.randn(96, 8)]]))
         PassManager([step]).run(graph, context)
     assert context.shared[TRAINED][0].improved
+
+
+# element types
+
+def halves(kind: dtypes.DType, seed: int) -> Graph:
+    """A linear layer of rounded inputs, all in 16 bits."""
+    graph = Graph("g")
+    x = graph.add_input("x", TensorType((6, 16), kind))
+    with graph.edit("make") as editor:
+        values = (0.3 * random(8, 16, seed=seed) + random(8, 16)).to(dtypes.to_torch(kind))
+        weight = editor.const(array_of(values), type=TensorType((8, 16), kind), name="fc.weight")
+        rounded = editor.add("quantize", [x], {"dtype": dtypes.i8, "scale": 0.02}).result
+        y = editor.add("linear", [rounded, weight]).result
+    graph.set_outputs([y])
+    return graph
+
+
+@pytest.mark.parametrize("kind", [dtypes.f16, dtypes.bf16], ids=str)
+def test_models_in_16_bits_are_trained(kind: dtypes.DType, tmp_path: Path) -> None:
+    batches = [[random(6, 16, seed=i).to(dtypes.to_torch(kind))] for i in range(10)]
+    for folder in (None, tmp_path):
+        report = finetune(halves(kind, 1), halves(kind, 2), Calibration(batches), recipe=FEW, checkpoint=folder)
+        assert report.changed

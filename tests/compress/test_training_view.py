@@ -317,3 +317,13 @@ def test_equal_biases_of_different_layers_become_two() -> None:
 def test_operators_that_have_a_specification_are_known() -> None:
     for name in ("linear", "conv", "embedding", "layer_norm", "batch_norm", "prelu", "lstm"):
         assert op_named(name).name == name
+
+
+@pytest.mark.parametrize("quantize", [STATIC, DYNAMIC])
+def test_halves_stay_halves_behind_rounding(quantize: tuple[str, str]) -> None:
+    text = MLP.replace("QUANTIZE", quantize[0]).replace("ENCODING", quantize[1]).replace("f32", "f16")
+    graph = parse_graph(text, generate=True)
+    (expected,) = run_graph(graph, [rows().half()])
+    (found,) = TrainableGraph(graph)([rows().half()])
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    found.float().square().sum().backward()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcomp.ir import dtypes
 from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Node
 from mcomp.ops.quant import encoding_of
@@ -84,8 +85,9 @@ def round_weight(x: Tensor, scales: Tensor, zeros: Tensor | float, encoding: Aff
 
 
 def round_activation(node: Node, growth: Tensor | None = None) -> Any:
-    """What a `quantize` node does while training: a function from a float tensor to a float tensor. With `growth`, the
-    node's scale grows by its exponential; those of floats of 8 bits stay."""
+    """What a `quantize` node does while training: a function from a float tensor to a float tensor, for a fixed scale in the
+    element type that the graph states (autocast may give another). With `growth`, the node's scale grows by its
+    exponential; those of floats of 8 bits stay."""
     attrs = node.attrs
     rank = len(node.operand(0).tensor.shape)
     encoding = encoding_of(attrs, rank)
@@ -98,7 +100,7 @@ def round_activation(node: Node, growth: Tensor | None = None) -> Any:
         start, offset = float(encoding.scale), torch.tensor(float(encoding.zero))
         return lambda x: round_to(x, start * growth.exp(), offset, encoding)
     if encoding.scale is not None:
-        fixed, zero = float(encoding.scale), encoding.zero
+        fixed, zero, dtype = float(encoding.scale), encoding.zero, dtypes.to_torch(node.operand(0).tensor.dtype)
 
         def static(x: Tensor) -> Tensor:
             found: Tensor
@@ -106,7 +108,7 @@ def round_activation(node: Node, growth: Tensor | None = None) -> Any:
                 found = round_to(x, torch.tensor(fixed), torch.tensor(float(zero)), encoding)
             else:
                 found = _RoundFixed.apply(x.float(), torch.tensor(fixed), low - zero, high - zero)
-            return found
+            return found.to(dtype)
 
         return static
     if encoding.zero_point:
