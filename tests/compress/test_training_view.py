@@ -12,6 +12,7 @@ from mcomp.ops.evaluate import constant, run_graph
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.forward import Forward
 from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.parameters import parameter
 from mcomp.passes.compress.training.precision import has_bf16, wants_bf16
 from mcomp.passes.compress.training.tasks import Matching
 from mcomp.passes.compress.training.trainer import Recipe, train
@@ -327,3 +328,21 @@ def test_halves_stay_halves_behind_rounding(quantize: tuple[str, str]) -> None:
     (found,) = TrainableGraph(graph)([rows().half()])
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
     found.float().square().sum().backward()
+
+
+def test_what_was_not_only_rounded_starts_as_it_is_stored() -> None:
+    """Half of the rows are within a third of a step of what they were, the others (as of smoothed layers) are not."""
+    graph = encoded_graph(Affine(axis=(0,)))
+    node = next(n for n in graph.nodes if n.op.name == "const")
+    weight = node.result.weight
+    assert weight is not None
+    stored = torch.from_numpy(np.array(weight.decode()))
+    step = torch.from_numpy(np.array(weight.parts["scales"])).reshape(-1, 1)
+    original = stored + step / 3
+    original[6:] += 0.7 * stored[6:]
+    found = parameter(node, original=original)
+    assert found is not None
+    near = (original - stored).abs() <= step
+    assert bool(near[:6].all()) and float(near[6:].float().mean()) < 0.2
+    kept = torch.minimum(original, stored + 0.49 * step).maximum(stored - 0.49 * step)
+    torch.testing.assert_close(found.master.detach(), torch.where(near, kept, stored))

@@ -80,7 +80,8 @@ class AffineParameter(Trained):
     """A constant in integers: trained in float, rounded to the scales that it has (or learns) whenever it is used.
 
     With `original`, the constant before it was rounded, training starts from that, moved as little as needed to round to
-    the integers that are stored: which of them are near to the next one is what rounding leaves to learn.
+    the integers that are stored: which of them are near to the next one is what rounding leaves to learn. Elements that are
+    more than a step away from it were not only rounded (but scaled, or moved to make up for others), and start as stored.
     """
 
     def __init__(
@@ -90,8 +91,7 @@ class AffineParameter(Trained):
         scales, self.zeros = _scales_of(parts, encoding)
         start = _decode_affine(parts["values"], scales, self.zeros, encoding)
         if original is not None and original.shape == start.shape:
-            reach = _CELL * _spread(scales, start.shape, encoding)
-            start = torch.minimum(torch.maximum(original.float(), start - reach), start + reach)
+            start = _toward(start, original.float(), _spread(scales, start.shape, encoding))
         super().__init__(node, start, scales, learn_scales)
 
     def value(self) -> Tensor:
@@ -233,6 +233,13 @@ def _decode_affine(values: Tensor, scales: Tensor, zeros: Tensor | float, encodi
     grouped = integers.reshape(*integers.shape[:-1], -1, encoding.group)
     offset = zeros.unsqueeze(-1) if isinstance(zeros, Tensor) and zeros.dim() else zeros
     return ((grouped - offset) * scales.unsqueeze(-1)).reshape(integers.shape)
+
+
+def _toward(start: Tensor, original: Tensor, step: Tensor) -> Tensor:
+    """What is stored, moved towards what it was within the cell that rounds to it, where that is at most a step away."""
+    reach = _CELL * step
+    moved = torch.minimum(torch.maximum(original, start - reach), start + reach)
+    return torch.where((original - start).abs() <= step, moved, start)
 
 
 def _spread(scales: Tensor, shape: torch.Size, encoding: Affine) -> Tensor:
