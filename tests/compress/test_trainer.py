@@ -244,3 +244,11 @@ def test_checks_are_rare_where_they_would_take_longer_than_the_steps() -> None:
     batches = len(task.samples.held())
     assert batches > 30
     assert len(outcome.history) - 1 <= 60 / (batches / 1.5) + 1
+
+
+def test_of_small_batches_of_different_lengths_a_share_is_held_out_too() -> None:
+    batches = [[torch.zeros(1 + i % 3, 5 + i)] for i in range(60)]
+    found = Samples(batches, [True], size=8, held=0.1, seed=0)
+    assert (found.total, found.held_out) == (120, 12)
+    large = Samples([[torch.zeros(25, 5)], [torch.zeros(35, 6)], [torch.zeros(3, 7)]], [True], size=8, held=0.1, seed=0)
+    assert [len(b.rows) for b in large.held()] == [2, 4]

@@ -50,10 +50,9 @@ class Samples:
         generator = torch.Generator().manual_seed(seed)
         self._train: list[list[int]] = []
         self._held: list[list[int]] = []
-        for count in counts:
+        share = min(held, HELD / max(1, self.total)) if self.total >= self.LEAST else 0.0
+        for count, cut in zip(counts, _shared_out(counts, share)):
             order = torch.randperm(count, generator=generator).tolist()
-            share = min(held, HELD / max(1, self.total))
-            cut = round(count * share) if self.total >= self.LEAST and held > 0 else 0
             self._held.append(sorted(order[:cut]))
             self._train.append(sorted(order[cut:]))
         if self.total >= self.LEAST and held > 0 and not any(self._held):
@@ -151,6 +150,21 @@ def row_columns(inputs: Sequence[Type], outputs: Sequence[Type]) -> list[bool] |
             return None
         found.append(own)
     return found if any(found) else None
+
+
+def _shared_out(counts: Sequence[int], share: float) -> list[int]:
+    """A share of every count; of those that have less than one by it, so many as are due together."""
+    found: list[int] = []
+    owed = 0.0
+    for count in counts:
+        exact = count * share
+        if exact >= 1.0:
+            found.append(round(exact))
+            continue
+        owed += exact
+        found.append(min(count, round(owed)))
+        owed -= found[-1]
+    return found
 
 
 def recorded(value: Any) -> Any:
