@@ -50,6 +50,7 @@ def finetune(
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective, kinds_of
     from mcomp.passes.compress.training.precision import wants_bf16
+    from mcomp.passes.compress.training.rows import told_apart
     from mcomp.passes.compress.training.tasks import Matching, running_teacher, taught_places, taught_values
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
@@ -70,6 +71,7 @@ def finetune(
     )
     batches: list[list[Any]] = [calibration.inputs(graph, batch) for batch in calibration.batches]
     flags = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
+    flags = told_apart(flags, dense, dense.inputs, dense.outputs, batches)
     teacher = None
     if augment is None and not pairs and not _states(graph):
         known = taught_values(dense, calibration, targets, limit_bytes=CACHED_BYTES)

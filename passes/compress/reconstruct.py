@@ -79,6 +79,7 @@ def reconstruct_block(
     from mcomp.passes.compress.training.data import Samples, row_columns
     from mcomp.passes.compress.training.objective import Objective
     from mcomp.passes.compress.training.precision import wants_bf16
+    from mcomp.passes.compress.training.rows import told_apart
     from mcomp.passes.compress.training.tasks import Matching, only_relevant, values_on
     from mcomp.passes.compress.training.view import TrainableGraph
 
@@ -106,6 +107,7 @@ def reconstruct_block(
         inputs = _mixed(inputs, block, dense, calibration, options.mix, recipe.seed)
     rows = [[*x, *y] for x, y in zip(inputs, outputs)]
     flags = row_columns([v.type for v in block.inputs], [v.type for v in block.outputs])
+    flags = told_apart(flags, graph, block.inputs, block.outputs, inputs)
     samples = Samples(
         rows, None if flags is None else [*flags, *([True] * len(wanted))], size=options.batch, held=options.held,
         seed=recipe.seed,

@@ -122,8 +122,10 @@ def _samples(
     region: Region, inputs: list[list[Any]], targets: list[list[Any]], options: Options, seed: int
 ) -> Samples:
     from mcomp.passes.compress.training.data import Samples, row_columns
+    from mcomp.passes.compress.training.rows import told_apart
 
     flags = row_columns([v.type for v in region.inputs], [v.type for v in region.outputs])
+    flags = told_apart(flags, region.graph, region.inputs, region.outputs, inputs)
     return Samples(
         [[*x, *y] for x, y in zip(inputs, targets)],
         None if flags is None else [*flags, *([True] * len(region.outputs))],

@@ -14,7 +14,9 @@ from mcomp.ops.encoded import array_of
 from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
+from mcomp.passes.compress.region import region_at
 from mcomp.passes.compress.training.objective import kinds_of
+from mcomp.passes.compress.training.rows import told_apart
 from mcomp.passes.compress.training.trainer import Recipe
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import random
@@ -106,3 +108,49 @@ def test_models_in_16_bits_are_trained(kind: dtypes.DType, tmp_path: Path) -> No
     for folder in (None, tmp_path):
         report = finetune(halves(kind, 1), halves(kind, 2), Calibration(batches), recipe=FEW, checkpoint=folder)
         assert report.changed
+
+
+# rows
+
+def sequence(over: str) -> Graph:
+    """A linear layer, and something computed over an axis of what it gives, in a module."""
+    return parse_graph(f"""
+graph @g[B in 1..](%x: f32[B, 6]) -> (f32[B, 4]) {{
+  %w = const @m.fc.weight#seed=1 : f32[4, 6]  loc(m.fc)
+  %h = linear %x, %w : f32[B, 4]  loc(m.fc)
+  %y = {over} : f32[B, 4]  loc(m)
+  return %y
+}}
+""", generate=True)
+
+
+TIME, EACH = "cumsum %h {axis = 0}", "tanh %h"
+
+
+@pytest.mark.parametrize(("over", "rows"), [(TIME, False), (EACH, True), ("cumsum %h {axis = 1}", True)])
+def test_rows_that_depend_on_each_other_are_no_samples(over: str, rows: bool) -> None:
+    graph = sequence(over)
+    found = told_apart([True], graph, graph.inputs, graph.outputs, [[random(1, 6)], [random(9, 6)]])
+    assert found == ([True] if rows else None)
+
+
+def test_bounds_of_sizes_hold_while_rows_are_compared() -> None:
+    graph = parse_graph("""
+graph @g[B in 5..](%x: f32[B, 6]) -> (f32[B, 6]) {
+  %y = cumsum %x {axis = 0} : f32[B, 6]
+  return %y
+}
+""")
+    assert told_apart([True], graph, graph.inputs, graph.outputs, [[random(9, 6)]]) == [True]
+    assert told_apart([True], graph, graph.inputs, graph.outputs, [[random(10, 6)]]) is None
+
+
+@pytest.mark.parametrize(("over", "steps"), [(TIME, 9), (EACH, 1)])
+def test_whole_batches_are_samples_where_the_first_axis_is_time(over: str, steps: int) -> None:
+    """Ten batches of six rows, one of which, or six rows, are held out."""
+    data = Calibration([[random(6, 6, seed=i)] for i in range(10)])
+    recipe = Recipe(rate=1e-3, epochs=1)
+    graph, dense = sequence(over), sequence(over).clone()
+    assert finetune(graph, dense, data, recipe=recipe).outcome.planned == steps  # type: ignore[union-attr]
+    block, = reconstruct(graph, dense, data, [region_at(graph, "m")], recipe=recipe)
+    assert block.outcome is not None and block.outcome.planned == steps

@@ -174,6 +174,7 @@ def test_which_inputs_have_rows() -> None:
     assert row_columns([f32(batch, 3), f32(other, 3)], [f32(batch, 2)]) == [True, False]
     assert row_columns([f32(batch, 3)], [f32(4, 2)]) is None
     assert row_columns([f32(batch, batch)], [f32(batch, 2)]) is None
+    assert row_columns([f32(batch, 3)], [f32(batch, batch)]) is None
     assert row_columns([f32(3, 4)], [f32(batch, 2)]) is None
 
 

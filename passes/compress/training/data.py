@@ -134,12 +134,14 @@ class Samples:
 
 def row_columns(inputs: Sequence[Type], outputs: Sequence[Type]) -> list[bool] | None:
     """Which inputs have a row for each sample: those whose first size is the symbol that every output begins with. None
-    when samples cannot be told apart: no such symbol, or an input that mentions it elsewhere."""
+    when samples cannot be told apart: no such symbol, or an input or output that mentions it elsewhere."""
     first = {t.shape[0] for t in outputs if isinstance(t, TensorType) and t.shape}
     if len(first) != 1 or not all(isinstance(t, TensorType) and t.shape for t in outputs):
         return None
     batch = next(iter(first))
     if not isinstance(batch, Expr) or batch != sym(next(iter(symbols(batch)))):
+        return None
+    if any(symbols(d) & symbols(batch) for t in outputs if isinstance(t, TensorType) for d in t.shape[1:]):
         return None
     found = []
     for type in inputs:
