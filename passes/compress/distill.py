@@ -17,7 +17,7 @@ from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.substitute import Substitution, substitute
-from mcomp.passes.compress.teaching import Options, Report, float_constants, recording
+from mcomp.passes.compress.teaching import UNCHANGED, Options, Report, float_constants, recording
 
 if TYPE_CHECKING:
     from mcomp.passes.compress.training.trainer import Outcome, Recipe
@@ -169,7 +169,7 @@ class Distill(Pass):
         if context.shared.get(INTERRUPTED):
             context.missed(self.name, self.region or graph.name, "an earlier training was interrupted")
             return PassResult(False)
-        reason = self._misfit(context)
+        reason = self._misfit(graph, context)
         if reason is not None:
             context.missed(self.name, self.region or graph.name, reason, "choose another augment, or none")
             return PassResult(False)
@@ -186,13 +186,18 @@ class Distill(Pass):
         context.shared[FLOATS] = {**context.shared.get(FLOATS, {}), **float_constants(graph)}
         return result
 
-    def _misfit(self, context: Context) -> str | None:
+    def _misfit(self, graph: Graph, context: Context) -> str | None:
+        """Why inputs cannot be changed as asked, those that have a row for each sample; None where they can, or have no
+        rows."""
         if not isinstance(self.augment, str) or self.region:
             return None
         from mcomp.passes.compress.training.augment import misfit
+        from mcomp.passes.compress.training.data import row_columns
 
         assert context.calibration is not None
-        return misfit(self.augment, context.calibration.batches[0])
+        rows = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
+        batch = context.calibration.batches[0]
+        return misfit(self.augment, [x for x, own in zip(batch, rows or ()) if own])
 
     # the region as it is
 
@@ -225,7 +230,8 @@ class Distill(Pass):
     def _tell(self, graph: Graph, context: Context, report: Report) -> bool:
         place = report.layer or graph.name
         if report.note:
-            context.remark("note", self.name, place, report.note, "give smaller batches of what matters most first")
+            remedy = "" if report.note == UNCHANGED else "give smaller batches of what matters most first"
+            context.remark("note", self.name, place, report.note, remedy)
         if report.interrupted:
             context.shared[INTERRUPTED] = True
             context.remark("note", self.name, place, "training was interrupted; the best state so far is kept")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mcomp.ops.base import Effect
 from mcomp.passes.compress.region import residual_regions
 from mcomp.passes.compress.teaching import (
     CACHED_BYTES,
+    UNCHANGED,
     Options,
     Report,
     Say,
@@ -60,7 +62,6 @@ def finetune(
     pairs = common_features(graph, dense) if chosen.features > 0 else []
     outputs = [*graph.outputs, *(ours for ours, _ in pairs)]
     targets = [*dense.outputs, *(theirs for _, theirs in pairs)]
-    augment = None if chosen.augment is None else augmentation(chosen.augment)
     student = TrainableGraph(
         graph, chosen=chooser(chosen), learn_scales=chosen.learn_scales, outputs=outputs,
         originals=originals(graph, dense, chosen),
@@ -72,6 +73,7 @@ def finetune(
     batches: list[list[Any]] = [calibration.inputs(graph, batch) for batch in calibration.batches]
     flags = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
     flags = told_apart(flags, dense, dense.inputs, dense.outputs, batches)
+    augment = None if chosen.augment is None or flags is None else augmentation(chosen.augment)
     teacher = None
     if augment is None and not pairs and not _states(graph):
         known = taught_values(dense, calibration, targets, limit_bytes=CACHED_BYTES)
@@ -83,7 +85,7 @@ def finetune(
     else:
         teacher = running_teacher(dense, targets)
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    if augment is not None and flags is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
+    if augment is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
         samples.cycle = 0 if pairs else _CYCLE
     places = None
     if samples.cycle and isinstance(chosen.augment, str):
@@ -94,7 +96,10 @@ def finetune(
         student, samples, objective, teacher=teacher, augment=augment, seed=given.seed,
         bf16=wants_bf16(student, chosen.precision), known=places,
     )
-    return train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
+    report = train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
+    if chosen.augment is None or augment is not None:
+        return report
+    return replace(report, note=UNCHANGED)
 
 
 def common_features(graph: Graph, dense: Graph) -> list[tuple[Value, Value]]:

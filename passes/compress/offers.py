@@ -312,7 +312,7 @@ class LayersAndWidths(Catalog):
         given = self._given(choice)
         lessons = len(given) + bool(shaping)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
-        augment = _augment(calibration.batches[0])
+        augment = _augment(self.graph, calibration.batches[0])
         taught = [Distill(steps=first, augment=augment, rate=rate)] if shaping else []
         mended = Distill(steps=last if lessons else steps, augment=augment, rate=rate)
         if not lessons and not rounding:
@@ -409,10 +409,15 @@ def _counts(dimension: Dimension, known: int, thin: bool) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _augment(inputs: Sequence[Any]) -> str | None:
-    """How inputs can be changed to make more of them."""
+def _augment(graph: Graph, batch: Sequence[Any]) -> str | None:
+    """How inputs that have a row for each sample can be changed to make more of them."""
     from mcomp.passes.compress.training.augment import misfit
+    from mcomp.passes.compress.training.data import row_columns
 
+    rows = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
+    inputs = [x for x, own in zip(batch, rows or ()) if own]
+    if not inputs:
+        return None
     if misfit("images", inputs) is None and inputs[0].shape[1] in (1, 3):
         return "images"
     return "mix" if all(x.is_floating_point() and x.dim() == 2 for x in inputs) else None

@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 CACHED_BYTES = 1 << 30
 """Values that a teacher gave are kept, for as many batches as fit into this; those of the rest are not used, or computed
 again at every step."""
+UNCHANGED = "samples cannot be told apart, so that their inputs stay as they are"
+"""Why inputs were not changed, though that was asked for."""
 
 
 @contextmanager

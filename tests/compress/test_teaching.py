@@ -12,7 +12,7 @@ from mcomp.manager import Context, PassManager
 from mcomp.manager.context import TRAINED
 from mcomp.ops.encoded import array_of
 from mcomp.passes.compress.distill import Distill
-from mcomp.passes.compress.finetune import finetune
+from mcomp.passes.compress.finetune import Options, finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import region_at
 from mcomp.passes.compress.training.objective import kinds_of
@@ -112,16 +112,19 @@ def test_models_in_16_bits_are_trained(kind: dtypes.DType, tmp_path: Path) -> No
 
 # rows
 
-def sequence(over: str) -> Graph:
-    """A linear layer, and something computed over an axis of what it gives, in a module."""
-    return parse_graph(f"""
-graph @g[B in 1..](%x: f32[B, 6]) -> (f32[B, 4]) {{
+SEQUENCE = """
+graph @g[B in 1..](%x: f32[B, 6]) -> (f32[B, 4]) {
   %w = const @m.fc.weight#seed=1 : f32[4, 6]  loc(m.fc)
   %h = linear %x, %w : f32[B, 4]  loc(m.fc)
-  %y = {over} : f32[B, 4]  loc(m)
+  %y = OVER : f32[B, 4]  loc(m)
   return %y
-}}
-""", generate=True)
+}
+"""
+
+
+def sequence(over: str) -> Graph:
+    """A linear layer, and something computed over an axis of what it gives, in a module."""
+    return parse_graph(SEQUENCE.replace("OVER", over), generate=True)
 
 
 TIME, EACH = "cumsum %h {axis = 0}", "tanh %h"
@@ -154,3 +157,46 @@ def test_whole_batches_are_samples_where_the_first_axis_is_time(over: str, steps
     assert finetune(graph, dense, data, recipe=recipe).outcome.planned == steps  # type: ignore[union-attr]
     block, = reconstruct(graph, dense, data, [region_at(graph, "m")], recipe=recipe)
     assert block.outcome is not None and block.outcome.planned == steps
+
+
+# changed inputs
+
+WITH_TABLE = """
+graph @g[B in 1..](%x: f32[B, 6], %t: f32[5, 6]) -> (f32[B, 5]) {
+  %w = const @fc.weight#seed=1 : f32[6, 6]  loc(fc)
+  %h = linear %x, %w : f32[B, 6]  loc(fc)
+  %s = permute %t {order = [1, 0]} : f32[6, 5]
+  %y = matmul %h, %s : f32[B, 5]
+  return %y
+}
+"""
+
+
+def test_only_inputs_that_have_rows_are_changed() -> None:
+    graph, dense = worse(WITH_TABLE)
+    seen: list[list[torch.Size]] = []
+
+    def change(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        seen.append([x.shape for x in inputs])
+        return [x + 0.1 * torch.randn_like(x) for x in inputs]
+
+    data = Calibration([[random(40, 6), random(5, 6)]])
+    report = finetune(graph, dense, data, recipe=FEW, options=Options(augment=change))
+    assert report.changed and not report.note
+    assert seen and all(len(shapes) == 1 and shapes[0][1:] == (6,) for shapes in seen)
+
+
+def test_an_augmentation_is_asked_to_fit_inputs_with_rows_only() -> None:
+    text = WITH_TABLE.replace("%t: f32[5, 6]", "%i: i64[5]").replace(
+        "  %s =", "  %v = const @table#seed=2 : f32[9, 6]\n  %t = take %v, %i {axis = 0} : f32[5, 6]\n  %s =")
+    graph = parse_graph(text, generate=True)
+    context = Context(calibration=Calibration([[random(40, 6), torch.arange(5)]]))
+    PassManager("distill{steps=2,rate=0.001,augment=mix}").run(graph, context)
+    assert len(context.shared[TRAINED]) == 1
+
+
+def test_without_rows_nothing_is_changed_and_a_note_says_so() -> None:
+    graph, dense = worse(SEQUENCE.replace("OVER", TIME))
+    data = Calibration([[random(6, 6, seed=i)] for i in range(8)])
+    report = finetune(graph, dense, data, recipe=FEW, options=Options(augment="noise"))
+    assert "cannot be told apart" in report.note and report.outcome is not None and report.outcome.steps == 20

@@ -31,9 +31,9 @@ class Matching:
     """A student trained to give what its teacher gives for the same inputs.
 
     The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
-    otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps. Where the
-    samples come in a cycle, changes do too, and what the teacher gave is kept in `known` for the next time, by place.
-    `bf16`: training steps multiply in bfloat16; what is held out never does.
+    otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps, those that
+    have a row for each sample. Where the samples come in a cycle, changes do too, and what the teacher gave is kept in
+    `known` for the next time, by place. `bf16`: training steps multiply in bfloat16; what is held out never does.
     """
 
     def __init__(
@@ -60,15 +60,25 @@ class Matching:
         inputs, targets = self._split(batch)
         cycle = self.samples.cycle * self.samples.steps_per_epoch
         place = step % cycle if cycle else step
-        if self.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed * 1_000_003 + place)
-                inputs = list(self.augment(inputs))
+        inputs = self._changed(place, inputs)
         with steps_in(self.bf16 and not cycle):
             targets = self._taught(place, inputs) if self.teacher is not None else targets
         with steps_in(self.bf16):
             found = self.student(inputs)
         return self.objective(found, targets)
+
+    def _changed(self, place: int, inputs: list[Any]) -> list[Any]:
+        """The inputs of a step as `augment` changes them: those that have a row for each sample."""
+        rows = self.samples.batched or ()
+        own = [i for i, has in enumerate(rows[: len(inputs)]) if has]
+        if self.augment is None or not own:
+            return inputs
+        changed = list(inputs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + place)
+            for i, tensor in zip(own, self.augment([inputs[i] for i in own])):
+                changed[i] = tensor
+        return changed
 
     def held(self) -> float:
         with torch.no_grad():
