@@ -330,7 +330,7 @@ class Distill(Pass):
         return Recipe(
             rate=self.rate, optimizer=self.optimizer, schedule=self.schedule, decay=self.decay, steps=self.steps,
             epochs=self.epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
-            deadline=deadline if fixed else None, told=told,
+            deadline=deadline, told=told,
         )
 
     def options(self, context: Context) -> Options:

@@ -1,5 +1,6 @@
 """What a student is taught, and on what: kinds of outputs, rows of samples, errors, and the states that torch is in."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from mcomp.ir import Graph, TensorType, dtypes, parse_graph
 from mcomp.manager import Context, PassManager
-from mcomp.manager.context import TRAINED
+from mcomp.manager.context import DEADLINE, TRAINED
 from mcomp.ops.encoded import array_of
 from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.finetune import Options, finetune
@@ -200,3 +201,12 @@ def test_without_rows_nothing_is_changed_and_a_note_says_so() -> None:
     data = Calibration([[random(6, 6, seed=i)] for i in range(8)])
     report = finetune(graph, dense, data, recipe=FEW, options=Options(augment="noise"))
     assert "cannot be told apart" in report.note and report.outcome is not None and report.outcome.steps == 20
+
+
+# time
+
+def test_the_time_that_a_teacher_takes_is_not_trained_in() -> None:
+    context = Context(calibration=Calibration([[random(40, 8)]]))
+    context.shared[DEADLINE] = time.monotonic() + 100.0
+    for one in (Distill(), Distill(steps=9), Distill(seconds=5.0)):
+        assert one.recipe(context).deadline == context.shared[DEADLINE]

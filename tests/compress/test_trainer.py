@@ -1,5 +1,6 @@
 """The trainer: reproducible, stops early, within its time, goes on from a checkpoint, survives what is not finite."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -253,3 +254,23 @@ def test_of_small_batches_of_different_lengths_a_share_is_held_out_too() -> None
     assert (found.total, found.held_out) == (120, 12)
     large = Samples([[torch.zeros(25, 5)], [torch.zeros(35, 6)], [torch.zeros(3, 7)]], [True], size=8, held=0.1, seed=0)
     assert [len(b.rows) for b in large.held()] == [2, 4]
+
+
+class Slow(Fit):
+    """Steps take a while."""
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        time.sleep(0.01)
+        return super().loss(batch, step)
+
+
+def test_the_deadline_ends_the_search_for_a_rate_too() -> None:
+    task = Slow(samples())
+    outcome = train(task, task.samples, Recipe(steps=1000, deadline=time.monotonic() + 0.1))
+    assert outcome.seconds < 1.0 and outcome.steps == 0 and "time was up" in outcome.stopped
+
+
+def test_the_schedule_ends_by_the_deadline_where_there_is_a_time_limit() -> None:
+    task = Slow(samples())
+    outcome = train(task, task.samples, Recipe(rate=0.01, steps=1000, seconds=100.0, deadline=time.monotonic() + 0.5))
+    assert outcome.planned < 200

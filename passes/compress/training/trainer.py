@@ -32,7 +32,8 @@ class Recipe:
         what the steps do); `patience` of them without improvement end the training
         (0: never).
     clip: the largest norm of the gradient.
-    deadline: the monotonic time when training stops wherever it is; unlike `seconds` it does not change the schedule.
+    deadline: the monotonic time when training stops wherever it is. The schedule is made to end by then only where there are
+        `seconds`, too.
     told: called with the outcome.
     """
 
@@ -215,9 +216,8 @@ class _Training:
     def _over(self) -> bool:
         if self.outcome.stopped:
             return True
-        limit, deadline = self.recipe.seconds, self.recipe.deadline
-        late = deadline is not None and time.monotonic() >= deadline
-        if late or (limit is not None and self._seconds() >= limit):
+        limit = self._limit
+        if self._late() or (limit is not None and self._seconds() >= limit):
             self.outcome.stopped = _TIME
             self._check()
             return True
@@ -301,10 +301,12 @@ class _Training:
         steps = self._probe_steps()
         self.outcome.probed = True
         for number, rate in enumerate(PROBED):
+            if self._late():
+                break
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
             self.optimizer = self._optimizer(rate * scale)
-            if all(self._take(self._batch(i), i, self._rate(i, steps)) for i in range(steps)):
+            if all(not self._late() and self._take(self._batch(i), i, self._rate(i, steps)) for i in range(steps)):
                 found = self.task.held()
                 losses[rate * scale] = found if math.isfinite(found) else math.inf
             self._restore(start)
@@ -316,7 +318,7 @@ class _Training:
     def _probe_steps(self) -> int:
         """How many steps to try each rate for: as many as take a small part of the time limit."""
         steps = probe_steps(self.total)
-        limit = self.recipe.seconds
+        limit = self._limit
         if limit is None:
             return steps
         self.optimizer = self._optimizer(0.0)
@@ -344,7 +346,7 @@ class _Training:
 
     def _fit_to_time(self, last: float) -> None:
         """After some steps, make them as many as the time limit allows, so that the schedule comes to its end."""
-        limit = self.recipe.seconds
+        limit = self._limit
         if len(self._times) < _TIMED_MOST:
             self._times.append(last)
         if limit is None or self.timed:
@@ -363,6 +365,17 @@ class _Training:
             self.task.held()
             self._held_seconds = time.monotonic() - began
         return self._held_seconds
+
+    def _late(self) -> bool:
+        return self.recipe.deadline is not None and time.monotonic() >= self.recipe.deadline
+
+    @property
+    def _limit(self) -> float | None:
+        """Seconds that the schedule has to come to its end in, those before a break included; None: what it takes."""
+        seconds, deadline = self.recipe.seconds, self.recipe.deadline
+        if seconds is None or deadline is None:
+            return seconds
+        return min(seconds, self.spent + deadline - self.started)
 
     def _seconds(self) -> float:
         """Seconds of training, those before a break included."""
