@@ -12,6 +12,7 @@ from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINED, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, named_option, register_pass
+from mcomp.passes.cleanup.cse import Cse
 from mcomp.passes.compress.finetune import finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
@@ -49,7 +50,8 @@ class Distill(Pass):
         %h = linear %x, %w1, %b1 : f32[B, 205]  loc(body.0)
         %r = relu %h : f32[B, 205]  loc(body.1)
         %y = linear %r, %w2, %b2 : f32[B, 10]  loc(body.2)
-    The nodes of a student stand in the graph where those of the region stood: every later pass sees plain nodes.
+    The nodes of a student stand in the graph where those of the region stood: every later pass sees plain nodes. Before the
+    whole model is trained as it is, equal nodes become one (see `cse`): constants of theirs would be trained apart.
 
     region: module path; empty: the whole model.
     split: residual: each residual block in the region by itself, one after another; modules: each module directly below its
@@ -206,6 +208,7 @@ class Distill(Pass):
         if last is None or context.excluded(self.name, last) or not context.allow_rewrite(self.name):
             return PassResult(False)
         assert context.calibration is not None
+        merged = Cse().run(graph, context).changed
         recipe = self.recipe(context)
         if recipe.rate is None:
             recipe = dataclasses.replace(recipe, rate=context.shared.get(_RATE, {}).get(self.optimizer))
@@ -215,7 +218,7 @@ class Distill(Pass):
         )
         if report.changed and report.outcome is not None:
             context.shared[_RATE] = {**context.shared.get(_RATE, {}), self.optimizer: report.outcome.rate}
-        return PassResult(self._tell(graph, context, report), NONE, {"trained": report.changed})
+        return PassResult(self._tell(graph, context, report) or merged, NONE, {"trained": report.changed})
 
     def _blocks(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
         blocks = [b for b in self._regions(graph, context) if context.allow_rewrite(self.name)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcomp.ir import Graph, TensorType, dtypes, parse_graph
+from mcomp.ir import Graph, TensorType, dtypes, parse_graph, verify
 from mcomp.manager import Context, PassManager
 from mcomp.manager.context import DEADLINE, TRAINED
 from mcomp.ops.encoded import array_of
@@ -21,7 +21,7 @@ from mcomp.passes.compress.training.rows import told_apart
 from mcomp.passes.compress.training.trainer import Recipe
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import random
-from tests.compress.test_distill import MLP, layers, worse
+from tests.compress.test_distill import MLP, Damage, layers, worse
 
 FEW = Recipe(rate=3e-3, steps=20)
 
@@ -210,3 +210,31 @@ def test_the_time_that_a_teacher_takes_is_not_trained_in() -> None:
     context.shared[DEADLINE] = time.monotonic() + 100.0
     for one in (Distill(), Distill(steps=9), Distill(seconds=5.0)):
         assert one.recipe(context).deadline == context.shared[DEADLINE]
+
+
+# nodes that are equal
+
+SMOOTHED = """
+graph @g[B in 1..](%x: f32[B, 6]) -> (f32[B, 5]) {
+  %s = const @smooth#seed=3 : f32[6]
+  %w = const @q.weight#seed=1 : f32[5, 6]  loc(q)
+  %m = mul %x, %s : f32[B, 6]
+  %a = quantize %m {dtype = !i8, scale = 0.02} : f32[B, 6] affine<i8, scale=0.02>
+  %q = linear %a, %w : f32[B, 5]  loc(q)
+  %v = const @k.weight#seed=2 : f32[5, 6]  loc(k)
+  %n = mul %x, %s : f32[B, 6]
+  %b = quantize %n {dtype = !i8, scale = 0.02} : f32[B, 6] affine<i8, scale=0.02>
+  %k = linear %b, %v : f32[B, 5]  loc(k)
+  %y = mul %q, %k : f32[B, 5]
+  return %y
+}
+"""
+
+
+def test_layers_that_read_the_same_integers_still_do_after_training() -> None:
+    graph = parse_graph(SMOOTHED, generate=True)
+    context = Context(calibration=Calibration([[random(90, 6)]]))
+    PassManager([Damage(), Distill(steps=20, rate=1e-3)]).run(graph, context)
+    verify(graph)
+    assert context.shared[TRAINED][-1].improved
+    assert sum(n.op.name == "quantize" for n in graph.nodes) == 1
