@@ -350,11 +350,13 @@ class Distill(Pass):
         )
 
     def _folder(self, context: Context) -> Path | None:
-        """Where states are kept: what was asked for, or a folder of this pass in the planner's."""
+        """Where states are kept: what was asked for, or the planner's folder; those of the second pass on, and all in the
+        planner's, in a folder of the pass."""
+        number = context.shared[_PASSES]
         if self.checkpoint is not None:
-            return Path(self.checkpoint)
+            return Path(self.checkpoint) if number == 1 else Path(self.checkpoint) / str(number)
         common = context.shared.get(CHECKPOINTS)
-        return None if common is None else Path(common) / str(context.shared[_PASSES])
+        return None if common is None else Path(common) / str(number)
 
 
 def _left_alone(context: Context, node: Node) -> bool:

@@ -238,3 +238,11 @@ def test_layers_that_read_the_same_integers_still_do_after_training() -> None:
     verify(graph)
     assert context.shared[TRAINED][-1].improved
     assert sum(n.op.name == "quantize" for n in graph.nodes) == 1
+
+
+def test_every_training_of_a_pipeline_has_a_file_of_its_own(tmp_path: Path) -> None:
+    graph = parse_graph(MLP, generate=True)
+    one = Distill(steps=4, rate=1e-3, checkpoint=str(tmp_path))
+    PassManager([Damage(), one, one]).run(graph, Context(calibration=Calibration([[random(90, 8)]])))
+    first, second = sorted(tmp_path.rglob("*.pt"), key=lambda p: len(p.parts))
+    assert first.parent == tmp_path and second == tmp_path / "2" / first.name

@@ -274,3 +274,23 @@ def test_the_schedule_ends_by_the_deadline_where_there_is_a_time_limit() -> None
     task = Slow(samples())
     outcome = train(task, task.samples, Recipe(rate=0.01, steps=1000, seconds=100.0, deadline=time.monotonic() + 0.5))
     assert outcome.planned < 200
+
+
+def test_a_check_when_the_time_is_up_is_not_counted() -> None:
+    task = Slow(samples())
+    with torch.no_grad():
+        task.weight.copy_(torch.tensor([[1.0], [-2.0], [0.5], [3.0]]))
+    recipe = Recipe(rate=0.1, steps=1000, checks=1, patience=1, deadline=time.monotonic() + 0.05)
+    assert train(task, task.samples, recipe).stopped == "the time was up"
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_does_not_end_the_training(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mcomp.passes.compress.training.trainer.write_checkpoint", fail)
+    task = Fit(samples())
+    with pytest.warns(UserWarning, match="cannot be kept") as said:
+        outcome = train(task, task.samples, RECIPE, checkpoint=tmp_path / "state.pt", identity="fit")
+    assert outcome.improved and outcome.steps == 60 and len(said) == 1

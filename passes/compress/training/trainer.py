@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,6 +175,7 @@ class _Training:
         self.bad = 0
         self.said = self.started
         self.timed = False
+        self.warned = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._held_seconds: float | None = None
         self._times: list[float] = []
@@ -219,7 +221,7 @@ class _Training:
         limit = self._limit
         if self._late() or (limit is not None and self._seconds() >= limit):
             self.outcome.stopped = _TIME
-            self._check()
+            self._check(counts=False)
             return True
         return False
 
@@ -267,7 +269,10 @@ class _Training:
         if self.outcome.backoffs >= _BACKOFFS:
             self.outcome.stopped = "the loss stayed infinite or NaN"
 
-    def _check(self) -> None:
+    def _check(self, *, counts: bool = True) -> None:
+        """Take the held-out loss, and keep the state if it is the best one. counts: as one of the checks after which
+        training may end for want of improvement; one in between, which a training without a break would not have, does
+        not."""
         began = time.monotonic()
         found = self.task.held()
         self._held_seconds = time.monotonic() - began  # the first one does what is done once
@@ -276,7 +281,7 @@ class _Training:
             self.outcome.best, self.outcome.best_step = found, self.step
             self.best = self._state()
             self.bad = 0
-        else:
+        elif counts:
             self.bad += 1
             if self.recipe.patience and self.bad >= self.recipe.patience:
                 self.outcome.stopped = "the held-out loss no longer fell"
@@ -396,13 +401,19 @@ class _Training:
         if self.checkpoint is None or self.optimizer is None:
             return
         outcome = self.outcome
-        write_checkpoint(self.checkpoint, self.identity, {
+        state = {
             "step": self.step, "total": self.total, "factor": self.factor, "bad": self.bad, "timed": self.timed,
             "seconds": self._seconds(), "rate": outcome.rate, "first": outcome.first, "best_loss": outcome.best,
             "best_step": outcome.best_step, "backoffs": outcome.backoffs, "history": list(outcome.history),
             "state": self._state(), "best": self.best, "optimizer": self.optimizer.state_dict(),
             "stopped": "" if outcome.stopped == _TIME else outcome.stopped,
-        })
+        }
+        try:
+            write_checkpoint(self.checkpoint, self.identity, state)
+        except (OSError, RuntimeError) as e:  # torch raises the latter where a disk is full
+            if not self.warned:
+                self.warned = True
+                warnings.warn(f"the training cannot be kept in {self.checkpoint} ({e})", stacklevel=2)
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
         self.step, self.total, self.factor = saved["step"], saved["total"], saved["factor"]
