@@ -129,23 +129,22 @@ def _takes_bf16(task: Matching) -> bool:
 def held_error(task: Matching, outputs: int) -> float:
     """The relative L2 error of the first outputs on held-out data (root mean square over samples and outputs). Places where
     the teacher is not finite do not count."""
+    total, rows = 0.0, 0
+    for given, taught in task.results():
+        for mine, other in list(zip(given, taught))[:outputs]:
+            if other.is_floating_point() and other.dim() and other.shape[0]:
+                total += _row_error(mine, other) ** 2 * other.shape[0]
+                rows += other.shape[0]
+    return (total / rows) ** 0.5 if rows else 0.0
+
+
+def _row_error(ours: Tensor, theirs: Tensor) -> float:
     import torch
 
-    found: list[float] = []
-    given, taught = task.results()
-    for column in range(outputs):
-        ours, theirs = [], []
-        for mine, other in zip(given, taught):
-            if other[column].is_floating_point() and other[column].dim():
-                exact = other[column].float().reshape(other[column].shape[0], -1)
-                finite = torch.isfinite(exact)
-                ours.append(torch.where(finite, mine[column].float().reshape(exact.shape), 0.0))
-                theirs.append(torch.where(finite, exact, 0.0))
-        for width in dict.fromkeys(t.shape[1] for t in theirs):
-            same = [(a, b) for a, b in zip(ours, theirs) if b.shape[1] == width]
-            error = error_by_row(torch.cat([a for a, _ in same]), torch.cat([b for _, b in same]))
-            found += [error**2] * sum(b.shape[0] for _, b in same)
-    return (sum(found) / len(found)) ** 0.5 if found else 0.0
+    exact = theirs.float().reshape(theirs.shape[0], -1)
+    finite = torch.isfinite(exact)
+    rough = torch.where(finite, ours.float().reshape(exact.shape), 0.0)
+    return error_by_row(rough, torch.where(finite, exact, 0.0))
 
 
 def left_out(used: int, given: int) -> str:

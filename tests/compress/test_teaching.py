@@ -1,6 +1,7 @@
 """What a student is taught, and on what: kinds of outputs, rows of samples, errors, and the states that torch is in."""
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.finetune import Options, finetune
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import region_at
-from mcomp.passes.compress.training.objective import kinds_of
+from mcomp.passes.compress.samples import error_by_row
+from mcomp.passes.compress.teaching import held_error
+from mcomp.passes.compress.training.data import Samples
+from mcomp.passes.compress.training.objective import Objective, kinds_of
 from mcomp.passes.compress.training.rows import told_apart
+from mcomp.passes.compress.training.tasks import Matching
 from mcomp.passes.compress.training.trainer import Recipe
+from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import random
 from tests.compress.test_distill import MLP, Damage, layers, worse
@@ -246,3 +252,41 @@ def test_every_training_of_a_pipeline_has_a_file_of_its_own(tmp_path: Path) -> N
     PassManager([Damage(), one, one]).run(graph, Context(calibration=Calibration([[random(90, 8)]])))
     first, second = sorted(tmp_path.rglob("*.pt"), key=lambda p: len(p.parts))
     assert first.parent == tmp_path and second == tmp_path / "2" / first.name
+
+
+# errors
+
+class Given:
+    """A task that gives what it is told to, batch by batch."""
+
+    def __init__(self, *batches: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.batches = batches
+
+    def results(self) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        return (([ours], [theirs]) for ours, theirs in self.batches)
+
+
+def error_of(*batches: tuple[torch.Tensor, torch.Tensor]) -> float:
+    return held_error(Given(*batches), 1)  # type: ignore[arg-type]
+
+
+def test_errors_of_rows_are_those_of_all_batches() -> None:
+    theirs = [random(5, 16, seed=1), random(3, 16, seed=2)]
+    ours = [y + 0.1 * random(*y.shape, seed=3) for y in theirs]
+    found = error_of(*zip(ours, theirs))
+    assert found == pytest.approx(error_by_row(torch.cat(ours), torch.cat(theirs)))
+
+
+def test_the_teacher_runs_once_for_what_is_held_out() -> None:
+    graph, _ = worse(MLP)
+    samples = Samples([[random(40, 8)]], [True], size=4, held=0.25, seed=0)
+    calls: list[int] = []
+
+    def teacher(inputs: Sequence[Any]) -> list[torch.Tensor]:
+        calls.append(len(inputs[0]))
+        return [inputs[0][:, :4]]
+
+    task = Matching(TrainableGraph(graph), samples, Objective(("mse",)), teacher=teacher)
+    task.held()
+    assert held_error(task, 1) > 0 and held_error(task, 1) > 0
+    assert calls == [4, 4, 2]

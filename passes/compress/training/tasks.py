@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,15 +110,14 @@ class Matching:
             self._known[place] = self.teacher(inputs)
         return self._known[place]
 
-    def results(self) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """What the student and the teacher give for what is held out, batch by batch."""
-        ours, theirs = [], []
-        with torch.no_grad():
-            for batch in self.samples.held():
-                inputs, targets = self._split(batch)
-                ours.append(self.student(inputs))
-                theirs.append(self.teacher(inputs) if self.teacher is not None else targets)
-        return ours, theirs
+    def results(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """What the student and the teacher give for what is held out, batch by batch; without gradients."""
+        for number, batch in enumerate(self.samples.held()):
+            inputs, targets = self._split(batch)
+            with torch.no_grad():
+                found = self.student(inputs)
+                taught = targets if self.teacher is None else self._expected(number, inputs)
+            yield found, taught
 
     def _split(self, batch: Minibatch) -> tuple[list[Any], list[Tensor]]:
         columns = self.samples.columns(batch)
