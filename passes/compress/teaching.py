@@ -31,6 +31,7 @@ CACHED_BYTES = 1 << 30
 again at every step."""
 UNCHANGED = "samples cannot be told apart, so that their inputs stay as they are"
 """Why inputs were not changed, though that was asked for."""
+_NARROW = 8
 
 
 @contextmanager
@@ -127,24 +128,54 @@ def _takes_bf16(task: Matching) -> bool:
 
 
 def held_error(task: Matching, outputs: int) -> float:
-    """The relative L2 error of the first outputs on held-out data (root mean square over samples and outputs). Places where
-    the teacher is not finite do not count."""
+    """The relative L2 error of the first outputs on held-out data (root mean square over samples and outputs; rows of less
+    than `_NARROW` numbers, any of which may be near zero, all together). Places where the teacher is not finite do not
+    count."""
     total, rows = 0.0, 0
+    narrow: dict[tuple[int, int], _Pooled] = {}
     for given, taught in task.results():
-        for mine, other in list(zip(given, taught))[:outputs]:
-            if other.is_floating_point() and other.dim() and other.shape[0]:
-                total += _row_error(mine, other) ** 2 * other.shape[0]
-                rows += other.shape[0]
+        for column, (mine, other) in enumerate(zip(given[:outputs], taught)):
+            if not other.is_floating_point() or not other.dim() or not other.shape[0]:
+                continue
+            rough, exact = _as_rows(mine, other)
+            count, width = exact.shape
+            rows += count
+            if width < _NARROW:
+                narrow.setdefault((column, width), _Pooled()).add(rough, exact)
+            else:
+                total += error_by_row(rough, exact) ** 2 * count
+    total += sum(pooled.share * pooled.rows for pooled in narrow.values())
     return (total / rows) ** 0.5 if rows else 0.0
 
 
-def _row_error(ours: Tensor, theirs: Tensor) -> float:
+@dataclass
+class _Pooled:
+    """Squares of errors and of what they are errors of, over rows."""
+
+    error: float = 0.0
+    scale: float = 0.0
+    rows: int = 0
+
+    def add(self, rough: Tensor, exact: Tensor) -> None:
+        self.error += float((rough - exact).square().sum())
+        self.scale += float(exact.square().sum())
+        self.rows += exact.shape[0]
+
+    @property
+    def share(self) -> float:
+        """The squared relative error."""
+        if self.scale > 0:
+            return self.error / self.scale
+        return float("inf") if self.error > 0 else 0.0
+
+
+def _as_rows(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as [samples, numbers], with zeros where the teacher is not finite."""
     import torch
 
     exact = theirs.float().reshape(theirs.shape[0], -1)
     finite = torch.isfinite(exact)
-    rough = torch.where(finite, ours.float().reshape(exact.shape), 0.0)
-    return error_by_row(rough, torch.where(finite, exact, 0.0))
+    return torch.where(finite, ours.float().reshape(exact.shape), 0.0), torch.where(finite, exact, 0.0)
 
 
 def left_out(used: int, given: int) -> str:

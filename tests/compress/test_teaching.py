@@ -277,6 +277,14 @@ def test_errors_of_rows_are_those_of_all_batches() -> None:
     assert found == pytest.approx(error_by_row(torch.cat(ours), torch.cat(theirs)))
 
 
+def test_a_number_near_zero_does_not_make_the_error_infinite() -> None:
+    theirs = torch.tensor([[3.0], [0.0], [4.0]])
+    ours = theirs + torch.tensor([[0.3], [0.4], [0.0]])
+    assert error_of((ours[:2], theirs[:2]), (ours[2:], theirs[2:])) == pytest.approx(0.1)
+    assert error_of((ours[:, 0], theirs[:, 0])) == pytest.approx(0.1)
+    assert error_of((torch.ones(2, 1), torch.zeros(2, 1))) == float("inf")
+
+
 def test_the_teacher_runs_once_for_what_is_held_out() -> None:
     graph, _ = worse(MLP)
     samples = Samples([[random(40, 8)]], [True], size=4, held=0.25, seed=0)
