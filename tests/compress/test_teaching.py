@@ -19,6 +19,7 @@ from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import region_at
 from mcomp.passes.compress.samples import error_by_row
 from mcomp.passes.compress.teaching import held_error
+from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective, kinds_of
 from mcomp.passes.compress.training.rows import told_apart
@@ -298,3 +299,14 @@ def test_the_teacher_runs_once_for_what_is_held_out() -> None:
     task.held()
     assert held_error(task, 1) > 0 and held_error(task, 1) > 0
     assert calls == [4, 4, 2]
+
+
+def test_random_numbers_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "manual_seed", None)
+    graph, _ = worse(MLP)
+    samples = Samples([[random(40, 8)]], [True], size=8, held=0.25, seed=3)
+    change = augmentation("noise")
+    samples.grow(change, 1)
+    task = Matching(TrainableGraph(graph), samples, Objective(("mse",)), teacher=lambda x: [x[0][:, :4]], augment=change)
+    batch = samples.epoch(0)[0]
+    assert float(task.loss(batch, 5).detach()) == float(task.loss(batch, 5).detach())

@@ -65,7 +65,7 @@ class Samples:
         if self.batched is None:
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)
             for group, rows in enumerate(self._train):
                 old = self._groups[group]
                 made = [make(self.columns(Minibatch(group, tuple(c)))) for _ in range(copies) for c in _chunks(rows, _GROWN)]

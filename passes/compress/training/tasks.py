@@ -75,7 +75,7 @@ class Matching:
             return inputs
         changed = list(inputs)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + place)
+            torch.default_generator.manual_seed(self.seed * 1_000_003 + place)
             for i, tensor in zip(own, self.augment([inputs[i] for i in own])):
                 changed[i] = tensor
         return changed
