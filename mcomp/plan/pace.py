@@ -79,15 +79,18 @@ def pace_of(
     train: Callable[[int], Sequence[Training]], seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> Pace:
     """Run the pipeline with a few steps, and with more until steps are told well, in about a tenth of `seconds` (one run
-    takes what it takes). `train(steps)` gives its trainings."""
+    takes what it takes). `train(steps)` gives its trainings. What comes before the first training may be there already from
+    the second run on: it counts as in the first."""
     begin, steps = clock(), _FEW
+    before: float | None = None
     while True:
         start = clock()
         done = tuple(train(steps))
         took, spent = clock() - start, clock() - begin
         fixed = max(0.0, took - sum(t.seconds for t in done))
         stepping = sum(t.steps * t.step_seconds for t in done)
+        now = min(fixed, max(0.0, done[0].began - start)) if done else 0.0
+        before = now if before is None else before
         if stepping >= _TELLS or not stepping or spent + took + _GROWTH * stepping > _SHARE * seconds:
-            before = min(fixed, max(0.0, done[0].began - start)) if done else 0.0
-            return Pace(before, fixed, done, steps, spent)
+            return Pace(before, fixed + max(0.0, before - now), done, steps, spent)
         steps *= _GROWTH

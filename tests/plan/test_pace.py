@@ -85,3 +85,22 @@ def test_few_steps_have_few_checks() -> None:
     assert known.seconds_for(66) == pytest.approx(6.6 + 3 + 1)
     assert known.seconds_for(4400) == pytest.approx(440 + 20 + 1)
     assert known.seconds_for(0) == 0.0
+
+
+class Kept(Clock):
+    """What comes before the first training, 0.7 of the fixed part, is kept from the first run on."""
+
+    def train(self, steps: int) -> list[Took]:
+        done = super().train(steps)
+        if len(self.asked) > 1:
+            self.now -= 0.7 * self.fixed
+            done = [Took(t.steps, t.step_seconds, t.began - 0.7 * self.fixed) for t in done]
+        return done
+
+
+def test_what_is_kept_of_the_first_run_counts_in_a_fresh_one() -> None:
+    clock = Kept(fixed=1.0, step=0.001)
+    pace = pace_of(clock.train, 1000.0, clock)
+    assert len(clock.asked) > 1
+    assert (pace.before, pace.fixed) == (pytest.approx(0.7), pytest.approx(1.0))
+    assert pace.steps_in(26.0 - 0.7, again=True) == pytest.approx(10_000, abs=2)
