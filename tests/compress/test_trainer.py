@@ -201,6 +201,26 @@ def test_every_loss_is_zero_for_the_same_and_positive_for_others(kind: str) -> N
     assert float(loss([theirs + torch.randn(5, 7)], [theirs])) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["kl", "mse", "cosine"])
+def test_what_the_teacher_does_not_say_does_not_count(kind: str) -> None:
+    loss = Objective((kind,), anchor=0.0)  # type: ignore[arg-type]
+    theirs, ours = torch.randn(4, 6), torch.randn(4, 6).requires_grad_()
+    holes = torch.cat([theirs, torch.full((1, 6), float("nan")), torch.full((1, 6), float("inf"))])
+    found = loss([torch.cat([ours, torch.ones(2, 6)])], [holes])
+    assert float(found.detach()) == pytest.approx(float(loss([ours], [theirs]).detach()), rel=1e-5)
+    gradient, = torch.autograd.grad(found, ours)
+    assert bool(torch.isfinite(gradient).all()) and bool(gradient.any())
+    assert float(loss([torch.ones(2, 6)], [holes[4:]])) == 0.0
+
+
+def test_classes_that_the_teacher_rules_out_have_no_part_in_the_others() -> None:
+    loss = Objective(("kl",), anchor=0.0)
+    theirs, ours = torch.randn(4, 6), torch.randn(4, 6)
+    out = torch.tensor([False] * 5 + [True])
+    found = loss([ours.masked_fill(out, -torch.inf).requires_grad_()], [theirs.masked_fill(out, -torch.inf)])
+    assert float(found.detach()) == pytest.approx(float(loss([ours[:, :5]], [theirs[:, :5]])), rel=1e-5)
+
+
 def test_features_count_beside_the_outputs() -> None:
     y, h = torch.randn(5, 3), torch.randn(5, 4)
     loss = Objective(("mse",), features=0.5)

@@ -16,6 +16,8 @@ from mcomp.ir.types import TensorType
 
 Kind = Literal["auto", "kl", "mse", "cosine"]
 _THROUGH = ("reshape", "squeeze", "unsqueeze", "cast", "permute", "select", "slice", "contiguous")
+_RULED_OUT = -1e9
+"""A score that gives a class no probability; where all have it, student and teacher agree."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Objective:
     mse: squared L2 error divided by the squared L2 distance of the teacher's values from their mean over the batch, so
         that a constant guess gives about 1.
     cosine: 1 - cosine of the angle along the last axis, plus `anchor` times mse.
-    Features count as mse, weighted by `features` over their number. Values that are not floating-point do not count.
+    Features count as mse, weighted by `features` over their number. Values that are not floating-point do not count, nor do
+    those of the teacher that are not finite: with kl, classes that it rules out (-inf), and rows with NaN or inf; with
+    cosine, rows with any of them.
     """
 
     kinds: tuple[Kind, ...]
@@ -50,18 +54,38 @@ class Objective:
 
     def _output(self, kind: Kind, ours: Tensor, theirs: Tensor) -> Tensor:
         if kind == "kl":
-            t = self.temperature
-            divergence = functional.kl_div(
-                functional.log_softmax(ours / t, -1), functional.log_softmax(theirs / t, -1), reduction="none",
-                log_target=True,
-            ).sum(-1).mean() * t * t
+            divergence = _divergence(ours, theirs, self.temperature)
             if not self.anchor:
                 return divergence
             return divergence + self.anchor * relative_square(ours, theirs)
         if kind == "cosine":
-            apart = 1.0 - functional.cosine_similarity(ours, theirs, dim=-1).mean()
+            apart = _angle(ours, theirs)
             return apart + self.anchor * relative_square(ours, theirs) if self.anchor else apart
         return relative_square(ours, theirs)
+
+
+def _divergence(ours: Tensor, theirs: Tensor, t: float) -> Tensor:
+    """t^2 KL(softmax(theirs / t) || softmax(ours / t)) over the last axis, its mean over the rest."""
+    finite = torch.isfinite(theirs)
+    whole = bool(finite.all())
+    if not whole:
+        finite &= ~(torch.isnan(theirs) | torch.isposinf(theirs)).any(-1, keepdim=True)
+        ours, theirs = ours.masked_fill(~finite, _RULED_OUT), theirs.masked_fill(~finite, _RULED_OUT)
+    each = functional.kl_div(
+        functional.log_softmax(ours / t, -1), functional.log_softmax(theirs / t, -1), reduction="none", log_target=True,
+    ).sum(-1)
+    mean = each.mean() if whole else each.sum() / finite.any(-1).sum().clamp(min=1)
+    return mean * t * t
+
+
+def _angle(ours: Tensor, theirs: Tensor) -> Tensor:
+    """1 - cosine along the last axis, its mean over the rest."""
+    finite = torch.isfinite(theirs).all(-1)
+    if not bool(finite.all()):
+        ours, theirs = ours[finite], theirs[finite]
+        if not len(theirs):
+            return ours.sum()
+    return 1.0 - functional.cosine_similarity(ours, theirs, dim=-1).mean()
 
 
 def relative_square(ours: Tensor, theirs: Tensor) -> Tensor:
