@@ -23,7 +23,7 @@ from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective, kinds_of
 from mcomp.passes.compress.training.rows import told_apart
-from mcomp.passes.compress.training.tasks import Matching
+from mcomp.passes.compress.training.tasks import Matching, taught_values
 from mcomp.passes.compress.training.trainer import Recipe
 from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.runtime.calibration import Calibration
@@ -310,3 +310,15 @@ def test_random_numbers_of_other_devices_are_left_alone(monkeypatch: pytest.Monk
     task = Matching(TrainableGraph(graph), samples, Objective(("mse",)), teacher=lambda x: [x[0][:, :4]], augment=change)
     batch = samples.epoch(0)[0]
     assert float(task.loss(batch, 5).detach()) == float(task.loss(batch, 5).detach())
+
+
+def test_what_is_kept_with_the_data_is_limited_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float for each of 40 rows takes 160 bytes: three of these fit, the latest ones."""
+    monkeypatch.setattr("mcomp.passes.compress.training.tasks._KEPT_BYTES", 500)
+    data = Calibration([[random(40, 8)]], memo={"other": 1})
+    for seed in range(5):
+        text = MLP.replace("@head.weight#seed=4 : f32[4", f"@head.weight#seed={seed} : f32[1").replace("B, 4]", "B, 1]")
+        dense = parse_graph(text, generate=True)
+        before = list(data.memo)
+        taught_values(dense, data, dense.outputs, limit_bytes=1 << 20)
+    assert len(data.memo) == 1 + 3 and list(data.memo)[:-1] == ["other", *before[2:]]

@@ -23,6 +23,8 @@ from mcomp.passes.compress.training.view import TrainableGraph, laid_out, of_ima
 from mcomp.runtime.calibration import Calibration
 
 _KEPT_BYTES = 1 << 28
+_PLACES = "places "
+_TAUGHT = "taught "
 
 Teacher = Callable[[Sequence[Any]], list[Tensor]]
 
@@ -169,13 +171,13 @@ def values_on(
 def taught_values(
     dense: Graph, calibration: Calibration, wanted: Sequence[Value], *, limit_bytes: int
 ) -> list[list[Tensor]]:
-    """As `values_on`; kept with the calibration data, where it is not much, for who trains against them again."""
-    key = f"taught {_digest(dense, wanted, limit_bytes)}"
+    """As `values_on`; kept with the calibration data, where all that is kept so is not much, for who trains against them
+    again."""
+    key = f"{_TAUGHT}{_digest(dense, wanted, limit_bytes)}"
     known: list[list[Tensor]] | None = calibration.memo.get(key)
     if known is None:
         known = values_on(dense, calibration, wanted, limit_bytes=limit_bytes)
-        if sum(y.numel() * y.element_size() for row in known for y in row) <= _KEPT_BYTES:
-            calibration.memo[key] = known
+        _keep(calibration.memo, key, known)
     return known
 
 
@@ -183,14 +185,33 @@ def taught_places(
     dense: Graph, calibration: Calibration, wanted: Sequence[Value], *how: object
 ) -> dict[int, list[Tensor]]:
     """Where values of a graph for changed samples are kept, by place in their cycle: with the calibration data, for who
-    changes the same ones again in the same way (`how`: everything that says which are where)."""
-    known: dict[int, list[Tensor]] = calibration.memo.setdefault(f"taught {_digest(dense, wanted, *how)}", {})
+    changes the same ones again in the same way (`how`: everything that says which are where), and nobody else."""
+    key, memo = f"{_PLACES}{_digest(dense, wanted, *how)}", calibration.memo
+    for other in [k for k in memo if k.startswith(_PLACES) and k != key]:
+        del memo[other]
+    known: dict[int, list[Tensor]] = memo.setdefault(key, {})
     return known
 
 
 def _digest(dense: Graph, wanted: Sequence[Value], *how: object) -> str:
     names = ",".join(v.name for v in wanted)
     return hashlib.sha256(f"{graph_text(dense, digests=32)}{names} {how}".encode()).hexdigest()
+
+
+def _keep(memo: dict[str, Any], key: str, rows: list[list[Tensor]]) -> None:
+    """Keep values, and of those kept before the latest that fit beside them into `_KEPT_BYTES`."""
+    room = _KEPT_BYTES - _nbytes(rows)
+    if room < 0:
+        return
+    for other in [k for k in reversed(memo) if k.startswith(_TAUGHT)]:
+        room -= _nbytes(memo[other])
+        if room < 0:
+            del memo[other]
+    memo[key] = rows
+
+
+def _nbytes(rows: list[list[Tensor]]) -> int:
+    return sum(y.nbytes for row in rows for y in row)
 
 
 def only_relevant(rows: Sequence[Sequence[Tensor]], calibration: Calibration) -> list[list[Tensor]]:
