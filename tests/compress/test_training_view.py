@@ -346,3 +346,24 @@ def test_what_was_not_only_rounded_starts_as_it_is_stored() -> None:
     assert bool(near[:6].all()) and float(near[6:].float().mean()) < 0.2
     kept = torch.minimum(original, stored + 0.49 * step).maximum(stored - 0.49 * step)
     torch.testing.assert_close(found.master.detach(), torch.where(near, kept, stored))
+
+
+@pytest.mark.parametrize("encoding", [Affine(axis=(0,)), Affine(dtypes.i4, axis=(0,), group=4)], ids=str)
+def test_zeros_of_a_pruned_weight_stay_once_it_is_integers(encoding: Affine) -> None:
+    graph = encoded_graph(DENSE)
+    node = next(n for n in graph.nodes if n.op.name == "const")
+    pruned = np.array(node.result.weight.decode())  # type: ignore[union-attr]
+    pruned[:, ::2] = 0.0
+    with graph.edit("prune") as editor:
+        stored = graph.store.add(node.type.with_encoding(encoding), _parts(node.type, encoding, pruned))
+        editor.set_attrs(node, digest=stored.digest)
+        editor.set_type(node.result, stored.type)
+    view = TrainableGraph(graph, originals={"fc.weight": torch.from_numpy(pruned)})
+    view([rows()])[0].sum().backward()
+    with torch.no_grad():
+        for tensor in view.tensors().values():
+            tensor.add_(0.5)
+    assert not bool(view.trained[node].value()[:, ::2].any())
+    assert view.write() == 1
+    after = next(n for n in graph.nodes if n.op.name == "const").result.weight.decode()  # type: ignore[union-attr]
+    assert not after[:, ::2].any() and after[:, 1::2].any()

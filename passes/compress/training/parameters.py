@@ -63,9 +63,7 @@ class DenseParameter(Trained):
     def __init__(self, node: Node, value: Tensor) -> None:
         super().__init__(node, value if value.dtype is torch.float64 else value.float(), None, False)
         self.dtype = value.dtype
-        zeros = value == 0
-        share = float(zeros.float().mean()) if value.dim() >= 2 and value.numel() else 0.0
-        self.mask = (~zeros).float() if HELD_ZEROS <= share < 1.0 else None
+        self.mask = _pattern(value)
 
     def value(self) -> Tensor:
         held = self.master if self.mask is None else self.master * self.mask
@@ -82,6 +80,7 @@ class AffineParameter(Trained):
     With `original`, the constant before it was rounded, training starts from that, moved as little as needed to round to
     the integers that are stored: which of them are near to the next one is what rounding leaves to learn. Elements that are
     more than a step away from it were not only rounded (but scaled, or moved to make up for others), and start as stored.
+    Zeros that it had and still has stay, where they are a pattern.
     """
 
     def __init__(
@@ -90,16 +89,21 @@ class AffineParameter(Trained):
         self.encoding = encoding
         scales, self.zeros = _scales_of(parts, encoding)
         start = _decode_affine(parts["values"], scales, self.zeros, encoding)
+        self.mask: Tensor | None = None
         if original is not None and original.shape == start.shape:
+            self.mask = _pattern(original, original == start)
             start = _toward(start, original.float(), _spread(scales, start.shape, encoding))
         super().__init__(node, start, scales, learn_scales)
 
     def value(self) -> Tensor:
-        found = round_weight(self.master, self.scales_now(), self.zeros, self.encoding)
+        found = round_weight(self._held(), self.scales_now(), self.zeros, self.encoding)
         return found.to(_torch_dtype(self.type))
 
     def parts(self) -> Parts:
-        return _affine_parts(self.master, self.scales_now(), self.zeros, self.encoding)
+        return _affine_parts(self._held(), self.scales_now(), self.zeros, self.encoding)
+
+    def _held(self) -> Tensor:
+        return self.master if self.mask is None else self.master * self.mask
 
 
 class NMParameter(Trained):
@@ -233,6 +237,16 @@ def _decode_affine(values: Tensor, scales: Tensor, zeros: Tensor | float, encodi
     grouped = integers.reshape(*integers.shape[:-1], -1, encoding.group)
     offset = zeros.unsqueeze(-1) if isinstance(zeros, Tensor) and zeros.dim() else zeros
     return ((grouped - offset) * scales.unsqueeze(-1)).reshape(integers.shape)
+
+
+def _pattern(value: Tensor, still: Tensor | None = None) -> Tensor | None:
+    """0 at the zeros of a matrix that has a share of them of at least `HELD_ZEROS`, `still` so if that is given, and 1
+    elsewhere; None for others."""
+    zeros = value == 0
+    share = float(zeros.float().mean()) if value.dim() >= 2 and value.numel() else 0.0
+    if not HELD_ZEROS <= share < 1.0:
+        return None
+    return (~zeros if still is None else ~(zeros & still)).float()
 
 
 def _toward(start: Tensor, original: Tensor, step: Tensor) -> Tensor:
