@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcomp.ir import dtypes
+from mcomp.ir.dtypes import DType
 from mcomp.ir.encoding import DENSE, Affine, Encoding
 from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType
@@ -116,7 +117,7 @@ def _try(
     if alpha is not None:
         magnitude = torch.stack([w.abs().amax(0) for w in weights]).amax(0)
         assert sample.magnitude is not None
-        factors = smoothing(sample.magnitude, magnitude, alpha)
+        factors = _representable(smoothing(sample.magnitude, magnitude, alpha), group[0].node.operand(0).tensor.dtype)
     activation = _activation(options, mode, sample, factors, method)
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
@@ -136,6 +137,13 @@ def _try(
     return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(weights_coded))
 
 
+def _representable(factors: Tensor, dtype: DType) -> Tensor:
+    """Smoothing factors whose inverses, which activations are multiplied by, are floats of `dtype`."""
+    if dtype in (dtypes.f32, dtypes.f64):
+        return factors
+    return 1.0 / (1.0 / factors).to(dtypes.to_torch(dtype)).float()
+
+
 def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     import torch
 
@@ -153,7 +161,7 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     bias = None if trial.shifts[index] is None else corrected_bias(layer.node, trial.shifts[index])
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
     if factors is not None and index == 0:  # layers that read the same value share them
-        saved -= 4 * factors.size
+        saved -= layer.node.operand(0).tensor.dtype.itemsize * factors.size
     if bias is not None and layer.node.maybe(2) is None:
         saved -= bias.nbytes
     return Plan(layer, encoding, coded.parts, trial.activation, factors, bias, trial.errors[index], saved, detail)

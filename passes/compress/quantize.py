@@ -16,7 +16,7 @@ from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
-from mcomp.passes.compress.encode import is_plain
+from mcomp.passes.compress.encode import dense_const, is_plain
 from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
@@ -348,7 +348,7 @@ class Quantize(Pass):
         )
         x = node.operand(0)
         if plan.factors is not None:
-            factors = editor.const((1.0 / plan.factors).astype("float32"), name=f"{node.name}.smooth", loc=loc, before=node)
+            factors = dense_const(editor, 1.0 / plan.factors, x.tensor, f"{node.name}.smooth", loc=loc, before=node)
             x = editor.add("mul", [x, factors], loc=loc, before=node, name=f"{x.name}_smooth").result
         if plan.activation is not None:
             x = editor.add("quantize", [x], plan.activation, loc=loc, before=node, name=f"{x.name}_q").result

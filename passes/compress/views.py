@@ -8,6 +8,7 @@ from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
+from mcomp.passes.compress.encode import dense_const
 
 _VIEWS = frozenset({"reshape", "permute", "squeeze", "unsqueeze", "contiguous"})
 _MAKERS = frozenset({"linear", "matmul", "conv", "conv_transpose", "attention"})
@@ -56,7 +57,8 @@ def _rewrite(graph: Graph, node: Node, chain: _Chain) -> None:
         if chain.mul is not None and chain.factor is not None:
             weight, source = chain.factor.weight, chain.factor.producer
             assert weight is not None and source is not None
-            factors = editor.const(weight.decode().reshape(chain.shape), name=source.attrs["name"], loc=loc, before=first)
+            data, name = weight.decode().reshape(chain.shape), source.attrs["name"]
+            factors = dense_const(editor, data, chain.factor.tensor, name, loc=loc, before=first)
             value = editor.add("mul", [value, factors], loc=loc, before=first, name=chain.mul.result.name).result
         coded = editor.add("quantize", [value], node.attrs, loc=loc, before=first, name=f"{value.name}_q").result
         plain = editor.add("decode", [coded], loc=loc, before=first, name=f"{value.name}_d").result

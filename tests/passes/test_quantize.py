@@ -42,8 +42,14 @@ graph @attend[B in 1..](%q: f32[B, 2, 5, 8], %k: f32[B, 2, 5, 8], %v: f32[B, 2, 
 
 
 def quantized(text: str, pipeline: str, inputs: list[torch.Tensor], **options: object) -> tuple[Graph, Context, float]:
-    """The graph after the pipeline, its context, and the relative error of its outputs."""
-    graph = parse_graph(text, generate=True)
+    """The graph of a text after the pipeline, its context, and the relative error of its outputs."""
+    return quantized_graph(parse_graph(text, generate=True), pipeline, inputs, **options)
+
+
+def quantized_graph(
+    graph: Graph, pipeline: str, inputs: list[torch.Tensor], **options: object
+) -> tuple[Graph, Context, float]:
+    """The graph, changed by the pipeline, its context, and the relative error of its outputs."""
     context = Context(calibration=Calibration([inputs]), **options)  # type: ignore[arg-type]
     expected = run_graph(graph, inputs)
     PassManager(pipeline).run(graph, context)
