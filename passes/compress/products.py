@@ -23,7 +23,8 @@ _MEASURED = 8
 
 
 def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample]) -> list[dict[str, Any]] | None:
-    """Static symmetric parameters for the operands of a product; None when calibration never reached it."""
+    """Static symmetric parameters for the operands of a product; None when calibration never reached it, or showed nothing
+    but zeros of one."""
     found = []
     for value in node.operands[: OPERANDS[node.op.name]]:
         assert value is not None
@@ -31,6 +32,8 @@ def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample
             return None
         method: Method = "mse" if options.ranges == "auto" else options.ranges
         low, high = activation_range(samples[value], method, options.percentile, 256)
+        if low == high:
+            return None
         scale, zero = scale_and_zero(low, high, unsigned=False)
         found.append({"dtype": dtypes.i8, "scale": scale, "zero": zero})
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.errors import PassError
@@ -279,6 +279,7 @@ class Quantize(Pass):
     def _plans(
         self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
     ) -> list[Plan]:
+        layers = [_ranged(layer, samples[layer.node.operand(0)], context) for layer in layers]
         rounder = self._rounder(graph, context, layers, samples)
         shared: dict[Value, list[Layer]] = {}
         for layer in layers:
@@ -296,7 +297,8 @@ class Quantize(Pass):
         for layer in layers:
             if not samples[layer.node.operand(0)].whole:
                 context.missed("quantize", layer.node, "calibration data never reached it")
-        return float8_plans([x for x in layers if samples[x.node.operand(0)].whole], samples, self.correct)
+        ready = [_ranged(x, s, context) for x in layers if (s := samples[x.node.operand(0)]).whole]
+        return float8_plans(ready, samples, self.correct)
 
     def _rounder(
         self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
@@ -370,7 +372,10 @@ class Quantize(Pass):
         for node in nodes:
             found = product_ranges(self, node, samples)
             if found is None:
-                context.missed("quantize", node, "calibration data never reached it")
+                operands = node.operands[: OPERANDS[node.op.name]]
+                reached = all(v is not None and samples[v].values for v in operands)
+                reason = "an operand was zero in all calibration data" if reached else "calibration data never reached it"
+                context.missed("quantize", node, reason, "give data that uses it")
             else:
                 ranges[node] = found
         if not ranges:
@@ -402,6 +407,15 @@ class Quantize(Pass):
             editor.set_loc(node, loc)
         context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
         return True
+
+
+def _ranged(layer: Layer, sample: Sample, context: Context) -> Layer:
+    """The layer, without a static range where its input was always zero: nothing tells what it will be."""
+    if layer.mode != "static" or not sample.whole or sample.low < 0 or sample.high > 0:
+        return layer
+    context.missed("quantize", layer.node, "its input was zero in all calibration data",
+                   "give data that uses it, or activations=dynamic")
+    return replace(layer, mode="dynamic" if layer.node.op.name == "linear" else "none")
 
 
 def _fits_table(encoding: Encoding) -> bool:

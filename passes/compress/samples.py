@@ -138,7 +138,7 @@ def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], li
 
 def activation_range(sample: Sample, method: Method, percentile: float, levels: int) -> tuple[float, float]:
     """The range to quantize: extremes, a central percentile of the sample, or the one with the least squared error
-    among the extremes shrunk step by step. Zero is always inside."""
+    among the extremes shrunk step by step. Zero is always inside; a percentile of nothing but zeros gives the extremes."""
     import torch
 
     low, high = min(0.0, sample.low), max(0.0, sample.high)
@@ -149,7 +149,8 @@ def activation_range(sample: Sample, method: Method, percentile: float, levels: 
         ordered = torch.sort(values).values
         cut = (1.0 - percentile / 100.0) / 2.0
         at = int(cut * (ordered.numel() - 1))
-        return min(0.0, float(ordered[at])), max(0.0, float(ordered[ordered.numel() - 1 - at]))
+        inner = min(0.0, float(ordered[at])), max(0.0, float(ordered[ordered.numel() - 1 - at]))
+        return inner if inner[0] < inner[1] else (low, high)
     some = values[:: max(1, values.numel() // 65536)]
     best, chosen = float("inf"), (low, high)
     for shrink in torch.linspace(0.35, 1.0, 27).tolist():

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from mcomp.ir import dtypes
+from mcomp.ir import dtypes, parse_graph
+from mcomp.ops.evaluate import run_graph
+from mcomp.passes.compress.samples import Sample, activation_range
+from mcomp.plan.quality import relative_error
 from tests.compress.networks import cleaned
-from tests.passes.test_quantize import BLOCK, MLP, quantized, quantized_graph, rows
+from tests.passes.test_quantize import ATTENTION, BLOCK, CNN, MLP, quantized, quantized_graph, rows
 
 TYPES = {"f16": torch.float16, "f64": torch.float64}
 
@@ -23,6 +26,7 @@ def test_smoothing_factors_have_the_element_type_of_what_they_multiply(text: str
 
 
 def test_smoothing_of_bf16() -> None:
+    torch.manual_seed(0)
     x = rows().bfloat16()
     x[:, 3] *= 100
     layers = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16)).bfloat16()
@@ -31,3 +35,36 @@ def test_smoothing_of_bf16() -> None:
     factors = [n.operand(1) for n in graph.nodes if n.op.name == "mul"]
     assert len(factors) == 2 and all(v.is_const and v.tensor.dtype is dtypes.bf16 for v in factors)
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize(("text", "shape", "layer", "expected"), [
+    (MLP, (64, 64), "fc1", "activations i8 dynamic"), (CNN, (4, 3, 8, 8), "c1", "float activations"),
+])
+def test_inputs_that_were_always_zero_have_no_static_range(
+    text: str, shape: tuple[int, ...], layer: str, expected: str
+) -> None:
+    """A range of nothing would turn every later input into the largest integer of it."""
+    zeros, used = torch.zeros(shape), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    exact = run_graph(parse_graph(text, generate=True), [used])
+    graph, context, _ = quantized(text, "quantize{activations=static}", [zeros], exclude=["fc2"])
+    assert relative_error([run_graph(graph, [used])], [exact]) < 0.1
+    assert expected in graph.ledger[0].detail
+    missed = [r for r in context.remarks if r.kind == "missed" and r.layer == layer]
+    assert [(r.reason, r.remedy) for r in missed] == [
+        ("its input was zero in all calibration data", "give data that uses it, or activations=dynamic")
+    ]
+
+
+def test_products_with_an_operand_that_was_always_zero_stay() -> None:
+    inputs = [torch.randn(2, 2, 20, 8), torch.zeros(2, 2, 20, 8), torch.randn(2, 2, 20, 8)]
+    graph, context, _ = quantized(ATTENTION.replace("2, 5, 8", "2, 20, 8"), "quantize", inputs)
+    assert not graph.ledger
+    assert [r.reason for r in context.remarks if r.kind == "missed"] == ["an operand was zero in all calibration data"]
+
+
+def test_a_percentile_of_zeros_is_no_range() -> None:
+    sample = Sample(-1)
+    rare = torch.zeros(1000, 64)
+    rare[17, 5] = 3.0
+    sample.add(rare, 1)
+    assert activation_range(sample, "percentile", 99.0, 256) == (0.0, 3.0)
