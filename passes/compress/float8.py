@@ -34,20 +34,18 @@ def _plan(layer: Layer, sample: Sample, correct: bool) -> Plan:
     activation = _activation(layer.mode, sample)
     coded = scale_tensor(weight, ROWS)
     exact, rough = output_of(node, rows, weight), output_of(node, _seen(rows, activation), coded.decode())
-    bias = None
-    if correct:
-        shift = shift_of(exact, rough, node)
-        bias = corrected_bias(node, shift)
-        rough = rough if bias is None else rough + shift
+    bias = corrected_bias(node, shift_of(exact, rough, node)) if correct else None
+    rough = rough if bias is None else rough + bias.shift
     stored = node.operand(1).weight
     assert stored is not None
     saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(ROWS).nbytes, {})
     if bias is not None and node.maybe(2) is None:
-        saved -= bias.nbytes
+        saved -= node.type.dtype.itemsize * bias.data.size
     kinds = {"none": "float activations", "static": "activations f8e4m3 static", "dynamic": "activations f8e4m3 dynamic"}
     parts = {name: array_of(part) for name, part in coded.parts.items()}
     detail = f"weights f8e4m3, {kinds[layer.mode]}"
-    return Plan(layer, ROWS, parts, activation, None, bias, error_by_row(rough, exact), saved, detail)
+    data = None if bias is None else bias.data
+    return Plan(layer, ROWS, parts, activation, None, data, error_by_row(rough, exact), saved, detail)
 
 
 def _activation(mode: str, sample: Sample) -> Mapping[str, Any] | None:

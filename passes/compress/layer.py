@@ -50,7 +50,7 @@ class Layer:
 @dataclass(frozen=True)
 class Plan:
     """How one layer is quantized: the weight's encoding and buffers, the attributes of the activation's `quantize` (None:
-    stays float), smoothing factors, a corrected bias, and the relative L2 error of the layer's output."""
+    stays float), smoothing factors, a corrected bias f64[N], and the relative L2 error of the layer's output."""
 
     layer: Layer
     encoding: Encoding
@@ -64,11 +64,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Bias:
+    """A bias that makes up for a mean error: `data` f64[N], rounded as it is stored, and what the output gains by it, shaped
+    to be added to it."""
+
+    data: np.ndarray
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class _Trial:
     activation: Mapping[str, Any] | None
     factors: Any
     errors: tuple[float, ...]
-    shifts: tuple[Any, ...]
+    biases: tuple[Bias | None, ...]
     coded: tuple[Coded, ...]
 
 
@@ -122,19 +131,17 @@ def _try(
     rows = sample.rows()
     seen = rows / factors if factors is not None else rows
     quantized = round_trip(seen, activation)
-    errors, shifts, weights_coded = [], [], []
+    errors, biases, weights_coded = [], [], []
     for layer, weight in zip(group, weights):
         scaled = weight * factors if factors is not None else weight
         coded = rounder(layer.node, scaled, encoding_of(options, layer, context), seen, factors)
         exact = output_of(layer.node, rows, weight)
         rough = output_of(layer.node, quantized, coded.weight)
-        shift = shift_of(exact, rough, layer.node) if options.correct else None
-        if shift is not None:
-            rough = rough + shift
-        errors.append(error_by_row(rough, exact))
-        shifts.append(shift)
+        bias = corrected_bias(layer.node, shift_of(exact, rough, layer.node)) if options.correct else None
+        errors.append(error_by_row(rough if bias is None else rough + bias.shift, exact))
+        biases.append(bias)
         weights_coded.append(coded)
-    return _Trial(activation, factors, tuple(errors), tuple(shifts), tuple(weights_coded))
+    return _Trial(activation, factors, tuple(errors), tuple(biases), tuple(weights_coded))
 
 
 def _representable(factors: Tensor, dtype: DType) -> Tensor:
@@ -158,13 +165,14 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
     kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
     detail = f"weights {affine_of(encoding).dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
     detail += f", rounded with {_WAYS[coded.way]}" if coded.way in _WAYS else ""
-    bias = None if trial.shifts[index] is None else corrected_bias(layer.node, trial.shifts[index])
+    bias = trial.biases[index]
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
     if factors is not None and index == 0:  # layers that read the same value share them
         saved -= layer.node.operand(0).tensor.dtype.itemsize * factors.size
     if bias is not None and layer.node.maybe(2) is None:
-        saved -= bias.nbytes
-    return Plan(layer, encoding, coded.parts, trial.activation, factors, bias, trial.errors[index], saved, detail)
+        saved -= layer.node.type.dtype.itemsize * bias.data.size
+    data = None if bias is None else bias.data
+    return Plan(layer, encoding, coded.parts, trial.activation, factors, data, trial.errors[index], saved, detail)
 
 
 def _words(activation: Mapping[str, Any]) -> str:
@@ -172,15 +180,19 @@ def _words(activation: Mapping[str, Any]) -> str:
     return f"{activation['dtype']} {how}"
 
 
-def corrected_bias(node: Node, shift: Tensor) -> np.ndarray | None:
-    """The bias plus the mean error that it makes up for; None where the bias cannot take it."""
-    found = shift.reshape(-1).numpy().astype(np.float32)
+def corrected_bias(node: Node, shift: Tensor) -> Bias | None:
+    """The bias plus the mean error that it makes up for, as it is stored; None where it is computed, not constant."""
+    import torch
+
     bias = node.maybe(2)
-    if bias is None:
-        return found if node.type.dtype is dtypes.f32 else None
-    if bias.weight is None or bias.tensor.dtype is not dtypes.f32:
+    if bias is not None and bias.weight is None:
         return None
-    return found + bias.weight.decode()
+    dtype = dtypes.to_torch(node.type.dtype if bias is None else bias.tensor.dtype)
+    held = torch.zeros((), dtype=torch.float64)
+    if bias is not None and bias.weight is not None:
+        held = torch.from_numpy(np.array(bias.weight.decode(), np.float64))
+    data = (held + shift.reshape(-1).double()).to(dtype).double()
+    return Bias(data.numpy(), (data - held).float().reshape(shift.shape))
 
 
 def shift_of(exact: Tensor, rough: Tensor, node: Node) -> Tensor:

@@ -357,7 +357,7 @@ class Quantize(Pass):
         bias = old_bias = node.maybe(2)
         if plan.bias is not None:
             name = bias.producer.attrs["name"] if bias is not None and bias.producer is not None else f"{node.name}.bias"
-            bias = editor.const(plan.bias, name=name, loc=loc, before=node)
+            bias = dense_const(editor, plan.bias, node.type if bias is None else bias.tensor, name, loc=loc, before=node)
         editor.set_operands(node, (x, weight, bias))
         editor.set_loc(node, loc)
         for before, after in ((old, weight), (old_bias, bias)):

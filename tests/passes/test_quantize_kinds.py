@@ -68,3 +68,31 @@ def test_a_percentile_of_zeros_is_no_range() -> None:
     rare[17, 5] = 3.0
     sample.add(rare, 1)
     assert activation_range(sample, "percentile", 99.0, 256) == (0.0, 3.0)
+
+
+def uneven() -> torch.Tensor:
+    """Inputs with a mean, so that rounding weights shifts outputs."""
+    return 0.2 * rows() + 2.0
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "f64"])
+def test_errors_count_the_bias_that_is_stored(dtype: str) -> None:
+    """Two bits for the weights of one layer: their mean error is a large part, and the bias takes it up in each type."""
+    one = MLP[: MLP.index("  %r = relu")].replace("f32[B, 16]", "f32[B, 32]") + "  return %h\n}"
+    x = uneven().to({"f32": torch.float32, **TYPES}[dtype])
+    graph, _, error = quantized(one.replace("f32", dtype), "quantize{bits=2,rounding=nearest,max_error=9.0}", [x])
+    _, _, plain = quantized(one.replace("f32", dtype), "quantize{bits=2,rounding=nearest,correct=false,max_error=9.0}", [x])
+    assert error < 0.5 * plain
+    assert graph.ledger[0].error == pytest.approx(error, rel=0.15)
+
+
+def test_a_computed_bias_takes_no_mean_error() -> None:
+    text = """
+    graph @g[B in 1..](%x: f32[B, 64], %b: f32[32]) -> (f32[B, 32]) {
+      %w = const @fc1.weight#seed=1 : f32[32, 64]  loc(fc1)
+      %h = linear %x, %w, %b : f32[B, 32]  loc(fc1)
+      return %h
+    }"""
+    inputs = [uneven(), torch.zeros(32)]
+    graph, _, error = quantized(text, "quantize{bits=2,rounding=nearest,max_error=9.0}", inputs)
+    assert graph.ledger[0].error == pytest.approx(error, rel=0.15)
