@@ -18,6 +18,8 @@ Ranges = Literal["auto", "minmax", "percentile", "mse"]
 
 HUGE = 1e30
 """Magnitudes from here on are masks (such as the lowest float put on scores), not activations."""
+_LEAST_SQUARE = 1e-3
+"""The least squared norm that a row counts with when errors are relative to it, as a share of the usual one."""
 _KEPT_VALUES = 1 << 19
 _KEPT_ROWS = 512
 _KEPT_IMAGES = 16
@@ -190,11 +192,21 @@ def smoothing(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 
 def error_by_row(rough: Tensor, exact: Tensor) -> float:
-    """Root mean square over rows (tokens, images) of the relative L2 error, so that a few rows of large values do not hide
-    what happens to the others. Rows of zeros count only where they no longer are."""
-    import torch
-
+    """Root mean square over rows (tokens, images) of the relative L2 error (see `row_errors`), so that a few rows of large
+    values do not hide what happens to the others."""
     scale = exact.reshape(exact.shape[0], -1).square().sum(1)
     error = (rough - exact).reshape(exact.shape[0], -1).square().sum(1)
-    shares = torch.where(scale > 0, error / scale.clamp(min=1e-30), torch.where(error > 0, torch.inf, 0.0))
+    shares = row_errors(error, scale)
     return float(shares.mean().sqrt()) if shares.numel() else 0.0
+
+
+def row_errors(error: Tensor, scale: Tensor) -> Tensor:
+    """Squared errors of rows relative to their squared norms, both [rows]. Norms count as no less than a small share of the
+    usual one, the median of those that are not zero, so that rows of zeros (padding, dead units) do not make errors
+    infinite: these are so only where all rows are zero and no longer are."""
+    import torch
+
+    some = scale[scale > 0]
+    if not some.numel():
+        return torch.where(error > 0, torch.inf, 0.0)
+    return error / scale.clamp(min=_LEAST_SQUARE * float(some.median()))

@@ -20,6 +20,7 @@ from mcomp.passes.compress.encode import INTEGERS, dense_const, encode_rounded, 
 from mcomp.passes.compress.factors import rank_step
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.reading import watch
+from mcomp.passes.compress.samples import row_errors
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -102,11 +103,8 @@ def row_usage(graph: Graph, calibration: Calibration, tables: Sequence[Table], l
 
 
 def table_error(change: Tensor, rows: Tensor, usage: Tensor) -> float:
-    """Root mean square over rows, by `usage`, of their relative L2 change."""
-    import torch
-
-    lost, whole = change.square().sum(1), rows.square().sum(1)
-    shares = torch.where(whole > 0, lost / whole.clamp(min=1e-300), torch.where(lost > 0, torch.inf, 0.0))
+    """Root mean square over rows, by `usage`, of their relative L2 change (see `row_errors`)."""
+    shares = row_errors(change.square().sum(1), rows.square().sum(1))
     return float((shares * usage)[usage > 0].sum().sqrt())
 
 

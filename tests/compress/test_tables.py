@@ -79,6 +79,18 @@ def test_narrower_tables() -> None:
     assert isinstance(table(both), Affine) and layers(both)[0].operand(1).tensor.encoding != dtypes.f32
 
 
+def test_a_row_of_padding_is_no_infinite_error() -> None:
+    """The mean of the other rows goes into the bias, and the narrower table gives the row of zeros a little of it."""
+    graph = parse_graph(TEXT, generate=True)
+    rows = graph.value("t").weight.decode() + 1.0
+    rows[0] = 0.0
+    with graph.edit("padding") as editor:
+        editor.replace(graph.value("t"), editor.const(rows, name="words.weight", before=graph.value("y").producer))
+    small, context, _ = compressed(graph, "lowrank{rank=48,tables=true,gain=2.0}", [[ids()]])
+    assert [e.layer for e in small.ledger] == ["words"], [str(r) for r in context.remarks]
+    assert 0 < small.ledger[0].error < 0.25
+
+
 def test_rows_that_are_read_count_more() -> None:
     rows = random(50, 16).double()
     usage = torch.zeros(50).double()

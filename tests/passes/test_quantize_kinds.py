@@ -96,3 +96,13 @@ def test_a_computed_bias_takes_no_mean_error() -> None:
     inputs = [uneven(), torch.zeros(32)]
     graph, _, error = quantized(text, "quantize{bits=2,rounding=nearest,max_error=9.0}", inputs)
     assert graph.ledger[0].error == pytest.approx(error, rel=0.15)
+
+
+def test_rows_of_zeros_do_not_keep_a_layer_in_float() -> None:
+    """Padding gives rows of zeros, which the corrected bias moves a little."""
+    text = MLP.replace("linear %x, %w, %b", "linear %x, %w")
+    x = rows()
+    x[::8] = 0
+    graph, context, error = quantized(text, "quantize", [x])
+    assert [e.layer for e in graph.ledger] == ["fc1", "fc2"], [str(r) for r in context.remarks]
+    assert error < 0.03 and all(0 < e.error < 0.1 for e in graph.ledger)

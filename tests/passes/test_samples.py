@@ -2,7 +2,7 @@
 
 import torch
 
-from mcomp.passes.compress.samples import Sample
+from mcomp.passes.compress.samples import Sample, error_by_row
 
 
 def test_rows_of_equally_long_sentences_are_not_all_of_the_same_token() -> None:
@@ -26,3 +26,20 @@ def test_a_sample_is_the_same_each_time_and_never_more_than_there_is() -> None:
     few = Sample(-1)
     few.add(torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), 200)
     assert len(few.rows()) == 2
+
+
+def test_a_row_of_zeros_does_not_make_an_error_infinite() -> None:
+    exact = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    exact[3] = 0
+    found = error_by_row(exact + 0.001, exact)
+    assert 0.001 < found < 0.01
+    assert error_by_row(torch.ones(4, 8), torch.zeros(4, 8)) == float("inf")
+    assert error_by_row(torch.zeros(4, 8), torch.zeros(4, 8)) == 0.0
+
+
+def test_a_few_rows_of_large_values_hide_nothing() -> None:
+    exact = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    exact[0] *= 1e4
+    rough = exact.clone()
+    rough[1:] *= 1.1
+    assert abs(error_by_row(rough, exact) - 0.1) < 0.005
