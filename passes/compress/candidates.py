@@ -33,7 +33,7 @@ from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
 from mcomp.passes.compress.lowrank import decomposer_of, infeasible
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.relevance import mark_relevant
-from mcomp.passes.compress.samples import Sample, collect
+from mcomp.passes.compress.samples import Sample, collect, sample_key
 from mcomp.passes.compress.sparsify import BlockOrder, Sparse, fitting_block
 from mcomp.passes.compress.tables import (
     Table,
@@ -127,14 +127,13 @@ def layer_candidates(
     given = list(graph.nodes if nodes is None else nodes)
     chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
     source = MomentSource(graph, context.calibration, chosen, limit)
-    wanted = {n.operand(0): 1 if n.op.name == "conv" else -1 for n in chosen}
-    samples = collect(graph, context.calibration, wanted, limit)
+    samples = collect(graph, context.calibration, map(sample_key, chosen), limit)
     found: dict[str, list[Candidate]] = {}
     with torch.no_grad():
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE]
             known = [(n, m) for n in some if (m := source(n)) is not None]
-            tasks = [LayerTask(n, m, samples[n.operand(0)], menu, allowed(n, context)) for n, m in known]
+            tasks = [LayerTask(n, m, samples[sample_key(n)], menu, allowed(n, context)) for n, m in known]
             results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
             found.update((n.name, r) for (n, _), r in zip(known, results) if r is not None)
             for failure in failures:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dims, dtypes
 from mcomp.ir.encoding import Scaled
-from mcomp.ir.graph import Value
 from mcomp.passes.compress.layer import Layer, Plan, corrected_bias, output_of, shift_of, weight_of
-from mcomp.passes.compress.samples import Sample, error_by_row
+from mcomp.passes.compress.samples import Key, Sample, error_by_row, sample_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,12 +18,12 @@ ROWS = Scaled(dtypes.f8e4m3, axis=(0,))
 """A scale for each output of a weight."""
 
 
-def float8_plans(layers: list[Layer], samples: Mapping[Value, Sample], correct: bool) -> list[Plan]:
+def float8_plans(layers: list[Layer], samples: Mapping[Key, Sample], correct: bool) -> list[Plan]:
     """How each layer is stored and what that does to its output."""
     import torch
 
     with torch.no_grad():
-        return [_plan(layer, samples[layer.node.operand(0)], correct) for layer in layers]
+        return [_plan(layer, samples[sample_key(layer.node)], correct) for layer in layers]
 
 
 def _plan(layer: Layer, sample: Sample, correct: bool) -> Plan:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mcomp.ir import dtypes
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.passes.compress.layer import round_trip
-from mcomp.passes.compress.samples import Method, Sample, activation_range, error_by_row, scale_and_zero
+from mcomp.passes.compress.samples import Key, Method, Sample, activation_range, error_by_row, scale_and_zero
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -22,16 +22,17 @@ _MEASURED = 8
 """Batches that errors are measured on."""
 
 
-def product_ranges(options: Quantize, node: Node, samples: Mapping[Value, Sample]) -> list[dict[str, Any]] | None:
+def product_ranges(options: Quantize, node: Node, samples: Mapping[Key, Sample]) -> list[dict[str, Any]] | None:
     """Static symmetric parameters for the operands of a product; None when calibration never reached it, or showed nothing
     but zeros of one."""
     found = []
     for value in node.operands[: OPERANDS[node.op.name]]:
         assert value is not None
-        if not samples[value].values:
+        sample = samples[value, -1]
+        if not sample.values:
             return None
         method: Method = "mse" if options.ranges == "auto" else options.ranges
-        low, high = activation_range(samples[value], method, options.percentile, 256)
+        low, high = activation_range(sample, method, options.percentile, 256)
         if low == high:
             return None
         scale, zero = scale_and_zero(low, high, unsigned=False)

@@ -26,7 +26,7 @@ from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
-from mcomp.passes.compress.samples import Ranges, Sample, collect
+from mcomp.passes.compress.samples import Key, Ranges, Sample, collect, sample_key
 from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
 from mcomp.passes.compress.views import quantize_behind_makers
 
@@ -185,7 +185,7 @@ class Quantize(Pass):
         return self._quantize(graph, context, layers, self._samples(graph, context, layers, []), tables)
 
     def _quantize(
-        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample], tables: list[Table]
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Key, Sample], tables: list[Table]
     ) -> int:
         rounded: dict[str, Weight] = {}
         plans = self._plans(graph, context, layers, samples)
@@ -263,54 +263,50 @@ class Quantize(Pass):
 
     def _samples(
         self, graph: Graph, context: Context, layers: list[Layer], products: list[Node]
-    ) -> dict[Value, Sample]:
-        wanted: dict[Value, int] = {}
-        for layer in layers:
-            wanted[layer.node.operand(0)] = 1 if layer.node.op.name == "conv" else -1
+    ) -> dict[Key, Sample]:
+        wanted = [sample_key(layer.node) for layer in layers]
         for node in products:
-            for value in node.operands[: OPERANDS[node.op.name]]:
-                if value is not None:
-                    wanted.setdefault(value, -1)
+            wanted += [(value, -1) for value in node.operands[: OPERANDS[node.op.name]] if value is not None]
         if context.calibration is None:
             raise PassError("quantize: the error of layers is measured on calibration data, and there is none",
                             code="MC0205", help="pass calibration=[...] or example inputs")
         return collect(graph, context.calibration, wanted, self.limit)
 
     def _plans(
-        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Key, Sample]
     ) -> list[Plan]:
-        layers = [_ranged(layer, samples[layer.node.operand(0)], context) for layer in layers]
+        layers = [_ranged(layer, samples[sample_key(layer.node)], context) for layer in layers]
         rounder = self._rounder(graph, context, layers, samples)
-        shared: dict[Value, list[Layer]] = {}
+        shared: dict[Key, list[Layer]] = {}
         for layer in layers:
-            shared.setdefault(layer.node.operand(0), []).append(layer)
+            shared.setdefault(sample_key(layer.node), []).append(layer)
         plans: list[Plan] = []
-        for value, members in shared.items():
-            if not samples[value].whole:
+        for key, members in shared.items():
+            if not samples[key].whole:
                 for layer in members:
                     context.missed("quantize", layer.node, "calibration data never reached it")
                 continue
-            plans += plan_layer(self, members, samples[value], context, rounder)
+            plans += plan_layer(self, members, samples[key], context, rounder)
         return plans
 
-    def _floats(self, context: Context, layers: list[Layer], samples: dict[Value, Sample]) -> list[Plan]:
+    def _floats(self, context: Context, layers: list[Layer], samples: dict[Key, Sample]) -> list[Plan]:
         for layer in layers:
-            if not samples[layer.node.operand(0)].whole:
+            if not samples[sample_key(layer.node)].whole:
                 context.missed("quantize", layer.node, "calibration data never reached it")
-        ready = [_ranged(x, s, context) for x in layers if (s := samples[x.node.operand(0)]).whole]
+        ready = [_ranged(x, s, context) for x in layers if (s := samples[sample_key(x.node)]).whole]
         return float8_plans(ready, samples, self.correct)
 
     def _rounder(
-        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Value, Sample]
+        self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Key, Sample]
     ) -> Rounder:
         assert context.calibration is not None
         plain = Rounder(self.rounding, None)
         by_value: dict[Value, list[Node]] = {}
         for layer in layers:
-            x = layer.node.operand(0)
+            node, sample = layer.node, samples[sample_key(layer.node)]
             affine = encoding_of(self, layer, context)
-            if samples[x].whole and plain.matters(layer.node, weight_of(layer.node), affine, samples[x].rows()):
-                by_value.setdefault(x, []).append(layer.node)
+            if sample.whole and plain.matters(node, weight_of(node), affine, sample.rows()):
+                by_value.setdefault(node.operand(0), []).append(node)
         ordered = [node for members in by_value.values() for node in members]
         return Rounder(self.rounding, MomentSource(graph, context.calibration, ordered, self.limit, _ROWS))
 
@@ -366,14 +362,14 @@ class Quantize(Pass):
                 editor.erase(before.producer)
 
     def _apply_products(
-        self, graph: Graph, context: Context, nodes: list[Node], samples: dict[Value, Sample]
+        self, graph: Graph, context: Context, nodes: list[Node], samples: dict[Key, Sample]
     ) -> int:
         ranges: dict[Node, list[dict[str, Any]]] = {}
         for node in nodes:
             found = product_ranges(self, node, samples)
             if found is None:
                 operands = node.operands[: OPERANDS[node.op.name]]
-                reached = all(v is not None and samples[v].values for v in operands)
+                reached = all(v is not None and samples[v, -1].values for v in operands)
                 reason = "an operand was zero in all calibration data" if reached else "calibration data never reached it"
                 context.missed("quantize", node, reason, "give data that uses it")
             else:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcomp.ir.encoding import DENSE, Affine
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.graph import Graph, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.layer import round_trip
-from mcomp.passes.compress.samples import Sample, error_by_row
+from mcomp.passes.compress.samples import Key, Sample, error_by_row
 
 
-def residual_bytes(graph: Graph, context: Context, samples: Mapping[Value, Sample], limit: float) -> int:
+def residual_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample], limit: float) -> int:
     """Where all readers of a value are one quantize and sums, let the sums read what was quantized; returns how many values
     did so.
 
@@ -32,7 +32,7 @@ def residual_bytes(graph: Graph, context: Context, samples: Mapping[Value, Sampl
         if not sums or any(context.excluded("quantize", user) for user in sums):
             continue
         x = node.operand(0)
-        sample = samples.get(x)
+        sample = samples.get((x, -1)) or samples.get((x, 1))
         if sample is None or not sample.whole:
             continue
         rows = sample.rows()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Method = Literal["minmax", "percentile", "mse"]
 Ranges = Literal["auto", "minmax", "percentile", "mse"]
+
+Key = tuple[Value, int]
+"""A value, and the axis of its channels as what reads it sees them: 1 (convolutions) or -1."""
 
 HUGE = 1e30
 """Magnitudes from here on are masks (such as the lowest float put on scores), not activations."""
@@ -111,23 +114,32 @@ def finite(x: Tensor) -> Tensor:
     return torch.where(torch.isfinite(x) & (x.abs() < HUGE), x, torch.zeros((), dtype=x.dtype))
 
 
-def collect(graph: Graph, calibration: Calibration, wanted: dict[Value, int], limit: int) -> dict[Value, Sample]:
-    """Run calibration data through the graph and sample the values in `wanted` (value -> channel axis): of rows those that
-    are relevant, where the calibration data tells."""
+def sample_key(node: Node) -> Key:
+    """What is sampled for a linear or conv."""
+    return node.operand(0), 1 if node.op.name == "conv" else -1
+
+
+def collect(graph: Graph, calibration: Calibration, wanted: Iterable[Key], limit: int) -> dict[Key, Sample]:
+    """Run calibration data through the graph and sample the wanted values, for each axis of channels by itself: of rows
+    those that are relevant, where the calibration data tells."""
     from mcomp.ops.evaluate import run_graph
 
-    samples = {value: Sample(channel) for value, channel in wanted.items()}
+    samples = {key: Sample(key[1]) for key in wanted}
+    axes: dict[Value, list[int]] = {}
+    for value, channel in samples:
+        axes.setdefault(value, []).append(channel)
     batches, marks = min(limit, len(calibration)), calibration.relevant or {}
-    inputs = {v: i for i, v in enumerate(graph.inputs) if v in samples}
+    inputs = {v: i for i, v in enumerate(graph.inputs) if v in axes}
     at = 0
 
     def take(value: Value, data: Any) -> None:
         count = math.prod(data.shape[:-1]) if data.dim() else 0
-        samples[value].add(data, batches, marks.get((at, count)))
+        for channel in axes[value]:
+            samples[value, channel].add(data, batches, marks.get((at, count)))
 
     def observe(node: Node, outputs: Sequence[Any]) -> None:
         for value, output in zip(node.results, outputs):
-            if value in samples:
+            if value in axes:
                 take(value, output)
 
     for at in range(batches):

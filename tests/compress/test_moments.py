@@ -236,7 +236,7 @@ def test_only_relevant_rows_are_sampled() -> None:
     node = layers(graph)[0]
     calibration = Calibration([[random(5, 6)], [random(4, 6, seed=1)]])
     calibration.relevant = {(0, 5): torch.tensor([True, False, True, False, False])}
-    sample = collect(graph, calibration, {node.operand(0): -1}, 10)[node.operand(0)]
+    sample = collect(graph, calibration, [(node.operand(0), -1)], 10)[node.operand(0), -1]
     kept = torch.cat([calibration.batches[0][0][[0, 2]], calibration.batches[1][0]]).relu()
     torch.testing.assert_close(sample.rows(), kept)
     assert sample.high == float(kept.max()) and sample.flat().numel() == 36

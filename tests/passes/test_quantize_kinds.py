@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from mcomp.ir import dtypes, parse_graph
+from mcomp.manager import Context
 from mcomp.ops.evaluate import run_graph
+from mcomp.passes.compress.candidates import layer_candidates
 from mcomp.passes.compress.samples import Sample, activation_range
 from mcomp.plan.quality import relative_error
+from mcomp.runtime.calibration import Calibration
 from tests.compress.networks import cleaned
 from tests.passes.test_quantize import ATTENTION, BLOCK, CNN, MLP, quantized, quantized_graph, rows
 
@@ -106,3 +109,32 @@ def test_rows_of_zeros_do_not_keep_a_layer_in_float() -> None:
     graph, context, error = quantized(text, "quantize", [x])
     assert [e.layer for e in graph.ledger] == ["fc1", "fc2"], [str(r) for r in context.remarks]
     assert error < 0.03 and all(0 < e.error < 0.1 for e in graph.ledger)
+
+
+def test_a_value_that_a_convolution_and_a_linear_read() -> None:
+    """Channels of the one are rows of the other: what is sampled for one is of no use to the other."""
+    text = """
+    graph @g[B in 1..](%x: f32[B, 8, 16]) -> (f32[B, 6, 16], f32[B, 8, 12]) {
+      %w = const @c.weight#seed=1 : f32[6, 8, 3]  loc(c)
+      %y = conv %x, %w {stride = [1], padding = [[1, 1]], dilation = [1]} : f32[B, 6, 16]  loc(c)
+      %v = const @l.weight#seed=2 : f32[12, 16]  loc(l)
+      %z = linear %x, %v : f32[B, 8, 12]  loc(l)
+      return %y, %z
+    }"""
+    graph, _, error = quantized(text, "quantize{smooth=0.5}", [torch.randn(4, 8, 16)])
+    assert sorted(e.layer for e in graph.ledger) == ["c", "l"] and error < 0.03
+
+
+def test_candidates_of_a_convolution_and_a_linear_that_read_one_value() -> None:
+    text = """
+    graph @g[B in 1..](%x: f32[B, 8, 16]) -> (f32[B, 8, 12], f32[B, 6, 16]) {
+      %v = const @l.weight#seed=2 : f32[12, 16]  loc(l)
+      %z = linear %x, %v : f32[B, 8, 12]  loc(l)
+      %w = const @c.weight#seed=1 : f32[6, 8, 3]  loc(c)
+      %y = conv %x, %w {stride = [1], padding = [[1, 1]], dilation = [1]} : f32[B, 6, 16]  loc(c)
+      return %z, %y
+    }"""
+    graph = parse_graph(text, generate=True)
+    context = Context(calibration=Calibration([[torch.randn(4, 8, 16)]]))
+    found = layer_candidates(graph, context)
+    assert set(found) == {"z", "y"}, [str(r) for r in context.remarks]
