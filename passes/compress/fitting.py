@@ -60,7 +60,9 @@ def fit_again(
                 context.missed(label, node, f"it is not fitted: its weight {reason}", "compress its weight later")
         elif not context.excluded(label, node):
             with graph.edit(label, loc=node.loc) as editor:
-                left[node.result.name] = walk.fit(node, editor).after
+                fit = walk.fit(node, editor)
+            if fit is not None:
+                left[node.result.name] = fit.after
     return left
 
 
@@ -79,7 +81,10 @@ def _renorm(walk: Lockstep, graph: Graph, node: Node, label: str) -> None:
     mean, variance = node.operand(1), node.operand(2)
     if mean.weight is None or variance.weight is None:
         return
-    shift, stretch = walk.moved(node)
+    moved = walk.moved(node)
+    if moved is None:
+        return
+    shift, stretch = moved
     with graph.edit(label, loc=node.loc) as editor:
         _put(editor, node, 1, mean.weight.decode() + shift)
         _put(editor, node, 2, variance.weight.decode() * stretch)

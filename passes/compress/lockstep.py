@@ -125,6 +125,7 @@ class Lockstep:
     ) -> None:
         calibration = context.calibration
         assert calibration is not None
+        self.context = context
         self.batches = affordable(dense, context, calibration, limit)
         batches = calibration.batches[: self.batches]
         self.dense = Walk(dense, [calibration.inputs(dense, b) for b in batches])
@@ -134,8 +135,9 @@ class Lockstep:
         self.variance = variance
         self.draw = Draw(calibration, self.batches, rows)
 
-    def fit(self, node: Node, editor: Editor | None) -> Fit:
-        """Fit one linear or conv of the student with a dense constant weight; without an editor, only measure it."""
+    def fit(self, node: Node, editor: Editor | None) -> Fit | None:
+        """Fit one linear or conv of the student with a dense constant weight; without an editor, only measure it. None, with
+        a remark, where no data reached it."""
         import torch
 
         twin = self.dense.graph.value(node.result.name).producer
@@ -152,6 +154,11 @@ class Lockstep:
             for b in range(self.batches):
                 self._add(halves, node, b, own[b], joined)
             sums = halves[0].joined(halves[1])
+            if not sums.count:
+                label = "fit" if editor is None else editor.label
+                self.context.missed(label, node, "it is not fitted: calibration data never reached it",
+                                    "give data that uses it")
+                return None
             weight = weight_matrix(node)
             bias = bias_of(node, weight)
             before = sums.error(weight, bias)
@@ -165,9 +172,9 @@ class Lockstep:
             store(editor, node, found, shift)
             return Fit(before, after)
 
-    def moved(self, node: Node) -> tuple[np.ndarray, np.ndarray]:
+    def moved(self, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         """How the mean of every channel (axis 1) of what a node reads differs from the dense graph's, and by what factor its
-        variance does."""
+        variance does. None where no data reached it."""
         import torch
 
         twin = self.dense.graph.value(node.result.name).producer
@@ -184,6 +191,8 @@ class Lockstep:
                 data = torch.cat([x.reshape(-1, x.shape[-1]) for x in given]).double()
                 found.append(data if columns is None else data[:, torch.from_numpy(columns)])
             student, dense = found
+            if not len(student) or not len(dense):
+                return None
             spread = dense.var(0, correction=0)
             ratio = student.var(0, correction=0) / spread.clamp(min=1e-30)
             still = spread <= 0
