@@ -80,10 +80,7 @@ class Decomposer:
     @property
     def schemes(self) -> tuple[Scheme, ...]:
         """The schemes that suit the layer's shape."""
-        kernel = self.shape[2:]
-        if prod(kernel) == 1:
-            return ("channel",)
-        return ("channel", "tucker", "spatial") if len(kernel) == 2 and min(kernel) > 1 else ("channel", "tucker")
+        return schemes_for(self.shape)
 
     @property
     def dense_operations(self) -> float:
@@ -91,10 +88,7 @@ class Decomposer:
 
     def full_rank(self, scheme: Scheme) -> int:
         """The rank at which a scheme is exact (tucker: that of its outputs)."""
-        rows, width = self.matrix.shape
-        if scheme == "spatial":
-            return min(self.shape[1] * self.shape[2], rows * self.shape[3])
-        return min(rows, width)
+        return full_rank(scheme, self.shape)
 
     def factors(self, scheme: Scheme, ranks: Sequence[int]) -> Factors:
         """Factors of given ranks (tucker: inputs, outputs; else one)."""
@@ -289,6 +283,22 @@ class Decomposer:
         shift = None if self.mean is None else (self.matrix - product) @ self.mean
         return Factors(scheme, ranks, tuple(w.contiguous() for w in weights), attrs, product, shift, error,
                        self._operations(scheme, ranks), self.dense_operations)
+
+
+def schemes_for(shape: Sequence[int]) -> tuple[Scheme, ...]:
+    """The schemes that suit a weight of some shape."""
+    kernel = shape[2:]
+    if prod(kernel) == 1:
+        return ("channel",)
+    return ("channel", "tucker", "spatial") if len(kernel) == 2 and min(kernel) > 1 else ("channel", "tucker")
+
+
+def full_rank(scheme: Scheme, shape: Sequence[int]) -> int:
+    """The rank at which a scheme is exact for a weight of some shape (tucker: that of its outputs)."""
+    outputs, inputs, *kernel = shape
+    if scheme == "spatial":
+        return min(inputs * kernel[0], outputs * kernel[1])
+    return min(outputs, inputs * prod(kernel))
 
 
 def pointwise(count: int) -> Mapping[str, Any]:

@@ -53,7 +53,8 @@ def fit_again(
         if node.op.name not in ("linear", "conv", "batch_norm"):
             continue
         if node.op.name == "batch_norm":
-            _renorm(walk, graph, node, label)
+            if not context.excluded(label, node):
+                _renorm(walk, graph, node, label)
         elif not fitted(node):
             if node.op.name == "conv" or node.operand(1).is_const:
                 reason = "has too many inputs" if too_wide(node) else f"is {node.operand(1).tensor}"

@@ -16,14 +16,14 @@ from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import with_integers
-from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes
+from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes, full_rank, schemes_for
 from mcomp.passes.compress.layer import integers_for
 from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
-from mcomp.passes.compress.tables import TableDecomposer, factor_table, row_usage, table_nodes
+from mcomp.passes.compress.tables import Table, TableDecomposer, factor_table, row_usage, table_nodes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,8 @@ class Treatment:
                 raise ValueError(f"{part!r} is no treatment")
         if found.scheme is not None and (found.block is not None or 0 in found.ranks):
             raise ValueError(f"{text!r} cannot be had")
+        if found.gone > 1.0 or (found.block is not None and 0 in found.block):
+            raise ValueError(f"{text!r}: blocks have rows and columns, and at most all of them (1.0) go")
         return found
 
 
@@ -184,6 +186,7 @@ def apply(
     mark_relevant(graph, context, limit)
     nodes = {n.name: n for n in graph.nodes if n.name in chosen}
     chosen = {name: treatment for name, treatment in chosen.items() if name in nodes}
+    _tell_strangers(chosen, nodes, context)
     names = {name: [name] for name in chosen}
     _thin_tables(graph, context, chosen, nodes, names, limit)
     thinner = [n for n, t in chosen.items() if _thins(t) and _may_thin(nodes[n], t, context)]
@@ -222,18 +225,45 @@ def _thins(treatment: Treatment) -> bool:
     return treatment.scheme not in (None, "table") or treatment.block is not None
 
 
+def _tell_strangers(chosen: Mapping[str, Treatment], nodes: Mapping[str, Node], context: Context) -> None:
+    """Remarks for what can be no integers, or no narrower table."""
+    for name, treatment in chosen.items():
+        kind = nodes[name].op.name
+        if treatment.bits is not None and kind not in ("linear", "conv", "embedding"):
+            context.missed("quantize", nodes[name], f"%{name} is a {kind}, whose weights do not become integers here",
+                           "name linear, conv and embedding nodes, or use quantize")
+        if treatment.scheme == "table" and kind != "embedding":
+            context.missed("lowrank", nodes[name], f"%{name} is a {kind}, which has no table", "name embeddings")
+
+
 def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:
     """Whether a layer can be factorized, or made sparse; a remark where not."""
     rule = "lowrank" if treatment.block is None else "prune"
     if context.excluded(rule, node):
         return False
-    if treatment.block is None:
-        reason = infeasible(node) if node.op.name in ("linear", "conv") else ("it is no linear or conv", "")
+    if treatment.block is not None:
+        linear = node.op.name == "linear"
+        reason = sparse_refusal(BlockSparse(treatment.block), node) if linear else ("it is no linear", "name linear nodes")
+    elif node.op.name not in ("linear", "conv"):
+        reason = "it is no linear or conv", "name linear and conv nodes"
     else:
-        reason = sparse_refusal(BlockSparse(treatment.block), node) if node.op.name == "linear" else ("it is no linear", "")
+        reason = infeasible(node) or _no_such_factors(node, treatment)
     if reason is not None:
         context.missed(rule, node, *reason)
     return reason is None
+
+
+def _no_such_factors(node: Node, treatment: Treatment) -> tuple[str, str] | None:
+    """Why a feasible linear or conv has no factors of a treatment's kind and ranks, and what would help."""
+    shape, scheme = node.operand(1).tensor.static_shape, treatment.scheme
+    known = schemes_for(shape)
+    if scheme not in known:
+        return f"a weight of shape {list(shape)} has no {scheme} factors", f"use {' or '.join(known)}"
+    most = (shape[1], full_rank(scheme, shape)) if scheme == "tucker" else (full_rank(scheme, shape),)
+    if any(rank > limit for rank, limit in zip(treatment.ranks, most, strict=True)):
+        ranks, limits = ("x".join(map(str, some)) for some in (treatment.ranks, most))
+        return f"{scheme} {ranks} is more than the full rank, {limits}", "use lower ranks"
+    return None
 
 
 def _thin_tables(
@@ -244,8 +274,26 @@ def _thin_tables(
     if not wanted or context.calibration is None:
         return
     tables = [t for t in table_nodes("lowrank", graph, context) if t.nodes[0] in wanted]
+    _tell_tables(tables, wanted, context)
+    tables = [t for t in tables if not t.shared and wanted[t.nodes[0]] <= t.weight.type.static_shape[1]]
     for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
         name = table.nodes[0].name
         factors = TableDecomposer(table.rows(), usage).factors(wanted[table.nodes[0]])
         if factor_table(graph, context, table, factors):
             names[name] = [f"{name}_in", name]
+
+
+def _tell_tables(tables: Sequence[Table], wanted: Mapping[Node, int], context: Context) -> None:
+    """Remarks for embeddings whose tables cannot be of the width that is wanted."""
+    known = {t.nodes[0]: t for t in tables}
+    for node, width in wanted.items():
+        if node.op.name != "embedding" or context.excluded("lowrank", node):
+            continue
+        table = known.get(node)
+        if table is None:
+            context.missed("lowrank", node, "its table has a first reader, or is no plain one", "name the table's first reader")
+        elif table.shared:
+            context.missed("lowrank", node, "others read its table and keep it as it is", "leave its treatment away")
+        elif width > table.weight.type.static_shape[1]:
+            context.missed("lowrank", node, f"its table is {table.weight.type.static_shape[1]} wide, less than {width}",
+                           "use a smaller width")
