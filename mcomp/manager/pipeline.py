@@ -8,9 +8,11 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from mcomp.errors import ParseError, PassError
 from mcomp.manager.passes import Pass, pass_named
@@ -68,6 +70,33 @@ def passes_of(steps: Sequence[Step]) -> Iterator[Pass]:
             yield from passes_of(step.items)
         else:
             yield step
+
+
+_PassType = TypeVar("_PassType", bound=Pass)
+
+
+def with_options(given: _PassType, options: Mapping[str, Any]) -> _PassType:
+    """A pass with other values, given from Python, for some of its options. Raises PassError for values of another kind
+    than the option's."""
+    for name, value in options.items():
+        kind = misfit(type(given), name, value)
+        if kind is not None:
+            raise PassError(f"{given.name}: option {name} is {value!r}, not {kind}", code="MC0202")
+    hints = typing.get_type_hints(type(given))
+    return dataclasses.replace(given, **{name: _convert(_plain(v), hints[name]) for name, v in options.items()})
+
+
+def misfit(cls: type[Pass], name: str, value: Any) -> str | None:
+    """What an option of a pass must be, where a value given from Python is not; None where it is."""
+    hint = typing.get_type_hints(cls)[name]
+    return _hint_text(hint) if _convert(_plain(value), hint) is _MISFIT else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as a pipeline's text gives it: tuples for lists, Python's numbers for numpy's."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _no_step(item: Any) -> PassError:

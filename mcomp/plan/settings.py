@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcomp.errors import BudgetError, PassError
-from mcomp.manager.passes import registered_passes
-from mcomp.manager.pipeline import Step, parse_pipeline, passes_of
+from mcomp.manager.passes import Pass, registered_passes
+from mcomp.manager.pipeline import Step, misfit, parse_pipeline, passes_of
 
 OBJECTIVES = ("latency", "size", "memory")
 _LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
@@ -93,20 +93,39 @@ class Settings:
             if not isinstance(pattern, str) or not isinstance(options, Mapping):
                 raise PassError(f"layers has {pattern!r}: {options!r}, not a pattern and a dict", code="MC0212",
                                 help=_LAYERS_HELP)
-            for name in options:
+            for name, value in options.items():
                 if name not in known:
                     close = difflib.get_close_matches(str(name), known, n=1)
                     raise PassError(
                         f"no pass has an option {name!r}", code="MC0202", where=f"layers[{pattern!r}]",
                         help=f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}",
                     )
+                _check_value(pattern, name, value, known[name])
 
-    def _layer_options(self) -> set[str]:
-        """Names that `layers` may use: passes, to switch them off, and options of passes."""
-        classes = [*registered_passes().values(), *(type(p) for p in passes_of(self.steps()))]
-        fields = (f.name for cls in classes for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-        return {*fields, *(cls.name for cls in classes)}
+    def _layer_options(self) -> dict[str, list[type[Pass]]]:
+        """Names that `layers` may use, with the passes that have such an option; none for those of passes, which switch
+        these off."""
+        classes = dict.fromkeys([*registered_passes().values(), *(type(p) for p in passes_of(self.steps()))])
+        known: dict[str, list[type[Pass]]] = {cls.name: [] for cls in classes}
+        for cls in classes:
+            for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+                known.setdefault(f.name, []).append(cls)
+        return known
 
     def steps(self) -> tuple[Step, ...]:
         """The pipeline asked for, parsed; empty without one. Raises ParseError and PassError."""
         return () if self.pipeline is None else parse_pipeline(self.pipeline)
+
+
+def _check_value(pattern: str, name: str, value: Any, classes: Sequence[type[Pass]]) -> None:
+    """Raise PassError for a value that fits no option of this name, and for a switch of a pass that is neither on nor off."""
+    where = f"layers[{pattern!r}]"
+    if not classes:
+        if not isinstance(value, bool):
+            raise PassError(f"{name} is {value!r}; it switches a pass on or off", code="MC0212", where=where,
+                            help=f"write {{{name!r}: False}}")
+        return
+    kinds = [misfit(cls, name, value) for cls in classes]
+    if None not in kinds:
+        raise PassError(f"option {name} is {value!r}, not {' or '.join(dict.fromkeys(map(str, kinds)))}", code="MC0202",
+                        where=where)

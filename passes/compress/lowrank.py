@@ -17,6 +17,7 @@ from mcomp.passes.compress.encode import dense_const
 from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
 from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.options import amount, check_layers
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from mcomp.ir.edit import Editor
 
-DEFAULT_ENERGY = 0.99
-"""The share of a layer's output energy that is kept when nothing says how much."""
 _FASTER = 0.98
 """Measured time after, as a share of that before, above which a layer stays as it was."""
 
@@ -49,7 +48,8 @@ class LowRank(Pass):
     bias takes up its mean.
 
     energy: the share of the output's energy to keep; ranks are as small as that allows (0.99 unless another option says
-        how much). rank: the same rank everywhere. ratio: operations left, as a share of the layer's.
+        how much). rank: the same rank everywhere. ratio: operations left, as a share of the layer's. What `layers` gives of
+        these for a layer stands in the place of all three.
     max_error: a layer whose output changes by more (relative L2 error) stays whole.
     conv: spatial (k x 1, then 1 x k), tucker (1 x 1, k x k, 1 x 1), channel (k x k, then 1 x 1); auto takes the one with
         the fewest operations, or with the least error where `ratio` or `rank` says how many; none leaves convolutions.
@@ -78,15 +78,20 @@ class LowRank(Pass):
         given = [name for name in ("energy", "rank", "ratio") if getattr(self, name) is not None]
         if len(given) > 1:
             raise PassError(f"lowrank: {' and '.join(given)} exclude each other", code="MC0204", help="give one of them")
+        self._check_values()
+        check_layers(self, graph, context, ("energy", "rank", "ratio", "max_error"), LowRank._check_values)
+        if context.calibration is None:
+            raise PassError("lowrank: ranks are chosen on calibration data, and there is none", code="MC0205",
+                            help="pass calibration=[...] or example inputs")
+
+    def _check_values(self) -> None:
+        """Raise PassError for numbers out of range."""
         if self.energy is not None and not 0.0 < self.energy <= 1.0:
             raise PassError(f"lowrank: energy is {self.energy}", code="MC0204", help="use a share of 1, such as 0.99")
         if self.ratio is not None and not 0.0 < self.ratio <= 1.0:
             raise PassError(f"lowrank: ratio is {self.ratio}", code="MC0204", help="use a share of 1, such as 0.5")
         if self.rank is not None and self.rank < 1:
             raise PassError(f"lowrank: rank is {self.rank}", code="MC0204", help="use at least 1")
-        if context.calibration is None:
-            raise PassError("lowrank: ranks are chosen on calibration data, and there is none", code="MC0205",
-                            help="pass calibration=[...] or example inputs")
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         assert context.calibration is not None
@@ -131,12 +136,12 @@ class LowRank(Pass):
 
     def _choose(self, node: Node, moments: Moments, context: Context) -> Factors | None:
         decomposer = decomposer_of(node, moments)
-        found = [f for scheme in self._schemes(decomposer) if (f := self._factors(node, decomposer, scheme, context))]
+        name, value = amount(self, node, context)
+        found = [f for scheme in self._schemes(decomposer) if (f := _factors(decomposer, scheme, name, value))]
         if not found:
             context.missed("lowrank", node, "no rank is small enough and keeps enough", "lower energy, or raise ratio")
             return None
-        by_error = self.ratio is not None or self.rank is not None
-        best = min(found, key=lambda f: (f.error, f.operations) if by_error else (f.operations, f.error))
+        best = min(found, key=lambda f: (f.operations, f.error) if name == "energy" else (f.error, f.operations))
         limit = float(context.option(node, "max_error", self.max_error))
         if best.error > limit:
             context.missed("lowrank", node, f"its output would change by {best.error:.1%}, more than {limit:.1%}",
@@ -152,17 +157,6 @@ class LowRank(Pass):
         if decomposer.attrs is None or self.conv in ("auto", "none"):
             return decomposer.schemes
         return (self.conv,) if self.conv in decomposer.schemes else ("channel",)
-
-    def _factors(self, node: Node, decomposer: Decomposer, scheme: Scheme, context: Context) -> Factors | None:
-        rank, ratio = context.option(node, "rank", self.rank), context.option(node, "ratio", self.ratio)
-        if rank is not None:
-            full = decomposer.full_rank(scheme)
-            inputs = (min(rank, decomposer.shape[1]),) if scheme == "tucker" else ()
-            return decomposer.factors(scheme, (*inputs, min(rank, full)))
-        if ratio is not None:
-            return decomposer.within_operations(scheme, ratio)
-        energy = context.option(node, "energy", self.energy)
-        return decomposer.within_error(scheme, (1.0 - (DEFAULT_ENERGY if energy is None else energy)) ** 0.5)
 
     def _faster(self, graph: Graph, context: Context, chosen: Mapping[Node, Factors]) -> dict[Node, Factors]:
         """Those that the target runs faster than the layer they stand for."""
@@ -187,6 +181,17 @@ class LowRank(Pass):
         return kept
 
     # rewriting
+
+
+def _factors(decomposer: Decomposer, scheme: Scheme, name: str, value: float) -> Factors | None:
+    """The factors of a scheme that have a rank, leave a ratio of the operations, or keep an energy; None where none do."""
+    if name == "rank":
+        rank = int(value)
+        inputs = (min(rank, decomposer.shape[1]),) if scheme == "tucker" else ()
+        return decomposer.factors(scheme, (*inputs, min(rank, decomposer.full_rank(scheme))))
+    if name == "ratio":
+        return decomposer.within_operations(scheme, value)
+    return decomposer.within_error(scheme, (1.0 - value) ** 0.5)
 
 
 def factor_layer(graph: Graph, context: Context, node: Node, factors: Factors) -> list[Node]:

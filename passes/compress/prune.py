@@ -19,6 +19,7 @@ from mcomp.passes.compress.branches import Branch, choose_branches, cut_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
+from mcomp.passes.compress.options import check_layers
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.shares import cheapest, points, uniform
 from mcomp.passes.compress.sparsify import sparsify
@@ -98,8 +99,8 @@ class Prune(Pass):
         if unknown or not self.kinds:
             raise PassError(f"prune: what is {', '.join(unknown) or 'empty'}", code="MC0204",
                             help=f"choose among {', '.join((*UNITS, *_OTHERS))}")
-        if not 0.0 <= self.ratio < 1.0:
-            raise PassError(f"prune: ratio is {self.ratio}", code="MC0204", help="use 0 up to, but not, 1")
+        self._check_values()
+        check_layers(self, graph, context, ("ratio",), Prune._check_values)
         if self.flops is not None and not 0.0 < self.flops <= 1.0:
             raise PassError(f"prune: flops is {self.flops}", code="MC0204", help="use more than 0, at most 1")
         if self.granularity < 1 or self.rounds < 1:
@@ -111,6 +112,11 @@ class Prune(Pass):
         if context.calibration is None:
             raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...] or example inputs")
+
+    def _check_values(self) -> None:
+        """Raise PassError for numbers out of range that layers may have of their own."""
+        if not 0.0 <= self.ratio < 1.0:
+            raise PassError(f"prune: ratio is {self.ratio}", code="MC0204", help="use 0 up to, but not, 1")
 
     def run(self, graph: Graph, context: Context) -> PassResult:
         counts: dict[str, int] = {}

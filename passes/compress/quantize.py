@@ -20,6 +20,7 @@ from mcomp.passes.compress.encode import dense_const, is_plain
 from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
+from mcomp.passes.compress.options import check_layers, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
@@ -104,6 +105,15 @@ class Quantize(Pass):
     relevant: bool = False
 
     def check(self, graph: Graph, context: Context) -> None:
+        self._check_values(context)
+        own = ("bits", "activations", "group", "max_error")
+        check_layers(self, graph, context, own, lambda given: given._check_values(context))
+        for node in graph.nodes:
+            if node.op.name == "linear" and node.layer and node.name not in self.leave:
+                self._check_group(node, context)
+
+    def _check_values(self, context: Context) -> None:
+        """Raise PassError for values out of range, and for such as the target and the data do not allow."""
         if self.bits not in (2, 3, 4, 8):
             raise PassError(f"quantize: bits is {self.bits}", code="MC0204", help="use bits=8, 4, 3 or 2")
         if self.format == "fp8":
@@ -115,9 +125,6 @@ class Quantize(Pass):
         if self.activations == "static" and context.calibration is None:
             raise PassError("quantize: static activations need calibration data", code="MC0205",
                             help="pass calibration=[...], or use activations=dynamic")
-        for node in graph.nodes:
-            if node.op.name == "linear" and node.layer and self.group is not None:
-                self._check_group(node, context)
 
     def _check_floats(self, context: Context) -> None:
         if context.target.partition(":")[0] != "cuda":
@@ -131,7 +138,7 @@ class Quantize(Pass):
     def _check_group(self, node: Node, context: Context) -> None:
         weight = node.operand(1)
         group = context.option(node, "group", self.group)
-        if weight.weight is None or context.layer_options.excluded(node.layer):
+        if group is None or weight.weight is None or switched_off("quantize", node, context):
             return
         reason = Affine(dtypes.i8, axis=(0,), group=group).feasible(weight.tensor)
         if reason is not None and weight.producer is not None:
@@ -201,15 +208,16 @@ class Quantize(Pass):
                 context.missed("quantize", node, "conv_transpose has no int8 kernel", "it stays in float")
             if node.op.name not in _WEIGHTED or context.excluded("quantize", node):
                 continue
-            reason = self._infeasible(node)
+            reason = self._infeasible(node, context)
             if reason is not None:
                 context.missed("quantize", node, *reason)
                 continue
+            self._tell_group(node, context)
             bits = context.option(node, "bits", self.bits)
             found.append(Layer(node, self._mode(node, bits, context), bits))
         return found
 
-    def _infeasible(self, node: Node) -> tuple[str, str] | None:
+    def _infeasible(self, node: Node, context: Context) -> tuple[str, str] | None:
         weight = node.operand(1)
         if weight.weight is None:
             return "its weight is computed, not constant", "run fold before quantize"
@@ -222,7 +230,16 @@ class Quantize(Pass):
             return f"{which} has no fp8 kernel", "use format=integers for it"
         if node.operand(0).tensor.encoding != DENSE:
             return f"its input is {node.operand(0).tensor.encoding} already", ""
-        return None
+        group = context.option(node, "group", self.group)
+        reason = None
+        if group is not None and _takes_groups(node):
+            reason = Affine(dtypes.i8, axis=(0,), group=group).feasible(weight.tensor)
+        return None if reason is None else (reason, "use another group for it")
+
+    def _tell_group(self, node: Node, context: Context) -> None:
+        if context.option(node, "group", self.group) is not None and not _takes_groups(node):
+            context.missed("quantize", node, "its weight has one scale for each output, not for groups of inputs: those are "
+                           "for dense weights of linear layers", "leave group away for it")
 
     def _mode(self, node: Node, bits: int, context: Context) -> str:
         mode = str(context.option(node, "activations", self.activations))
@@ -403,6 +420,11 @@ class Quantize(Pass):
             editor.set_loc(node, loc)
         context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
         return True
+
+
+def _takes_groups(node: Node) -> bool:
+    """Whether a weight may have a scale for each group of inputs."""
+    return node.op.name == "linear" and node.operand(1).tensor.encoding == DENSE
 
 
 def _ranged(layer: Layer, sample: Sample, context: Context) -> Layer:

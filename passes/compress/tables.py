@@ -19,6 +19,7 @@ from mcomp.passes.compress.algebra import spectrum
 from mcomp.passes.compress.encode import INTEGERS, dense_const, encode_rounded, levels_of
 from mcomp.passes.compress.factors import rank_step
 from mcomp.passes.compress.feedback import round_weight
+from mcomp.passes.compress.options import amount
 from mcomp.passes.compress.reading import watch
 from mcomp.passes.compress.samples import row_errors
 from mcomp.runtime.calibration import Calibration
@@ -292,10 +293,7 @@ def _replace(editor: Editor, node: Node, table: Table, factors: TableFactors) ->
 
 
 def _table_rank(options: LowRank, node: Node, context: Context, decomposer: TableDecomposer) -> int:
-    rank, ratio = context.option(node, "rank", options.rank), context.option(node, "ratio", options.ratio)
-    if rank is not None:
-        return min(int(rank), decomposer.rows.shape[1])
-    if ratio is not None:
-        return decomposer.rank_of(ratio)
-    energy = context.option(node, "energy", options.energy)
-    return decomposer.rank_for(0.99 if energy is None else energy)
+    name, value = amount(options, node, context)
+    if name == "rank":
+        return min(int(value), decomposer.rows.shape[1])
+    return decomposer.rank_of(value) if name == "ratio" else decomposer.rank_for(value)

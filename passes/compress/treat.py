@@ -46,6 +46,7 @@ class Treat(Pass):
 
     def check(self, graph: Graph, context: Context) -> None:
         self.treatments()
+        Quantize(rounding=self.rounding, limit=self.limit).check(graph, context)
         if context.calibration is None:
             raise PassError("treat: layers are fitted to calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...] or example inputs")
