@@ -26,6 +26,8 @@ _LEAST_SQUARE = 1e-3
 _KEPT_VALUES = 1 << 19
 _KEPT_ROWS = 512
 _KEPT_IMAGES = 16
+_IMAGE_BYTES = 1 << 25
+"""Of images that are kept of one value, at most (one is kept in any case)."""
 
 
 @dataclass
@@ -68,8 +70,10 @@ class Sample:
 
     def _keep(self, data: Tensor, batches: int) -> None:
         images = self.channel == 1
-        limit = _KEPT_IMAGES if images else _KEPT_ROWS
         rows = data if images else data.reshape(-1, data.shape[-1])
+        limit = _KEPT_ROWS
+        if images and rows.shape[0]:
+            limit = max(1, min(_KEPT_IMAGES, _IMAGE_BYTES // max(1, rows[0].nbytes)))
         share = max(1, limit // batches)
         if self.kept >= limit or rows.shape[0] == 0:
             return

@@ -43,3 +43,11 @@ def test_a_few_rows_of_large_values_hide_nothing() -> None:
     rough = exact.clone()
     rough[1:] *= 1.1
     assert abs(error_by_row(rough, exact) - 0.1) < 0.005
+
+
+def test_few_large_images_are_kept() -> None:
+    for images, pixels, count in ((16, 8, 16), (6, 512, 8), (2, 1536, 1)):
+        sample = Sample(1)
+        for _ in range(2):
+            sample.add(torch.zeros(images, 4, pixels, pixels), 2)
+        assert len(sample.rows()) == count
