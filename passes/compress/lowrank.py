@@ -18,6 +18,7 @@ from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
 from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.options import amount, check_layers
+from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
 
@@ -241,6 +242,8 @@ def infeasible(node: Node) -> tuple[str, str] | None:
         return f"it has {node.attrs['groups']} groups, each of few inputs", "prune it instead"
     if min(weight.tensor.static_shape[:2]) < 2:
         return "it has one input or output", ""
+    if too_wide(node):
+        return TOO_WIDE
     return None
 
 

@@ -23,6 +23,7 @@ from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.options import check_layers, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
+from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.residual import residual_bytes
@@ -322,7 +323,11 @@ class Quantize(Pass):
         for layer in layers:
             node, sample = layer.node, samples[sample_key(layer.node)]
             affine = encoding_of(self, layer, context)
-            if sample.whole and plain.matters(node, weight_of(node), affine, sample.rows()):
+            if not sample.whole or not plain.matters(node, weight_of(node), affine, sample.rows()):
+                continue
+            if too_wide(node):
+                context.missed("quantize", node, f"its weight is rounded to the nearest: {TOO_WIDE[0]}", "use more bits for it")
+            else:
                 by_value.setdefault(node.operand(0), []).append(node)
         ordered = [node for members in by_value.values() for node in members]
         return Rounder(self.rounding, MomentSource(graph, context.calibration, ordered, self.limit, _ROWS))

@@ -16,6 +16,8 @@ MEASURED = ("linear", "conv")
 """Products whose inputs have second moments."""
 MEMORY = 1 << 31
 """Bytes of second moments that are held at once."""
+TOO_WIDE = "it has too many inputs for second moments", "exclude it"
+"""Why nothing is done that needs them, and what helps."""
 _POINTS = 48
 """Numbers of removed units for which an error is computed, at most."""
 

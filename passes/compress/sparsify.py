@@ -14,7 +14,8 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import dense_const, stored_floats
-from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
+from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
 
 if TYPE_CHECKING:
@@ -55,20 +56,21 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
             blocks[node] = block
         else:
             context.missed("prune", node, *reason)
-    moments = collect_moments(graph, context.calibration, ready, options.limit)
-    done = 0
+    source = MomentSource(graph, context.calibration, ready, options.limit)
+    chosen: list[tuple[Node, Sparse]] = []
     for node in ready:
-        if node not in moments:
+        moments = source(node)
+        if moments is None:
             context.missed("prune", node, "calibration data never reached it")
             continue
-        if not context.allow_rewrite("prune"):
-            break
         ratio = context.option(node, "ratio", options.ratio)
-        known = moments[node]
-        found = block_sparse(blocks[node], node, known, ratio) if what == "blocks" else _pairs(options, node, known)
+        found = block_sparse(blocks[node], node, moments, ratio) if what == "blocks" else _pairs(options, node, moments)
+        chosen.append((node, found))
+    for done, (node, found) in enumerate(chosen):
+        if not context.allow_rewrite("prune"):
+            return done
         store_sparse(graph, context, node, found)
-        done += 1
-    return done
+    return len(chosen)
 
 
 def fitting_block(sizes: Sequence[tuple[int, int]], node: Node) -> tuple[int, int] | None:
@@ -85,6 +87,8 @@ def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
         return f"its weight is {weight.tensor}", "prune before it is compressed"
     if bias is not None and (bias.weight is None or bias.tensor.encoding != DENSE):
         return "its bias is computed, not constant", "run fold before prune"
+    if too_wide(node):
+        return TOO_WIDE
     reason = encoding.feasible(weight.tensor.with_encoding(encoding))
     remedy = "use other blocks, such as block=[16,4]" if isinstance(encoding, BlockSparse) else "exclude it"
     return None if reason is None else (reason, remedy)
