@@ -172,6 +172,9 @@ def choose_branches(options: Prune, graph: Graph, context: Context) -> list[Bran
     """The branches that cost least error (with `flops`: for the operations they take), or those that `widths` names
     (`add_7=0`)."""
     found = [b for b in measured_branches(graph, context, options.limit) if not context.excluded("prune", b.add)]
+    if not found:
+        context.missed("prune", graph.name, "no branch can go: nothing is added to what it is computed from",
+                       "leave branches out of what")
     return [b for b in _chosen(options, graph, context, found) if context.allow_rewrite("prune")]
 
 
@@ -195,13 +198,17 @@ def _stem(branch: Branch) -> Value:
 
 def _chosen(options: Prune, graph: Graph, context: Context, found: Sequence[Branch]) -> list[Branch]:
     if options.widths:
-        return [b for b in found if f"{b.key}=0" in options.widths]
+        return _named(options, context, found)
     errors = [b.error for b in found]
     if options.weighing == "output":
         errors = output_errors(graph, context, found)
     if options.flops is None:
         order = np.argsort(errors, kind="stable")
-        return [found[i] for i in order[: round(options.ratio * len(found))]]
+        count = round(options.ratio * len(found))
+        if found and not count:
+            context.missed("prune", graph.name, f"{options.ratio:.0%} of {len(found)} branches is none",
+                           "raise ratio, or name branches in widths")
+        return [found[i] for i in order[:count]]
     symbols = assume_symbols(graph, {})
     total = sum(dims.evaluate(n.op.node_cost(n).flops, symbols) for n in graph.nodes if n.op.name in PRODUCTS)
     left, chosen = float(total), []
@@ -210,4 +217,18 @@ def _chosen(options: Prune, graph: Graph, context: Context, found: Sequence[Bran
             break
         chosen.append(found[i])
         left -= found[i].flops
+    if left > options.flops * total:
+        context.missed("prune", graph.name, f"{left:,.0f} operations stay, not {options.flops * total:,.0f}: no other branch "
+                       "can go", "raise flops, or widen what")
     return chosen
+
+
+def _named(options: Prune, context: Context, found: Sequence[Branch]) -> list[Branch]:
+    """The branches that `widths` names; remarks for names that are of none."""
+    counts, keys = options.counts(), {b.key for b in found}
+    for name, count in counts.items():
+        if not count and name not in keys:
+            context.missed("prune", name, "no branch that can go has this name", "name the addition that it goes into")
+        elif count and not options.narrows:
+            context.missed("prune", name, "nothing is narrowed where what is branches only", "add the kind of its units")
+    return [b for b in found if counts.get(b.key) == 0]

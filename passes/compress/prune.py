@@ -94,11 +94,30 @@ class Prune(Pass):
         """What is pruned."""
         return (self.what,) if isinstance(self.what, str) else self.what
 
+    @property
+    def narrows(self) -> bool:
+        """Whether units of dimensions go."""
+        return any(k in UNITS for k in self.kinds)
+
+    def counts(self) -> dict[str, int]:
+        """What stays of dimensions, and 0 for branches that go, by the names in `widths`. Raises PassError for other texts."""
+        found: dict[str, int] = {}
+        for text in self.widths:
+            name, _, count = text.rpartition("=")
+            if not count.isdecimal() or not name:
+                raise PassError(f"prune: width {text!r}", code="MC0204", help="write fc1.weight:0=768")
+            found[name] = int(count)
+        return found
+
     def check(self, graph: Graph, context: Context) -> None:
         unknown = [k for k in self.kinds if k not in (*UNITS, *_OTHERS)]
         if unknown or not self.kinds:
             raise PassError(f"prune: what is {', '.join(unknown) or 'empty'}", code="MC0204",
                             help=f"choose among {', '.join((*UNITS, *_OTHERS))}")
+        if {"blocks", "nm"} <= set(self.kinds):
+            raise PassError("prune: a weight is stored in blocks or as nm, not both", code="MC0204",
+                            help="give two passes, each with an exclusion of the other's layers")
+        self.counts()
         self._check_values()
         check_layers(self, graph, context, ("ratio",), Prune._check_values)
         if self.flops is not None and not 0.0 < self.flops <= 1.0:
@@ -124,11 +143,10 @@ class Prune(Pass):
             context.remark("warning", "prune", graph.name, "layers are judged and fitted on the example inputs only",
                            "pass calibration data")
         mark_relevant(graph, context, self.limit)
-        units = any(k in UNITS for k in self.kinds)
-        together = bool(self.widths) and units and "branches" in self.kinds
+        together = bool(self.widths) and self.narrows and "branches" in self.kinds
         if "branches" in self.kinds and not together:
             counts["branches"] = remove_branches(self, graph, context)
-        if units:
+        if self.narrows:
             counts |= self._narrow(graph, context, together)
         if any(k in ("blocks", "nm") for k in self.kinds):
             counts["weights"] = sparsify(self, graph, context)
@@ -218,18 +236,16 @@ class Prune(Pass):
             return None
         asked: dict[str, int] = {}
         sizes = {d.name: d.size for d in found}
-        for text in self.widths:
-            name, _, count = text.rpartition("=")
-            if not count.isdigit() or not name:
-                raise PassError(f"prune: width {text!r}", code="MC0204", help="write fc1.weight:0=768")
-            if count == "0" and name not in sizes:
-                continue
-            if name not in sizes:
+        for name, count in self.counts().items():
+            if name in sizes:
+                if not 0 < count <= sizes[name]:
+                    raise PassError(f"prune: {name} has {sizes[name]} units, not {count}", code="MC0204")
+                asked[name] = count
+            elif count:
                 context.missed("prune", name, "no dimension that can shrink has this name", "see prune_curves for names")
-            elif not 0 < int(count) <= sizes[name]:
-                raise PassError(f"prune: {name} has {sizes[name]} units, not {count}", code="MC0204")
-            else:
-                asked[name] = int(count)
+            elif "branches" not in self.kinds:
+                context.missed("prune", name, "no dimension that can shrink has this name, and no branch goes",
+                               "see prune_curves for names, or add branches to what")
         return asked
 
     def _choose(

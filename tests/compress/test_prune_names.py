@@ -1,0 +1,33 @@
+"""prune: names that are of nothing, and wishes that exclude each other, are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcomp.errors import PassError
+from mcomp.manager import Context, PassManager
+from mcomp.runtime.calibration import Calibration
+from tests.compress.graphs import compressed, mlp, random
+
+
+@pytest.mark.parametrize(("options", "layer", "reason"), [
+    ('widths=["fc9.weight:0=8"]', "fc9.weight:0", "no dimension that can shrink has this name"),
+    ('widths=["fc9.weight:0=0"]', "fc9.weight:0", "and no branch goes"),
+    ('what=branches,widths=["add_7=0"]', "add_7", "no branch that can go has this name"),
+    ('what=branches,widths=["fc1.weight:0=8"]', "fc1.weight:0", "nothing is narrowed"),
+    ('what=[branches,ffn],widths=["add_7=0"]', "add_7", "no branch that can go has this name"),
+    ("what=branches", "mlp", "no branch can go"),
+])
+def test_names_of_nothing_leave_a_remark(options: str, layer: str, reason: str) -> None:
+    graph, context, error = compressed(mlp(), f"prune{{{options}}}", [[random(100, 64)]])
+    assert error == 0 and not graph.ledger
+    assert [r.layer for r in context.remarks if r.kind == "missed" and reason in r.reason and r.remedy] == [layer]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ('what=branches,widths=["add_7"]', "width 'add_7'"), ('what=blocks,widths=["=3"]', "width '=3'"),
+    ('widths=["fc1.weight:0=many"]', "many"), ("what=[blocks,nm]", "blocks or as nm, not both"),
+])
+def test_wishes_that_cannot_be_met(options: str, message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        PassManager(f"prune{{{options}}}").run(mlp(), Context(calibration=Calibration([[random(10, 64)]])))
