@@ -1,4 +1,4 @@
-"""Products between activations: ranges for their operands, and how much integers change their results."""
+"""Products between activations: which get integer operands, in what ranges, and how much that changes their results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dtypes
-from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.encoding import DENSE
+from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
+from mcomp.ir.loc import fused
+from mcomp.manager.context import Context
 from mcomp.passes.compress.layer import round_trip
 from mcomp.passes.compress.samples import Key, Method, Sample, activation_range, error_by_row, scale_and_zero
 from mcomp.runtime.calibration import Calibration
@@ -18,8 +21,83 @@ if TYPE_CHECKING:
 
 OPERANDS = {"attention": 3, "matmul": 2}
 """Products between activations, and how many of their operands are multiplied."""
+AUTO_ATTENTION = 0.15
+"""The error of an attention's result up to which its operands become integers by themselves."""
+_FEW = 8
 _MEASURED = 8
 """Batches that errors are measured on."""
+
+
+def activation_products(options: Quantize, graph: Graph, context: Context) -> list[Node]:
+    """Products between activations whose operands may become integers."""
+    given = context.calibration is not None and context.calibration.given
+    static = options.activations == "static" or (options.bits == 8 and options.activations == "auto")
+    if options.attention is False or (options.attention == "auto" and not (given and static)):
+        return []
+    found = []
+    for node in graph.nodes:
+        count = OPERANDS.get(node.op.name, 0)
+        if not count or (options.attention == "auto" and not _pays(node)) or context.excluded("quantize", node):
+            continue
+        if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
+               for v in node.operands[:count]):
+            continue
+        found.append(node)
+    return found
+
+
+def _pays(node: Node) -> bool:
+    """Whether attention over integers is faster: with a few queries, reading keys and values takes the time."""
+    queries = node.operand(0).tensor.shape[-2] if node.op.name == "attention" else 0
+    return not isinstance(queries, int) or queries > _FEW
+
+
+def quantize_products(
+    options: Quantize, graph: Graph, context: Context, nodes: list[Node], samples: Mapping[Key, Sample]
+) -> int:
+    """Make the operands of these products integers, where the errors of their results allow; returns of how many."""
+    ranges: dict[Node, list[dict[str, Any]]] = {}
+    for node in nodes:
+        found = product_ranges(options, node, samples)
+        if found is None:
+            operands = node.operands[: OPERANDS[node.op.name]]
+            reached = all(v is not None and samples[v, -1].values for v in operands)
+            reason = "an operand was zero in all calibration data" if reached else "calibration data never reached it"
+            context.missed("quantize", node, reason, "give data that uses it")
+        else:
+            ranges[node] = found
+    if not ranges:
+        return 0
+    assert context.calibration is not None
+    errors = product_errors(graph, context.calibration, ranges, options.limit)
+    return sum(_apply(options, graph, context, node, ranges[node], errors[node]) for node in ranges)
+
+
+def _apply(
+    options: Quantize, graph: Graph, context: Context, node: Node, ranges: list[dict[str, Any]], error: float
+) -> bool:
+    limit = context.option(node, "max_error", options.max_error)
+    if options.attention == "auto":
+        limit = min(limit, AUTO_ATTENTION)
+    if not error <= limit:
+        remedy = "use attention=true, or raise max_error" if options.attention == "auto" else "raise max_error"
+        context.missed("quantize", node, f"its output would change by {error:.1%}, more than {limit:.1%}", remedy)
+        return False
+    if not context.allow_rewrite("quantize"):
+        return False
+    with graph.edit("quantize", loc=node.loc) as editor:
+        loc = fused("quantize", node.loc)
+        operands = list(node.operands)
+        for i, attrs in enumerate(ranges):
+            value = operands[i]
+            assert value is not None
+            operands[i] = editor.add("quantize", [value], attrs, loc=loc, before=node, name=f"{value.name}_q").result
+        editor.set_operands(node, tuple(operands))
+        editor.set_loc(node, loc)
+    detail = "operands i8 static"
+    context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail=detail))
+    context.remark("applied", "quantize", node, detail)
+    return True
 
 
 def product_ranges(options: Quantize, node: Node, samples: Mapping[Key, Sample]) -> list[dict[str, Any]] | None:

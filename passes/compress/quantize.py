@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mcomp.errors import PassError
 from mcomp.ir import dtypes
@@ -22,7 +22,7 @@ from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, we
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.options import check_layers, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
-from mcomp.passes.compress.products import OPERANDS, product_errors, product_ranges
+from mcomp.passes.compress.products import OPERANDS, activation_products, quantize_products
 from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
@@ -35,9 +35,6 @@ from mcomp.passes.compress.views import quantize_behind_makers
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
 
-AUTO_ATTENTION = 0.15
-"""The error of an attention's result up to which its operands become integers by themselves."""
-_FEW = 8
 _ROWS = 1 << 13
 """Positions that second moments are taken over, for rounding; twice as many as inputs, where these are more."""
 _WEIGHTED = ("linear", "conv")
@@ -74,7 +71,8 @@ class Quantize(Pass):
         more than a few queries; false: none. With int8 operands the weights of an attention may be rounded to 255ths of
         a row's largest; measured errors include that.
     residual: a value that is quantized for one product and added to a result later is added as these integers, too, where
-        rounding changes it by at most this (relative L2 error, root mean square over tokens or images); 0: never.
+        rounding changes it by at most this (relative L2 error, root mean square over tokens or images); so are values
+        pooled in front of others that read them; 0: never.
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
@@ -167,7 +165,7 @@ class Quantize(Pass):
             samples = self._samples(graph, context, layers, []) if layers else {}
             done = sum(self._apply(graph, context, plan, {}) for plan in self._floats(context, layers, samples))
             return PassResult(changed=done > 0, preserved=NONE, statistics={"layers": done})
-        pairs = self._activation_products(graph, context)
+        pairs = activation_products(self, graph, context)
         recurrent = recurrent_nodes(self, graph, context)
         tables = table_nodes("quantize", graph, context) if self.tables else []
         if not layers and not pairs and not recurrent and not tables:
@@ -175,8 +173,9 @@ class Quantize(Pass):
         samples = self._samples(graph, context, layers, pairs)
         quantized = self._quantize(graph, context, layers, samples, tables)
         quantized += quantize_recurrent(self, graph, context, recurrent)
-        count = self._apply_products(graph, context, pairs, samples)
-        pooled, moved = pool_bytes(graph, context), quantize_behind_makers(graph, context)
+        count = quantize_products(self, graph, context, pairs, samples)
+        pooled = pool_bytes(graph, context, samples, self.residual)
+        moved = quantize_behind_makers(graph, context)
         added = residual_bytes(graph, context, samples, self.residual)
         return PassResult(
             changed=quantized + count > 0, preserved=NONE,
@@ -259,23 +258,6 @@ class Quantize(Pass):
             context.remark("warning", "quantize", node, "static ranges come from the example inputs only",
                            "pass calibration data")
         return mode
-
-    def _activation_products(self, graph: Graph, context: Context) -> list[Node]:
-        """Products between activations whose operands may become integers."""
-        given = context.calibration is not None and context.calibration.given
-        static = self.activations == "static" or (self.bits == 8 and self.activations == "auto")
-        if self.attention is False or (self.attention == "auto" and not (given and static)):
-            return []
-        found = []
-        for node in graph.nodes:
-            count = OPERANDS.get(node.op.name, 0)
-            if not count or (self.attention == "auto" and not _pays(node)) or context.excluded("quantize", node):
-                continue
-            if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
-                   for v in node.operands[:count]):
-                continue
-            found.append(node)
-        return found
 
     # measuring
 
@@ -383,49 +365,6 @@ class Quantize(Pass):
                 editor.replace(before, after)
                 editor.erase(before.producer)
 
-    def _apply_products(
-        self, graph: Graph, context: Context, nodes: list[Node], samples: dict[Key, Sample]
-    ) -> int:
-        ranges: dict[Node, list[dict[str, Any]]] = {}
-        for node in nodes:
-            found = product_ranges(self, node, samples)
-            if found is None:
-                operands = node.operands[: OPERANDS[node.op.name]]
-                reached = all(v is not None and samples[v, -1].values for v in operands)
-                reason = "an operand was zero in all calibration data" if reached else "calibration data never reached it"
-                context.missed("quantize", node, reason, "give data that uses it")
-            else:
-                ranges[node] = found
-        if not ranges:
-            return 0
-        assert context.calibration is not None
-        errors = product_errors(graph, context.calibration, ranges, self.limit)
-        return sum(self._apply_product(graph, context, node, ranges[node], errors[node]) for node in ranges)
-
-    def _apply_product(
-        self, graph: Graph, context: Context, node: Node, ranges: list[dict[str, Any]], error: float
-    ) -> bool:
-        limit = context.option(node, "max_error", self.max_error)
-        if self.attention == "auto":
-            limit = min(limit, AUTO_ATTENTION)
-        if not error <= limit:
-            remedy = "use attention=true, or raise max_error" if self.attention == "auto" else "raise max_error"
-            context.missed("quantize", node, f"its output would change by {error:.1%}, more than {limit:.1%}", remedy)
-            return False
-        if not context.allow_rewrite("quantize"):
-            return False
-        with graph.edit("quantize", loc=node.loc) as editor:
-            loc = fused("quantize", node.loc)
-            operands = list(node.operands)
-            for i, attrs in enumerate(ranges):
-                value = operands[i]
-                assert value is not None
-                operands[i] = editor.add("quantize", [value], attrs, loc=loc, before=node, name=f"{value.name}_q").result
-            editor.set_operands(node, tuple(operands))
-            editor.set_loc(node, loc)
-        context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail="operands i8 static"))
-        return True
-
 
 def _takes_groups(node: Node) -> bool:
     """Whether a weight may have a scale for each group of inputs."""
@@ -444,9 +383,3 @@ def _ranged(layer: Layer, sample: Sample, context: Context) -> Layer:
 def _fits_table(encoding: Encoding) -> bool:
     """Whether a weight of this encoding can also be the table of an embedding."""
     return isinstance(encoding, Affine) and encoding.group is None
-
-
-def _pays(node: Node) -> bool:
-    """Whether attention over integers is faster: with a few queries, reading keys and values takes the time."""
-    queries = node.operand(0).tensor.shape[-2] if node.op.name == "attention" else 0
-    return not isinstance(queries, int) or queries > _FEW

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcomp.ir.encoding import DENSE, Affine
-from mcomp.ir.graph import Graph, Node
+from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.layer import round_trip
-from mcomp.passes.compress.samples import Key, Sample, error_by_row
+from mcomp.passes.compress.samples import Key, Sample, error_by_row, sample_of
 
 
 def residual_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample], limit: float) -> int:
@@ -23,7 +23,7 @@ def residual_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample]
 
     Slices, and pads with zeros, may stand between. What computes %x then writes bytes alone, and the sum reads bytes.
     `limit`: values that rounding changes by more (relative L2 error, root mean square over images or tokens of the sample)
-    are kept.
+    are kept. The ledger has an entry for the first reader beside the quantize of each.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     done = 0
@@ -32,8 +32,8 @@ def residual_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample]
         if not sums or any(context.excluded("quantize", user) for user in sums):
             continue
         x = node.operand(0)
-        sample = samples.get((x, -1)) or samples.get((x, 1))
-        if sample is None or not sample.whole:
+        sample = sample_of(x, samples)
+        if sample is None:
             continue
         rows = sample.rows()
         error = error_by_row(round_trip(rows, node.attrs), rows)
@@ -48,6 +48,9 @@ def residual_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample]
             decoded = editor.add("decode", [node.result], loc=loc, before=sums[0], name=f"{x.name}_d").result
             for user in sums:
                 editor.set_operands(user, tuple(decoded if v is x else v for v in user.operands))
+        detail = f"reads what is added as {node.attrs['dtype']}"
+        context.record(graph, LedgerEntry("quantize", sums[0].layer, sums[0].name, error=error, detail=detail))
+        context.remark("applied", "quantize", sums[0], detail)
         done += 1
     return done
 

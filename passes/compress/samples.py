@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,6 +121,12 @@ def finite(x: Tensor) -> Tensor:
 def sample_key(node: Node) -> Key:
     """What is sampled for a linear or conv."""
     return node.operand(0), 1 if node.op.name == "conv" else -1
+
+
+def sample_of(value: Value, samples: Mapping[Key, Sample]) -> Sample | None:
+    """What was seen of a value, by whichever axis; None where nothing was."""
+    found = (samples.get((value, channel)) for channel in (-1, 1))
+    return next((sample for sample in found if sample is not None and sample.whole), None)
 
 
 def collect(graph: Graph, calibration: Calibration, wanted: Iterable[Key], limit: int) -> dict[Key, Sample]:
