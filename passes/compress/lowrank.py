@@ -21,6 +21,7 @@ from mcomp.passes.compress.options import amount, check_layers
 from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
+from mcomp.passes.compress.untouched import tell_untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +99,7 @@ class LowRank(Pass):
         assert context.calibration is not None
         mark_relevant(graph, context, self.limit)
         nodes = [n for n in graph.nodes if n.op.name in ("linear", "conv") and self._feasible(n, context)]
+        tell_untouched("lowrank", graph, context, ("linear", "conv"), "low-rank form", "prune or quantize it instead")
         source = MomentSource(graph, context.calibration, _by_value(nodes), self.limit)
         chosen: dict[Node, Factors] = {}
         for node in _by_value(nodes):

@@ -24,12 +24,13 @@ from mcomp.passes.compress.options import check_layers, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, activation_products, quantize_products
 from mcomp.passes.compress.readers import TOO_WIDE, too_wide
-from mcomp.passes.compress.recurrent import quantize_recurrent, recurrent_nodes
+from mcomp.passes.compress.recurrent import RECURRENT, quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Key, Ranges, Sample, collect, sample_key
 from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
+from mcomp.passes.compress.untouched import tell_untouched
 from mcomp.passes.compress.views import quantize_behind_makers
 
 if TYPE_CHECKING:
@@ -162,9 +163,12 @@ class Quantize(Pass):
             mark_relevant(graph, context, self.limit)
         layers = self._layers(graph.nodes, context)
         if self.format == "fp8":
+            tell_untouched("quantize", graph, context, _WEIGHTED, "fp8 kernel", "use format=integers for it")
             samples = self._samples(graph, context, layers, []) if layers else {}
             done = sum(self._apply(graph, context, plan, {}) for plan in self._floats(context, layers, samples))
             return PassResult(changed=done > 0, preserved=NONE, statistics={"layers": done})
+        tell_untouched("quantize", graph, context, (*_WEIGHTED, *RECURRENT), "kernel for integer weights",
+                       "it stays in float; prune it, or exclude it")
         pairs = activation_products(self, graph, context)
         recurrent = recurrent_nodes(self, graph, context)
         tables = table_nodes("quantize", graph, context) if self.tables else []
@@ -204,8 +208,6 @@ class Quantize(Pass):
     def _layers(self, nodes: Iterable[Node], context: Context) -> list[Layer]:
         found = []
         for node in nodes:
-            if node.op.name == "conv_transpose":
-                context.missed("quantize", node, "conv_transpose has no int8 kernel", "it stays in float")
             if node.op.name not in _WEIGHTED or context.excluded("quantize", node):
                 continue
             reason = self._infeasible(node, context)

@@ -17,6 +17,7 @@ from mcomp.passes.compress.encode import dense_const, stored_floats
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.readers import TOO_WIDE, too_wide
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
+from mcomp.passes.compress.untouched import tell_untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,8 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
     what = "nm" if "nm" in options.kinds else "blocks"
     sizes = ((options.block[0], options.block[1]),) if options.block else backend_named(context.target).zero_blocks()
     nodes = [n for n in graph.nodes if n.op.name == "linear" and not context.excluded("prune", n)]
+    lacks = "n:m sparse form" if what == "nm" else "block-sparse form"
+    tell_untouched("prune", graph, context, ("linear",), lacks, "use what=[channels,ffn] for it")
     ready: list[Node] = []
     blocks: dict[Node, tuple[int, int]] = {}
     for node in nodes:
