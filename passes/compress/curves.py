@@ -51,21 +51,23 @@ class Curve:
 
 def prune_curves(
     graph: Graph, context: Context, *, what: Sequence[str] = ("channels", "ffn", "heads"), score: Score = "obs",
-    weighing: Weighing = "layer", limit: int = 128,
+    weighing: Weighing = "layer", limit: int = 128, statistics: bool = False,
 ) -> list[Curve]:
-    """Curves of all dimensions of these kinds that can shrink; the graph stays. Others leave remarks."""
+    """Curves of all dimensions of these kinds that can shrink; the graph stays. Others leave remarks. `statistics`: see
+    `prune`."""
     graph = graph.clone()
     with graph.edit("prune") as editor:
         own_constants(graph, editor)
     coupling: Coupling = context.analyze(graph, CouplingAnalysis())
-    dimensions = candidates(graph, context, coupling, what, score)
+    dimensions = candidates(graph, context, coupling, what, score, statistics)
     return [curve for _, curve in curves_of(graph, context, dimensions, score=score, weighing=weighing, limit=limit)]
 
 
 def candidates(
-    graph: Graph, context: Context, coupling: Coupling, what: Sequence[str], score: Score
+    graph: Graph, context: Context, coupling: Coupling, what: Sequence[str], score: Score, statistics: bool = False
 ) -> list[Dimension]:
-    """Dimensions that may shrink: of the wanted kinds, not excluded, with products that the score can judge."""
+    """Dimensions that may shrink: of the wanted kinds, not excluded, with products that the score can judge, and, but for
+    streams and with `statistics`, without norms over their units."""
     for frozen in coupling.frozen:
         context.missed("prune", frozen.node, f"all {frozen.size} of its outputs stay: {frozen.reason}")
     found = []
@@ -74,7 +76,7 @@ def candidates(
             continue
         if any(context.excluded("prune", node) for node in dimension.nodes):
             continue
-        reason = _refusal(dimension, score)
+        reason = _refusal(dimension, score, statistics)
         if reason is None:
             found.append(dimension)
         else:
@@ -82,9 +84,9 @@ def candidates(
     return found
 
 
-def _refusal(dimension: Dimension, score: Score) -> tuple[str, str] | None:
-    if dimension.note and dimension.kind != "stream":
-        return f"what stays of its {dimension.size} units would change: {dimension.note}", "use what=[stream] to allow it"
+def _refusal(dimension: Dimension, score: Score, statistics: bool) -> tuple[str, str] | None:
+    if dimension.note and dimension.kind != "stream" and not statistics:
+        return f"what stays of its {dimension.size} units would change: {dimension.note}", "use statistics=true to allow it"
     for use in dimension.producers:
         if isinstance(use.value.tensor.encoding, BlockSparse):
             return f"its weight is {use.value.tensor.encoding} already", "prune before storing blocks"

@@ -63,6 +63,8 @@ class Prune(Pass):
     refit: fit what follows, by least squares on the pruned model's activations. variance: also give outputs of
         convolutions the deviation that they had (what re-estimating batch norms does). damping: of the least squares, as a
         share of the mean squared input; none: for every layer what one half of the data finds best for the other.
+    statistics: units that a layer, rms or group norm takes its statistics over may go, too, though what stays of them then
+        changes (those of a stream may in any case); the ledger has the error of the model's outputs then.
     block: rows (outputs) and columns (inputs) of blocks; empty: the largest that the target's kernels skip at best and that
         divide the weight. n, m: for nm.
     rounds: with flops, how often units are chosen and what is left is fitted, on the way to the target.
@@ -82,6 +84,7 @@ class Prune(Pass):
     refit: bool = True
     variance: bool = True
     damping: float | None = None
+    statistics: bool = False
     block: tuple[int, ...] = ()
     n: int = 2
     m: int = 4
@@ -191,7 +194,7 @@ class Prune(Pass):
         gone then. None where nothing was cut. gone: branches that go afterwards; dimensions in one of them are left as they
         are."""
         coupling: Coupling = context.analyze(graph, CouplingAnalysis())
-        found = candidates(graph, context, coupling, self.kinds, self.score)
+        found = candidates(graph, context, coupling, self.kinds, self.score, self.statistics)
         asked = self._asked(found, context)
         if asked is not None:
             found = [d for d in found if d.name in asked and not self._goes(d, gone, context)]
@@ -205,7 +208,7 @@ class Prune(Pass):
         chosen = feasible(graph, context, coupling, chosen)
         if not chosen:
             return None
-        errors = {d: None if c.lost is None else float(c.lost[len(chosen[d])] ** 0.5) for d, c in curves if d in chosen}
+        errors = {d: _known_error(d, c, len(chosen[d])) for d, c in curves if d in chosen}
         before = graph.clone() if None in errors.values() else graph
         removal = coupling.removal(chosen)
         for name, kept in kept_outputs(graph, removal).items():
@@ -319,6 +322,14 @@ class _Cut:
     errors: Mapping[Dimension, float | None]
     before: Graph
     first: int
+
+
+def _known_error(dimension: Dimension, curve: Curve, count: int) -> float | None:
+    """The error of what reads a dimension when so many units go; None where second moments do not tell: where nothing that
+    reads it has any, and where statistics over its units change."""
+    if curve.lost is None or (dimension.note and dimension.kind != "stream"):
+        return None
+    return float(curve.lost[count] ** 0.5)
 
 
 def kept_outputs(graph: Graph, removal: Removal) -> dict[str, np.ndarray]:
