@@ -83,7 +83,8 @@ def with_options(given: _PassType, options: Mapping[str, Any]) -> _PassType:
         if kind is not None:
             raise PassError(f"{given.name}: option {name} is {value!r}, not {kind}", code="MC0202")
     hints = typing.get_type_hints(type(given))
-    return dataclasses.replace(given, **{name: _convert(_plain(v), hints[name]) for name, v in options.items()})
+    values = {name: _convert(_plain(v), hints[name]) for name, v in options.items()}
+    return dataclasses.replace(given, **values)  # type: ignore[type-var]
 
 
 def misfit(cls: type[Pass], name: str, value: Any) -> str | None:

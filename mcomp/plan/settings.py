@@ -118,7 +118,7 @@ class Settings:
 
 
 def _check_value(pattern: str, name: str, value: Any, classes: Sequence[type[Pass]]) -> None:
-    """Raise PassError for a value that fits no option of this name, and for a switch of a pass that is neither on nor off."""
+    """Raise PassError for a value that fits no option of this name, and for a switch of a pass that is no bool."""
     where = f"layers[{pattern!r}]"
     if not classes:
         if not isinstance(value, bool):

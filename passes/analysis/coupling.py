@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -45,7 +45,8 @@ class Consumer:
 class Dimension:
     """Units that lie on the same axes: each can go without the others, and takes an element of every axis with it.
 
-    `name` is unique and the same for every run: the first constant that makes units, the axis, and where they start on it.
+    `name` is unique and the same for every run: the first constant that makes units, the axis, and where they start on it;
+    a number where that was a name before.
     kind: channels (of convolutions and all else), heads (of attention), ffn (inner units between linear layers), stream
     (of a residual stream, which additions go into). `producers`: axes of constants that make the units; `consumers`:
     products that sum over them; `axes`: all axes. `macs`, `nbytes`: multiplications for one sample (symbols at their
@@ -200,7 +201,7 @@ class _Reader:
         from mcomp.passes.analysis.operations import with_costs
 
         labels = dict(self.labels)
-        draft = Coupling(tuple(found), tuple(self._frozen_layers()), labels, self.count)
+        draft = Coupling(_apart(found), tuple(self._frozen_layers()), labels, self.count)
         return with_costs(self.graph, draft)
 
     def _dimensions(self) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -257,6 +258,16 @@ class _Reader:
             if labels is not None and self.frozen[labels].all():
                 out.append(FrozenAxis(node, len(labels), self.reasons[int(labels[0])]))
         return out
+
+
+def _apart(found: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Dimensions with names of their own: those that a name is given to again end in #2, #3 and so on."""
+    counts: dict[str, int] = {}
+    named = []
+    for dimension in found:
+        count = counts[dimension.name] = counts.get(dimension.name, 0) + 1
+        named.append(dimension if count == 1 else replace(dimension, name=f"{dimension.name}#{count}"))
+    return tuple(named)
 
 
 def _name(maker: Node | None, producers: Sequence[AxisUse]) -> str:

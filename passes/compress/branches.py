@@ -218,8 +218,8 @@ def _chosen(options: Prune, graph: Graph, context: Context, found: Sequence[Bran
         chosen.append(found[i])
         left -= found[i].flops
     if left > options.flops * total:
-        context.missed("prune", graph.name, f"{left:,.0f} operations stay, not {options.flops * total:,.0f}: no other branch "
-                       "can go", "raise flops, or widen what")
+        reason = f"{left:,.0f} operations stay, not {options.flops * total:,.0f}: no other branch can go"
+        context.missed("prune", graph.name, reason, "raise flops, or widen what")
     return chosen
 
 

@@ -32,6 +32,7 @@ from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
 from mcomp.passes.compress.lowrank import decomposer_of, infeasible
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
+from mcomp.passes.compress.readers import sharers
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.samples import Sample, collect, sample_key
 from mcomp.passes.compress.sparsify import BlockOrder, Sparse, fitting_block
@@ -133,7 +134,7 @@ def layer_candidates(
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE]
             known = [(n, m) for n in some if (m := source(n)) is not None]
-            tasks = [LayerTask(n, m, samples[sample_key(n)], menu, allowed(n, context)) for n, m in known]
+            tasks = [LayerTask(n, m, samples[sample_key(n)], menu, _rules(n, context)) for n, m in known]
             results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
             found.update((n.name, r) for (n, _), r in zip(known, results) if r is not None)
             for failure in failures:
@@ -142,6 +143,11 @@ def layer_candidates(
         for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
             found[table.nodes[0].name] = _of_table(table, usage, menu, allowed(table.nodes[0], context))
     return found
+
+
+def _rules(node: Node, context: Context) -> frozenset[str]:
+    """The rules that are allowed and leave a shared weight shared."""
+    return allowed(node, context) - ({"lowrank", "prune"} if sharers(node) else set())
 
 
 def allowed(node: Node, context: Context) -> frozenset[str]:

@@ -17,7 +17,7 @@ from mcomp.passes.compress.gradients import input_products
 from mcomp.passes.compress.moments import Moments, collect_moments
 from mcomp.passes.compress.narrow import own_constants
 from mcomp.passes.compress.probe import probed
-from mcomp.passes.compress.readers import has_moments, judged, losses, portions, readers_of, too_wide
+from mcomp.passes.compress.readers import has_moments, judged, losses, portions, readers_of, sharers, too_wide
 from mcomp.passes.compress.scores import activations, magnitudes, taylor
 from mcomp.passes.compress.surgeon import additive_order, surgeon_order
 
@@ -105,8 +105,9 @@ def curves_of(
     graph: Graph, context: Context, dimensions: Sequence[Dimension], *, score: Score, weighing: Weighing, limit: int,
     refit: bool = True,
 ) -> list[tuple[Dimension, Curve]]:
-    """The curve of each dimension that calibration data reaches, up to its last unit. Without `refit`, errors are those of
-    weights that stay as they are. Raises PassError without calibration data."""
+    """The curve of each dimension that calibration data reaches, up to its last unit. Without `refit`, and where one of the
+    layers that read it shares its weight, errors are those of weights that stay as they are. Raises PassError without
+    calibration data."""
     if context.calibration is None:
         raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
@@ -131,6 +132,7 @@ def _curve(
     readers, most = readers_of(dimension, moments), dimension.size - 1
     if readers is None:
         return None
+    refit = refit and not any(sharers(c.node) for c in dimension.consumers if has_moments(c))
     if score == "obs":
         order = surgeon_order(readers, dimension.size, most, max(1, dimension.size // _PIECES))
     elif score == "activation":

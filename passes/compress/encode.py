@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcomp.ir import dtypes
+from mcomp.ir import dims, dtypes
 from mcomp.ir.dtypes import DType
 from mcomp.ir.encoding import DENSE, NM, Affine, BlockSparse, Encoding
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.passes.compress.feedback import Levels, Rounded
@@ -109,6 +109,12 @@ def stored_floats(data: np.ndarray, dtype: DType) -> np.ndarray:
     if dtype is dtypes.bf16:
         return dtypes.f32_to_bf16(np.ascontiguousarray(data, np.float32))
     return np.ascontiguousarray(data, dtype.numpy)
+
+
+def constant_bytes(graph: Graph) -> int:
+    """Bytes of all constants of a graph, equal ones once, as they are stored."""
+    found = {n.attrs["digest"]: n.type for n in graph.walk() if n.op.name == "const"}
+    return sum(dims.evaluate(type.nbytes, {}) for type in found.values())
 
 
 def encoded_shape(affine: Affine, shape: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.passes.compress.lockstep import Lockstep, fitted
-from mcomp.passes.compress.readers import too_wide
+from mcomp.passes.compress.readers import tied, too_wide
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -34,7 +34,7 @@ def fit_again(
     label: str = "prune",
 ) -> dict[str, float]:
     """Fit every linear and conv of `graph` from position `first` on to what the layer of the same name gives in `dense`, on
-    the activations of the graph as fitted so far; batch norms are given their statistics.
+    the activations of the graph as fitted so far; batch norms are given their statistics. Shared weights stay as they are.
 
     `outputs`: by the name of a layer's result, which of the dense outputs it has (missing: all). Returns the relative L2
     differences that are left, by the name of the result.
@@ -59,7 +59,7 @@ def fit_again(
             if node.op.name == "conv" or node.operand(1).is_const:
                 reason = "has too many inputs" if too_wide(node) else f"is {node.operand(1).tensor}"
                 context.missed(label, node, f"it is not fitted: its weight {reason}", "compress its weight later")
-        elif not context.excluded(label, node):
+        elif not context.excluded(label, node) and not tied(label, node, context, "refitting"):
             with graph.edit(label, loc=node.loc) as editor:
                 fit = walk.fit(node, editor)
             if fit is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mcomp.ir import dims, dtypes
+from mcomp.ir import dtypes
 from mcomp.ir.encoding import Scaled
 from mcomp.passes.compress.layer import Layer, Plan, corrected_bias, output_of, shift_of, weight_of
 from mcomp.passes.compress.samples import Key, Sample, error_by_row, sample_key
@@ -35,16 +35,11 @@ def _plan(layer: Layer, sample: Sample, correct: bool) -> Plan:
     exact, rough = output_of(node, rows, weight), output_of(node, _seen(rows, activation), coded.decode())
     bias = corrected_bias(node, shift_of(exact, rough, node)) if correct else None
     rough = rough if bias is None else rough + bias.shift
-    stored = node.operand(1).weight
-    assert stored is not None
-    saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(ROWS).nbytes, {})
-    if bias is not None and node.maybe(2) is None:
-        saved -= node.type.dtype.itemsize * bias.data.size
     kinds = {"none": "float activations", "static": "activations f8e4m3 static", "dynamic": "activations f8e4m3 dynamic"}
     parts = {name: array_of(part) for name, part in coded.parts.items()}
     detail = f"weights f8e4m3, {kinds[layer.mode]}"
     data = None if bias is None else bias.data
-    return Plan(layer, ROWS, parts, activation, None, data, error_by_row(rough, exact), saved, detail)
+    return Plan(layer, ROWS, parts, activation, None, data, error_by_row(rough, exact), detail)
 
 
 def _activation(mode: str, sample: Sample) -> Mapping[str, Any] | None:

@@ -59,7 +59,6 @@ class Plan:
     factors: np.ndarray | None
     bias: np.ndarray | None
     error: float
-    bytes_saved: int
     detail: str
 
 
@@ -156,23 +155,13 @@ def _plan(layer: Layer, index: int, trial: _Trial) -> Plan:
 
     coded = trial.coded[index]
     encoding = coded.encoding
-    weight = layer.node.operand(1)
-    stored = weight.weight
-    assert stored is not None
-    from mcomp.ir import dims
-
-    saved = stored.nbytes - dims.evaluate(stored.type.with_encoding(encoding).nbytes, {})
     kind = "float activations" if trial.activation is None else f"activations {_words(trial.activation)}"
     detail = f"weights {affine_of(encoding).dtype}, {kind}" + (", smoothed" if trial.factors is not None else "")
     detail += f", rounded with {_WAYS[coded.way]}" if coded.way in _WAYS else ""
     bias = trial.biases[index]
     factors = trial.factors.numpy() if isinstance(trial.factors, torch.Tensor) else None
-    if factors is not None and index == 0:  # layers that read the same value share them
-        saved -= layer.node.operand(0).tensor.dtype.itemsize * factors.size
-    if bias is not None and layer.node.maybe(2) is None:
-        saved -= layer.node.type.dtype.itemsize * bias.data.size
     data = None if bias is None else bias.data
-    return Plan(layer, encoding, coded.parts, trial.activation, factors, data, trial.errors[index], saved, detail)
+    return Plan(layer, encoding, coded.parts, trial.activation, factors, data, trial.errors[index], detail)
 
 
 def _words(activation: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
 from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.options import amount, check_layers
-from mcomp.passes.compress.readers import TOO_WIDE, too_wide
+from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
 from mcomp.passes.compress.untouched import tell_untouched
@@ -135,7 +135,7 @@ class LowRank(Pass):
         reason = infeasible(node)
         if reason is not None:
             context.missed("lowrank", node, *reason)
-        return reason is None
+        return reason is None and not tied("lowrank", node, context, "factorizing")
 
     def _choose(self, node: Node, moments: Moments, context: Context) -> Factors | None:
         decomposer = decomposer_of(node, moments)
@@ -222,7 +222,7 @@ def fit_behind(graph: Graph, dense: Graph, context: Context, first: Node, limit:
     for node in list(graph.nodes)[graph.position(first) :]:
         if node.op.name not in ("linear", "conv") or not fitted(node) or node.name not in known:
             continue
-        if context.excluded("lowrank", node):
+        if context.excluded("lowrank", node) or tied("lowrank", node, context, "refitting"):
             continue
         if not context.allow_rewrite("lowrank"):
             return

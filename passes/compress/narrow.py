@@ -176,12 +176,13 @@ def _cut_blocks(
     return replace(encoding, count=int(chosen.sum())), found
 
 
-def own_constants(graph: Graph, editor: Editor) -> int:
-    """Give every use of a constant a constant node of its own, so that equal ones (biases of zeros, scales of ones) do not
-    tie what has nothing to do with each other. Returns how many nodes were added; `join_constants` takes them back."""
+def own_constants(graph: Graph, editor: Editor, *, matrices: bool = False) -> int:
+    """Give every use of a vector (at most one axis is longer than 1) a constant node of its own, so that equal ones (biases
+    of zeros, scales of ones) do not tie what has nothing to do with each other. Larger constants that several nodes read are
+    shared weights, and stay so, but with `matrices`. Returns how many nodes were added; `join_constants` takes them back."""
     added = 0
     for node in list(graph.nodes):
-        if node.op.name != "const":
+        if node.op.name != "const" or not (matrices or _is_vector(node.type)):
             continue
         for user, index in node.result.uses[1:]:
             if user is graph.returns:
@@ -191,6 +192,10 @@ def own_constants(graph: Graph, editor: Editor) -> int:
             editor.set_operand(user, index, copy)
             added += 1
     return added
+
+
+def _is_vector(type: TensorType) -> bool:
+    return sum(d != 1 for d in type.shape) <= 1
 
 
 def join_constants(graph: Graph, editor: Editor) -> None:

@@ -43,8 +43,8 @@ def switched_off(rule: str, node: Node, context: Context) -> bool:
 def check_layers(
     given: _PassType, graph: Graph, context: Context, names: Collection[str], check: Callable[[_PassType], None]
 ) -> None:
-    """Raise PassError, naming the layer, where what `layers` gives for the options `names` of a pass is of the wrong kind, or
-    `check` refuses the pass with it. Layers that the pass leaves alone may have anything. Its other options leave a remark:
+    """Raise PassError, naming the layer, where what `layers` gives for the options `names` of a pass is of the wrong kind,
+    or `check` refuses the pass with it. Layers that the pass leaves alone may have anything. Its other options leave a remark:
     they are of the whole pass."""
     if not context.layer_options.layers:
         return

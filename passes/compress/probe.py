@@ -42,7 +42,7 @@ class Prober:
         self.inputs = [given for given, _ in pieces(self.trial, context.calibration, _SAMPLES, _SAMPLES)]
         self.nodes: dict[Node, Node] = {}
         with self.trial.edit("probe") as editor:
-            own_constants(self.trial, editor)
+            own_constants(self.trial, editor, matrices=True)
             for node in nodes:
                 twin = self.trial.value(node.result.name).producer
                 assert twin is not None

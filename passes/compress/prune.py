@@ -17,6 +17,7 @@ from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.analysis.operations import Operations
 from mcomp.passes.compress.branches import Branch, choose_branches, cut_branches, remove_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
+from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
 from mcomp.passes.compress.options import check_layers
@@ -103,7 +104,7 @@ class Prune(Pass):
         return any(k in UNITS for k in self.kinds)
 
     def counts(self) -> dict[str, int]:
-        """What stays of dimensions, and 0 for branches that go, by the names in `widths`. Raises PassError for other texts."""
+        """What stays of dimensions (0: of branches that go), by the names in `widths`. Raises PassError for other texts."""
         found: dict[str, int] = {}
         for text in self.widths:
             name, _, count = text.rpartition("=")
@@ -214,18 +215,20 @@ class Prune(Pass):
         for name, kept in kept_outputs(graph, removal).items():
             state.kept[name] = state.kept[name][kept] if name in state.kept else kept
         first = min(graph.position(n) for d in chosen for n in d.nodes)
+        size = constant_bytes(graph)
         with graph.edit("prune") as editor:
             narrow(graph, editor, removal)
             for node in dict.fromkeys(n for d in chosen for n in d.nodes):
                 editor.set_loc(node, fused("prune", node.loc))
-        return _Cut(chosen, errors, before, first)
+        return _Cut(chosen, errors, before, first, size - constant_bytes(graph))
 
     def _tell_all(self, graph: Graph, context: Context, cut: _Cut, later: Mapping[str, float]) -> None:
         unknown = None in cut.errors.values()
         whole = _output_error(graph, cut.before, context, self.limit) if unknown else 0.0
+        shares = {d: d.nbytes * len(units) for d, units in cut.chosen.items()}
         for dimension, units in cut.chosen.items():
-            error = cut.errors[dimension]
-            self._tell(graph, context, dimension, units, whole if error is None else error, later)
+            error, saved = cut.errors[dimension], round(cut.saved * shares[dimension] / max(1, sum(shares.values())))
+            self._tell(graph, context, dimension, units, whole if error is None else error, saved, later)
 
     def _goes(self, dimension: Dimension, gone: Sequence[Branch], context: Context) -> bool:
         """Whether a dimension goes with branches."""
@@ -287,7 +290,7 @@ class Prune(Pass):
         return [d.size - int(counts[d.index]) for d, _ in curves]
 
     def _tell(
-        self, graph: Graph, context: Context, dimension: Dimension, units: np.ndarray, error: float,
+        self, graph: Graph, context: Context, dimension: Dimension, units: np.ndarray, error: float, saved: int,
         later: Mapping[str, float],
     ) -> None:
         stays = dimension.size - len(units)
@@ -297,7 +300,6 @@ class Prune(Pass):
         if drift is not None:
             detail += f", refitted: {drift:.1%} off the dense model's layer"
         node = readers[0] if readers else dimension.nodes[0]
-        saved = dimension.nbytes * len(units)
         context.record(graph, LedgerEntry("prune", dimension.nodes[0].layer, node.name, error, saved, detail=detail))
         context.remark("applied", "prune", dimension.nodes[0], detail)
 
@@ -316,12 +318,13 @@ class _State:
 @dataclass(frozen=True)
 class _Cut:
     """What one round took: the units of each dimension, their errors (None: second moments do not tell), the graph before
-    where one of them does not, and the position from which layers are to be fitted."""
+    where one of them does not, the position from which layers are to be fitted, and the bytes of constants that went."""
 
     chosen: Mapping[Dimension, np.ndarray]
     errors: Mapping[Dimension, float | None]
     before: Graph
     first: int
+    saved: int
 
 
 def _known_error(dimension: Dimension, curve: Curve, count: int) -> float | None:

@@ -16,7 +16,7 @@ from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
-from mcomp.passes.compress.encode import dense_const, is_plain
+from mcomp.passes.compress.encode import constant_bytes, dense_const, is_plain
 from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
@@ -310,7 +310,8 @@ class Quantize(Pass):
             if not sample.whole or not plain.matters(node, weight_of(node), affine, sample.rows()):
                 continue
             if too_wide(node):
-                context.missed("quantize", node, f"its weight is rounded to the nearest: {TOO_WIDE[0]}", "use more bits for it")
+                reason = f"its weight is rounded to the nearest: {TOO_WIDE[0]}"
+                context.missed("quantize", node, reason, "use more bits for it")
             else:
                 by_value.setdefault(node.operand(0), []).append(node)
         ordered = [node for members in by_value.values() for node in members]
@@ -328,15 +329,14 @@ class Quantize(Pass):
             return False
         if not context.allow_rewrite("quantize"):
             return False
-        before = node.operand(1).weight
+        before, size = node.operand(1).weight, constant_bytes(graph)
         with graph.edit("quantize", loc=node.loc) as editor:
             self._rewrite(editor, plan)
         after = node.operand(1).weight
         if plan.factors is None and before is not None and after is not None and _fits_table(plan.encoding):
             rounded[before.digest] = after
-        context.record(graph, LedgerEntry(
-            "quantize", node.layer, node.name, error=plan.error, bytes_saved=plan.bytes_saved, detail=plan.detail,
-        ))
+        saved = size - constant_bytes(graph)
+        context.record(graph, LedgerEntry("quantize", node.layer, node.name, plan.error, saved, detail=plan.detail))
         context.remark("applied", "quantize", node, plan.detail)
         return True
 

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from mcomp.ir.graph import Node
+from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Consumer, Dimension
 from mcomp.passes.compress.moments import Moments, moment_bytes, weight_matrix
 from mcomp.passes.compress.surgeon import Reader, refit_errors
@@ -35,6 +36,25 @@ def judged(dimensions: Sequence[Dimension]) -> list[Node]:
 def too_wide(node: Node) -> bool:
     """Whether second moments of what a product reads do not fit into memory."""
     return moment_bytes(node) > MEMORY
+
+
+def sharers(node: Node) -> tuple[Node, ...]:
+    """Others that read the constant weight of a linear or conv, or one of equal content, which is stored once."""
+    weight = node.operand(1).weight
+    if weight is None:
+        return ()
+    same = (n for n in node.graph.nodes if n.op.name == "const" and n.attrs["digest"] == weight.digest)
+    return tuple(dict.fromkeys(u for n in same for u in n.result.users if u is not node))
+
+
+def tied(rule: str, node: Node, context: Context, change: str) -> bool:
+    """Whether others read the constant weight of a linear or conv, too; a remark if so. `change`: what would untie them."""
+    others = sharers(node)
+    if others:
+        names = ", ".join(dict.fromkeys("other calls of it" if n.layer == node.layer else n.layer or n.name for n in others))
+        context.missed(rule, node, f"its weight is shared with {names}; {change} would untie it",
+                       "untie them in the model, or exclude it")
+    return bool(others)
 
 
 def portions(dimensions: Sequence[Dimension]) -> Iterator[list[Dimension]]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcomp.ir import dims, dtypes
+from mcomp.ir import dtypes
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
+from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.layer import encode_weight
 from mcomp.passes.compress.samples import error_by_row
 from mcomp.runtime.calibration import Calibration
@@ -36,16 +37,6 @@ class RecurrentPlan:
     parts: Mapping[int, dict[str, np.ndarray]]
     dynamic: bool
     error: float
-
-    @property
-    def bytes_saved(self) -> int:
-        """Bytes that the weights shrink by."""
-        saved = 0
-        for i in self.parts:
-            stored = self.node.operand(i).weight
-            assert stored is not None
-            saved += stored.nbytes - dims.evaluate(stored.type.with_encoding(_ENCODING).nbytes, {})
-        return saved
 
 
 def recurrent_nodes(options: Quantize, graph: Graph, context: Context) -> list[Node]:
@@ -97,9 +88,10 @@ def _quantize(
     if not context.allow_rewrite("quantize"):
         return False
     detail = f"weights i8, {'activations and states i8 dynamic' if plan.dynamic else 'float activations'}"
-    entry = LedgerEntry("quantize", node.layer, node.name, error=plan.error, bytes_saved=plan.bytes_saved, detail=detail)
+    layer, name, before = node.layer, node.name, constant_bytes(graph)
     _rewrite(graph, plan)
-    context.record(graph, entry)
+    saved = before - constant_bytes(graph)
+    context.record(graph, LedgerEntry("quantize", layer, name, error=plan.error, bytes_saved=saved, detail=detail))
     context.remark("applied", "quantize", node, detail)
     return True
 

@@ -15,7 +15,7 @@ from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import dense_const, stored_floats
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
-from mcomp.passes.compress.readers import TOO_WIDE, too_wide
+from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
 from mcomp.passes.compress.untouched import tell_untouched
 
@@ -54,11 +54,11 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
     for node in nodes:
         block = fitting_block(sizes, node) or sizes[-1]
         reason = sparse_refusal(BlockSparse(block) if what == "blocks" else NM(options.n, options.m), node)
-        if reason is None:
+        if reason is not None:
+            context.missed("prune", node, *reason)
+        elif not tied("prune", node, context, "zeros in it"):
             ready.append(node)
             blocks[node] = block
-        else:
-            context.missed("prune", node, *reason)
     source = MomentSource(graph, context.calibration, ready, options.limit)
     chosen: list[tuple[Node, Sparse]] = []
     for node in ready:

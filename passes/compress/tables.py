@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcomp.ir import dims
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
@@ -16,7 +15,7 @@ from mcomp.ir.store import Weight
 from mcomp.manager.context import Context
 from mcomp.ops.encoded import decoded
 from mcomp.passes.compress.algebra import spectrum
-from mcomp.passes.compress.encode import INTEGERS, dense_const, encode_rounded, levels_of
+from mcomp.passes.compress.encode import INTEGERS, constant_bytes, dense_const, encode_rounded, levels_of
 from mcomp.passes.compress.factors import rank_step
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.options import amount
@@ -151,6 +150,7 @@ def _quantize(
     if not context.allow_rewrite("quantize"):
         return False
     detail = f"table {encoding.dtype}" + (f", groups of {encoding.group}" if encoding.group else "")
+    before = constant_bytes(graph)
     with graph.edit("quantize", loc=node.loc) as editor:
         for reader in table.nodes:
             old = reader.operand(0)
@@ -162,7 +162,7 @@ def _quantize(
             if not old.uses:
                 editor.replace(old, new)
                 editor.erase(old.producer)
-    saved = 0 if shared else table.weight.nbytes - dims.evaluate(type.nbytes, {})
+    saved = before - constant_bytes(graph)
     context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, bytes_saved=saved, detail=detail))
     context.remark("applied", "quantize", node, detail)
     return True
@@ -265,13 +265,14 @@ def factor_table(graph: Graph, context: Context, table: Table, factors: TableFac
         return False
     node = table.nodes[0]
     layer, name = node.layer, node.name
-    saved = table.weight.nbytes - table.weight.type.dtype.itemsize * factors.size
+    before = constant_bytes(graph)
     vocabulary, width = table.weight.type.static_shape
     detail = f"table of rank {factors.weight.shape[1]}, {factors.size / (vocabulary * width):.0%} of the elements"
     context.remark("applied", "lowrank", node, detail)
     with graph.edit("lowrank", loc=node.loc) as editor:
         for reader in table.nodes:
             _replace(editor, reader, table, factors)
+    saved = before - constant_bytes(graph)
     context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
     return True
 

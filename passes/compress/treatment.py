@@ -21,6 +21,7 @@ from mcomp.passes.compress.layer import integers_for
 from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
+from mcomp.passes.compress.readers import tied
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
 from mcomp.passes.compress.tables import Table, TableDecomposer, factor_table, row_usage, table_nodes
@@ -250,7 +251,7 @@ def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:
         reason = infeasible(node) or _no_such_factors(node, treatment)
     if reason is not None:
         context.missed(rule, node, *reason)
-    return reason is None
+    return reason is None and not tied(rule, node, context, "factors or blocks")
 
 
 def _no_such_factors(node: Node, treatment: Treatment) -> tuple[str, str] | None:
@@ -291,7 +292,7 @@ def _tell_tables(tables: Sequence[Table], wanted: Mapping[Node, int], context: C
             continue
         table = known.get(node)
         if table is None:
-            context.missed("lowrank", node, "its table has a first reader, or is no plain one", "name the table's first reader")
+            context.missed("lowrank", node, "it is not the first reader of a plain table", "name the first one")
         elif table.shared:
             context.missed("lowrank", node, "others read its table and keep it as it is", "leave its treatment away")
         elif width > table.weight.type.static_shape[1]:
