@@ -35,6 +35,8 @@ __all__ = ["Options", "Report", "common_features", "finetune"]
 _FEATURES = 6
 _CYCLE = 4
 """Epochs after which changed inputs come again, so that the teacher need not run any more."""
+_SHARED_BYTES = 1 << 28
+"""What teachers gave for changed inputs is kept after a training, too, where it is no more than that."""
 
 
 @recording()
@@ -85,10 +87,11 @@ def finetune(
     else:
         teacher = running_teacher(dense, targets)
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    if augment is not None and _row_bytes(dense.outputs) * samples.total * _CYCLE <= CACHED_BYTES:
+    taken = _row_bytes(dense.outputs) * samples.total * _CYCLE
+    if augment is not None and taken <= CACHED_BYTES:
         samples.cycle = 0 if pairs else _CYCLE
     places = None
-    if samples.cycle and isinstance(chosen.augment, str):
+    if samples.cycle and isinstance(chosen.augment, str) and taken <= _SHARED_BYTES:
         places = taught_places(
             dense, calibration, targets, chosen.augment, chosen.batch, chosen.held, given.seed, samples.cycle
         )
