@@ -12,6 +12,7 @@ import numpy as np
 from mcomp.commands.arrays import example_arrays, read_arrays
 from mcomp.commands.common import emit_json, parse_sizes, writable
 from mcomp.errors import CallError
+from mcomp.files import replacing
 from mcomp.ir.types import TensorType, Type
 from mcomp.runtime.program import CompiledProgram
 
@@ -56,12 +57,13 @@ def _result_types(program: CompiledProgram) -> list[Type]:
 
 
 def _write(path: Path, outputs: Sequence[np.ndarray]) -> None:
-    """Under the very name that was asked for; numpy would add one more ending."""
-    with open(path, "wb") as file:
+    """Whole or not at all, under the very name that was asked for; numpy would add one more ending."""
+    named: dict[str, Any] = {f"output{i}": o for i, o in enumerate(outputs)}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         if path.suffix == ".npy":
             np.save(file, outputs[0])
         else:
-            np.savez(file, **{f"output{i}": o for i, o in enumerate(outputs)})
+            np.savez(file, **named)
 
 
 def _row(index: int, output: np.ndarray, type: Type) -> dict[str, Any]:

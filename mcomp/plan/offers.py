@@ -74,6 +74,10 @@ class Catalog(ABC):
     def pipeline(self, choice: Choice) -> str:
         """Passes, as text, that do what was chosen."""
 
+    def glanced(self, pipeline: str) -> str:
+        """Passes that give about the errors of the outputs that those of a choice do, as text, where quicker ones can."""
+        return pipeline
+
     def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
         """Passes that do it and train what is left for about so many steps, at a rate (None: one that is found first); None
         where nothing can be trained."""

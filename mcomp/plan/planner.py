@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 
 from mcomp.backend import backend_named
 from mcomp.errors import BudgetError
@@ -187,9 +188,14 @@ class Planner:
         known = self.workshop.memory.recall("look", pipeline)
         if known is None:
             self.workshop.progress.step("errors of the whole")
-            known = self.workshop.trial_error(self.work)(pipeline)
+            known = self._glance()(pipeline)
             self.workshop.memory.keep("look", pipeline, known)
         return float(known)
+
+    def _glance(self) -> Callable[[str], float]:
+        """A function that tells about the relative error of the outputs after a pipeline."""
+        error = self.workshop.trial_error(self.work)
+        return lambda pipeline: error(self.catalog.glanced(pipeline))
 
     def _settle(self) -> None:
         """Find out what the kinds of levels in the first choice add by themselves."""
@@ -197,7 +203,7 @@ class Planner:
         if target is None or self._late():
             return
         choice = self.pricing.best(target, self.best or self.catalog.plain)
-        error = self.workshop.trial_error(self.work)
+        error = self._glance()
         settle_kinds(
             self.pricing, choice, lambda c: error(self.catalog.pipeline(c)) ** 2, self._late, frozenset(self.catalog.trains),
         )
@@ -280,7 +286,7 @@ class Planner:
             return
         if not self.looks.is_possible(self.best):
             return
-        measure = self.workshop.trial_error(self.work)
+        measure = self._glance()
         whole = measure(self.catalog.pipeline(self.best)) ** 2
         errors = self.pricing.errors_by_group(self.best)
         order = sorted((g for g, level in enumerate(self.best) if level), key=lambda g: -errors[g])

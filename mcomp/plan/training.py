@@ -20,7 +20,7 @@ LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
 _FIRST = 0.45
 """Share of the time that is left which the first training gets; later ones get this share of what is left then."""
-_MOSTLY = 3.0
+_MOSTLY = 2.0
 """How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
 _MANY = 4.0
 """How many times as long as that the first training can take where there is time for many."""

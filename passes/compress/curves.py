@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from mcomp.errors import PassError
 from mcomp.ir.encoding import DENSE, BlockSparse
 from mcomp.ir.graph import Graph, Node
+from mcomp.ir.printer import graph_text
 from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.compress.gradients import input_products
@@ -20,6 +22,7 @@ from mcomp.passes.compress.probe import probed
 from mcomp.passes.compress.readers import has_moments, judged, losses, portions, readers_of, sharers, too_wide
 from mcomp.passes.compress.scores import activations, magnitudes, taylor
 from mcomp.passes.compress.surgeon import additive_order, surgeon_order
+from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,9 +114,11 @@ def curves_of(
     if context.calibration is None:
         raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
-    products = input_products(graph, context, judged(dimensions)) if score == "taylor" else {}
-    found = []
-    for portion in portions(dimensions):
+    known = _known(graph, context.calibration, limit, refit) if score == "obs" and weighing == "layer" else {}
+    fresh = [d for d in dimensions if d.name not in known]
+    products = input_products(graph, context, judged(fresh)) if score == "taylor" else {}
+    found = [(d, known[d.name]) for d in dimensions if d.name in known]
+    for portion in portions(fresh):
         moments = collect_moments(graph, context.calibration, judged(portion), limit)
         curves = []
         for dimension in portion:
@@ -122,8 +127,18 @@ def curves_of(
                 context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it")
             else:
                 curves.append((dimension, curve))
+        known.update((d.name, curve) for d, curve in curves)
         found += probed(graph, context, curves, moments) if weighing == "output" else curves
-    return found
+    places = {d: i for i, d in enumerate(dimensions)}
+    return sorted(found, key=lambda pair: places[pair[0]])
+
+
+def _known(graph: Graph, calibration: Calibration, limit: int, refit: bool) -> dict[str, Curve]:
+    """Curves of this very graph that were found before, by dimension: kept with the calibration data, since a search prunes
+    one graph in many ways."""
+    digest = hashlib.sha256(f"{graph_text(graph, digests=32)}{limit} {refit}".encode()).hexdigest()
+    known: dict[str, Curve] = calibration.memo.setdefault(f"curves {digest}", {})
+    return known
 
 
 def _curve(

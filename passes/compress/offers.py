@@ -19,7 +19,7 @@ import numpy as np
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.manager.passes import Pass
-from mcomp.manager.pipeline import pipeline_text
+from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
 from mcomp.passes.compress.branches import branches, output_errors
 from mcomp.passes.compress.candidates import Candidate, layer_candidates
@@ -294,6 +294,12 @@ class LayersAndWidths(Catalog):
         taught = [student.lesson() for student in self._given(choice)]
         treated, rounding = self._treated(choice)
         return pipeline_text((*taught, *self._narrowing(choice), *_treating([text for text, _ in treated]), *rounding))
+
+    def glanced(self, pipeline: str) -> str:
+        """With integers to the nearest: at 8 bits, what better ones gain is little beside everything else."""
+        passes = parse_pipeline(pipeline)
+        quick = [replace(p, rounding="nearest") if isinstance(p, Quantize) and p.rounding == "auto" else p for p in passes]
+        return pipeline_text(quick)
 
     def _given(self, choice: Choice) -> list[Student]:
         """The students that are chosen."""

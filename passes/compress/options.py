@@ -44,8 +44,8 @@ def check_layers(
     given: _PassType, graph: Graph, context: Context, names: Collection[str], check: Callable[[_PassType], None]
 ) -> None:
     """Raise PassError, naming the layer, where what `layers` gives for the options `names` of a pass is of the wrong kind,
-    or `check` refuses the pass with it. Layers that the pass leaves alone may have anything. Its other options leave a remark:
-    they are of the whole pass."""
+    or `check` refuses the pass with it. Layers that the pass leaves alone may have anything. Its other options leave a
+    remark: they are of the whole pass."""
     if not context.layer_options.layers:
         return
     seen: set[tuple[str, ...]] = set()

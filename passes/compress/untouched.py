@@ -15,9 +15,9 @@ def tell_untouched(
     """Leave a remark for every product with a constant weight whose operator is not among those `handled`. `lacks`: what its
     operator has not."""
     for node in graph.nodes:
-        if node.op.name in PRODUCTS and node.op.name not in handled and _has_weight(node):
-            if not context.excluded(rule, node):
-                context.missed(rule, node, f"{node.op.name} has no {lacks}", remedy)
+        passed = node.op.name in PRODUCTS and node.op.name not in handled and _has_weight(node)
+        if passed and not context.excluded(rule, node):
+            context.missed(rule, node, f"{node.op.name} has no {lacks}", remedy)
 
 
 def _has_weight(node: Node) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from mcomp.errors import PassError
 from mcomp.ir import Affine, Graph, dtypes, parse_graph, verify
 from mcomp.ir.encoding import quantize_array
+from mcomp.ir.printer import graph_text
 from mcomp.manager import Context, Pass, PassManager, PassResult
 from mcomp.manager.context import TRAINED
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
@@ -20,11 +21,10 @@ from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
 from mcomp.passes.compress.finetune import Options, finetune
 from mcomp.passes.compress.reconstruct import reconstruct
-from mcomp.ir.printer import graph_text
+from mcomp.passes.compress.training import tasks
 from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
-from mcomp.passes.compress.training import tasks
 from mcomp.passes.compress.training.tasks import Matching, only_relevant, running_teacher
 from mcomp.passes.compress.training.trainer import Recipe, train
 from mcomp.passes.compress.training.view import TrainableGraph
@@ -323,7 +323,8 @@ def test_what_the_teacher_gave_for_changed_inputs_is_kept_over_trainings(monkeyp
     for seed in (0, 0, 1):
         graph, dense = worse(layers())
         calls.clear()
-        finetune(graph, dense, data, recipe=Recipe(rate=3e-3, steps=6, checks=1), options=Options(augment="noise"), seed=seed)
+        recipe = Recipe(rate=3e-3, steps=6, checks=1)
+        finetune(graph, dense, data, recipe=recipe, options=Options(augment="noise"), seed=seed)
         found.append((len(calls), graph_text(graph, digests=32)))
     assert found[0][0] - found[1][0] == 6
     assert found[0][1] == found[1][1] != found[2][1]

@@ -177,6 +177,16 @@ def test_what_is_factored_is_trained_before_it_is_rounded() -> None:
     assert pipeline_text(parse_pipeline(text)[:1]) in found.pipeline(choice)
 
 
+def test_a_glance_rounds_to_the_nearest() -> None:
+    """About the same error, without what takes longest; treatments below 8 bits stay as they are."""
+    found, choice = catalog("mlp"), choices("mlp")[2]
+    text = found.glanced(found.pipeline(choice))
+    assert "rounding=nearest" in text and text.replace("{rounding=nearest}", "").replace("rounding=nearest,", "") == (
+        found.pipeline(choice)
+    )
+    assert "rounding" not in found.glanced('treat{choices=["h=int4"]}')
+
+
 def test_passes_before_a_training_see_a_part_of_much_data() -> None:
     """At least 32 batches and 256 samples; training sees all, and where there is no more than that nothing is said."""
     for rows, batches, limits in ((8, 100, {"32"}), (2, 200, set()), (300, 33, {"32"}), (8, 32, set())):

@@ -14,10 +14,11 @@ from mcomp.ir.dtypes import DTYPES, to_torch
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.analysis import CouplingAnalysis, Operations
-from mcomp.passes.compress import prune
+from mcomp.passes.compress import curves, prune
 from mcomp.passes.compress.branches import branches
 from mcomp.passes.compress.curves import prune_curves
 from mcomp.passes.compress.fitting import fit_again
+from mcomp.passes.compress.moments import collect_moments
 from mcomp.passes.compress.prune import Prune
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.surgeon import Reader, refit_errors, surgeon_order
@@ -98,6 +99,30 @@ def test_few_samples_do_not_spoil_the_rest() -> None:
         errors[text] = relative_error([run_graph(graph, [many])], [expected])
     assert errors["damping=none"] < min(errors.values()) + 1e-9
     assert errors["damping=none"] < 0.95 * errors["refit=false"]
+
+
+def test_curves_of_one_graph_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other widths of the same graph and data need no second moments again, and what goes is what went without."""
+    runs: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        runs.append(1)
+        return collect_moments(*given)
+
+    monkeypatch.setattr(curves, "collect_moments", counted)
+    data = Calibration([[inputs()]])
+    texts = [str(pruned_on(data, counts)) for counts in ({"fc1": 48}, {"fc1": 32, "fc2": 16}, {"fc1": 32, "fc2": 16})]
+    assert runs == [1, 1]
+    assert texts[1] == texts[2] == str(pruned_on(Calibration(data.batches), {"fc1": 32, "fc2": 16}))
+    pruned_on(data, {"fc1": 48}, "limit=1,")
+    assert len(runs) == 4
+
+
+def pruned_on(data: Calibration, counts: dict[str, int], options: str = "") -> Graph:
+    """The MLP with so many units."""
+    graph, widths = mlp(), ",".join(f'"{name}.weight:0={count}"' for name, count in counts.items())
+    PassManager(f"prune{{{options}widths=[{widths}]}}").run(graph, Context(calibration=data))
+    return graph
 
 
 POOLED = """

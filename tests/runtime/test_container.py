@@ -68,7 +68,8 @@ def test_larger_integers_are_not_packed() -> None:
     "[]", "{", "1", '{"a": [[16], 4, true, 1]}',
     '{"a": [[16], 4, 1]}', '{"a": [[16.0], 4, true]}', '{"a": [[16], 4.0, true]}',
     '{"a": [[-8, -2], 4, true]}', '{"a": [[14], 4, true]}', '{"a": [[17], 4, true]}', '{"a": [[8], 8, true]}',
-    '{"a": [[0, 1180591620717411303424], 4, true]}', '{"a": [[64], 1, true]}', '{"b": [[16], 4, true]}', '{"c": [[16], 4, true]}',
+    '{"a": [[0, 1180591620717411303424], 4, true]}', '{"a": [[64], 1, true]}',
+    '{"b": [[16], 4, true]}', '{"c": [[16], 4, true]}',
 ])
 def test_lists_of_packed_arrays_that_do_not_fit_are_refused(tmp_path: Path, packed: str) -> None:
     save_file({"a": np.zeros(8, np.uint8), "c": np.zeros(8, np.int8)}, tmp_path / "x", {"packed": packed})
