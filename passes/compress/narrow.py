@@ -16,6 +16,7 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.ir.verifier import compatible
+from mcomp.ops.workload import PRODUCTS
 from mcomp.passes.analysis.coupling import Removal
 from mcomp.passes.analysis.ties import axis_rule_of
 
@@ -177,15 +178,17 @@ def _cut_blocks(
 
 
 def own_constants(graph: Graph, editor: Editor, *, matrices: bool = False) -> int:
-    """Give every use of a vector (at most one axis is longer than 1) a constant node of its own, so that equal ones (biases
-    of zeros, scales of ones) do not tie what has nothing to do with each other. Larger constants that several nodes read are
-    shared weights, and stay so, but with `matrices`. Returns how many nodes were added; `join_constants` takes them back."""
+    """Give every use of a constant a constant node of its own, so that equal ones (biases of zeros, scales of ones, masks)
+    do not tie what has nothing to do with each other. Products and embeddings that read one matrix share their weight, and
+    go on to, but with `matrices`. Returns how many nodes were added; `join_constants` takes them back."""
     added = 0
     for node in list(graph.nodes):
-        if node.op.name != "const" or not (matrices or _is_vector(node.type)):
+        if node.op.name != "const":
             continue
-        for user, index in node.result.uses[1:]:
-            if user is graph.returns:
+        uses = node.result.uses
+        shared = [] if matrices else [use for use in uses if _weighs(node.type, *use)]
+        for user, index in uses:
+            if user is graph.returns or (user, index) in (shared or uses[:1]):
                 continue
             weight = graph.store.get(node.attrs["digest"])
             copy = editor.const(weight, name=node.attrs["name"], loc=node.loc, before=node.next)
@@ -194,8 +197,12 @@ def own_constants(graph: Graph, editor: Editor, *, matrices: bool = False) -> in
     return added
 
 
-def _is_vector(type: TensorType) -> bool:
-    return sum(d != 1 for d in type.shape) <= 1
+def _weighs(type: TensorType, user: Node, index: int) -> bool:
+    """Whether a node multiplies by a constant, or looks its rows up. A constant of which one axis alone is longer than 1 is
+    a vector, and what attention reads beside its three operands is a mask."""
+    if sum(d != 1 for d in type.shape) <= 1 or (user.op.name == "attention" and index > 2):
+        return False
+    return user.op.name in PRODUCTS or user.op.name == "embedding"
 
 
 def join_constants(graph: Graph, editor: Editor) -> None:
