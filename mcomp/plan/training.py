@@ -57,6 +57,8 @@ class Trainer:
         self.aim = Aim()
         """Of the squared errors that versions have once they are trained: what the budget allows is a matter of these,
         whether training or less compression led to them."""
+        self.held: tuple[float, float] | None = None
+        """Error and load of the best choice without training."""
         self.looks = looks
         self.tried: set[str] = set()
         """Pipelines before training."""
@@ -81,7 +83,7 @@ class Trainer:
         far = BEYOND if many else NEARER
         least = max(self.looks.error(self.start), 1e-4)
         if self.load is not None and self.load <= 1.0:
-            self.aim.add(least, min(_ROOM, max(0.0, self.load)))
+            self.held = least, min(_ROOM, max(0.0, self.load))
             self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
         target: float | None = far * max(least, self.bound)
         choice = self.start
@@ -93,8 +95,15 @@ class Trainer:
             choice, left_over = following, max(self.workshop.judge_error(version) ** 2, 1e-12)
             self.aim.add(left_over, self.workshop.load(version))
             gain = min(_GAIN, max(0.5, self.looks.error(following) / left_over))
-            wanted = self.aim.next()
+            wanted = self._wanted()
             target = None if wanted is None else gain * wanted
+
+    def _wanted(self) -> float | None:
+        """The squared error that the next version is to have once it is trained. What held without training counts only as
+        long as nothing trained holds: at the same error it is another model."""
+        if self.aim.within is not None or self.held is None:
+            return self.aim.next()
+        return Aim([self.held, *self.aim.attempts]).next()
 
     def _taught(self, choice: Choice) -> Version | None:
         """The version with a choice, trained and judged; None where there is no time for it, or nothing to train."""
