@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only-trained", action="store_true", help="leave out the second search, without training")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--objective", choices=["latency", "size"], help="default: each model's own")
+    parser.add_argument("--objective", choices=["latency", "size", "balanced"], help="default: each model's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds")
     parser.add_argument("--burst", type=float, default=0.3, metavar="S", help="seconds per turn")

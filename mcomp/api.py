@@ -28,7 +28,7 @@ def optimize(
     *,
     dynamic: Any = None,
     target: str = "cpu",
-    objective: Literal["latency", "size", "memory"] = "latency",
+    objective: Literal["latency", "size", "memory", "balanced"] = "latency",
     calibration: Iterable[Any] | None = None,
     evaluate: Callable[[Any], Any] | None = None,
     max_drop: float | None = None,
@@ -55,8 +55,9 @@ def optimize(
         axes, with a name, a name and bounds, or None for one that stays as it is: `{"input_ids": {1: ("S", 1, 512)}}`, or
         just axes: `{"input_ids": [1]}`; True for all, False for none.
     target: a backend: "cpu", "cuda" (NVIDIA GPUs, with triton installed) or "reference".
-    objective: what to improve: latency (bytes decide between choices that are nearly equal), or size, that of the weights.
-        memory: as size, since weights are most of what a compiled model holds.
+    objective: what to improve: latency (bytes decide between choices that are nearly equal); size, that of the weights;
+        memory: as size, since weights are most of what a compiled model holds; or balanced: a share of the bytes of int8
+        counts as much as one of its time.
     calibration: unlabelled batches: an iterable of argument tuples, tensors or keyword dicts.
     evaluate: called with a module; returns a number, higher is better, or an array of per-sample scores.
     max_drop: how much `evaluate` may drop, in its own unit.

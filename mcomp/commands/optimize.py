@@ -15,7 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", help='passes to run, such as "quantize{bits=8}"')
     parser.add_argument("--max-drop", type=float, help="how much evaluate may drop")
     parser.add_argument("--max-error", type=float, help="relative L2 error that outputs may have")
-    parser.add_argument("--objective", choices=["latency", "size", "memory"], default="latency")
+    parser.add_argument("--objective", choices=["latency", "size", "memory", "balanced"], default="latency")
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--exclude", action="append", default=[], help="module path pattern to leave alone; repeatable")
     parser.add_argument("--threads", type=int)

@@ -15,7 +15,7 @@ from mcomp.plan.costs import CostTable
 from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.look import Looks
 from mcomp.plan.offers import Choice, Menu, registered_offers
-from mcomp.plan.pricing import Pricing
+from mcomp.plan.pricing import BESIDE_TIME, Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.training import Trainer
 from mcomp.plan.work import Version, Workshop
@@ -88,7 +88,7 @@ class Planner:
         settings = self.workshop.settings
         survey = registered_offers()[-1]
         assert self.work.cleaned is not None
-        menu = Menu(wide=settings.objective != "latency", thin=settings.time_limit is not None)
+        menu = Menu(wide=settings.objective not in BESIDE_TIME, thin=settings.time_limit is not None)
         catalog = survey(
             self.work.cleaned, self.workshop.context_of(self.work), menu, self.workshop.spread(), self.workshop.memory
         )
@@ -132,7 +132,7 @@ class Planner:
 
     def _table(self) -> CostTable | None:
         settings = self.workshop.settings
-        if settings.objective != "latency" or backend_named(settings.target).available() is not None:
+        if settings.objective not in BESIDE_TIME or backend_named(settings.target).available() is not None:
             return None
         return CostTable.load(settings.target, settings.threads)
 

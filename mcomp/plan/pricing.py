@@ -2,7 +2,7 @@
 
 A choice's cost is a number: microseconds by the cost table, and bytes, each as a share of what the graph takes with all
 layers in int8. (Shares of the untouched graph would make bytes count for more, where int8 saves more time than bytes.)
-The objective says which of the two counts; the other one decides between choices that are nearly equal.
+The objective says which of the two counts; the other one decides between choices that are nearly equal. Or both count alike.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from mcomp.plan.allocate import Level, pareto
 from mcomp.plan.costs import CostTable
 from mcomp.plan.offers import Catalog, Choice
 
-SECOND = 0.05
+_SECOND = 0.05
 """What a share of the other objective counts beside a share of the one that is asked for."""
+BESIDE_TIME = {"latency": _SECOND, "balanced": 1.0}
+"""What a share of bytes counts beside a share of time, for the objectives of which time is one."""
 Key = tuple[int, Choice]
 """A part, and the levels of the groups that touch it."""
 _ROUNDS = 5
@@ -63,9 +65,9 @@ class Pricing:
         self._points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.untouched: Choice = (0,) * len(catalog.groups)
         whole = self.cost(catalog.plain)
-        fast = objective == "latency" and table is not None
-        self._per_us = (1.0 if fast else SECOND if table is not None else 0.0) / max(whole.microseconds, 1e-9)
-        self._per_byte = (SECOND if fast else 1.0) / max(whole.nbytes, 1)
+        fast = objective in BESIDE_TIME and table is not None
+        self._per_us = (1.0 if fast else _SECOND if table is not None else 0.0) / max(whole.microseconds, 1e-9)
+        self._per_byte = (BESIDE_TIME[objective] if fast else 1.0) / max(whole.nbytes, 1)
 
     # costs
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mcomp.errors import BudgetError
 from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.planner import Planner, offered
+from mcomp.plan.pricing import BESIDE_TIME
 from mcomp.plan.retreat import retreat
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
@@ -90,8 +91,8 @@ def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
 def _pays(workshop: Workshop, version: Version, gain: float) -> bool:
     if gain > 1.0:
         return True
-    measure = "the speed of" if workshop.settings.objective == "latency" else "as small as"
-    version.verdict = f"not worth it: {gain:.2f}x {measure} lossless"
+    measure = {"latency": "the speed of", "balanced": "as good, in time and bytes, as"}
+    version.verdict = f"not worth it: {gain:.2f}x {measure.get(workshop.settings.objective, 'as small as')} lossless"
     return False
 
 
@@ -100,4 +101,8 @@ def _gains(workshop: Workshop, versions: Sequence[Version], base: Version) -> li
     speedups = workshop.speedups(versions, base) if versions else []
     if workshop.settings.objective == "latency":
         return speedups
-    return [base.weight_bytes / max(1, v.weight_bytes) for v in versions]
+    smaller = [base.weight_bytes / max(1, v.weight_bytes) for v in versions]
+    if workshop.settings.objective not in BESIDE_TIME:
+        return smaller
+    beside = BESIDE_TIME[workshop.settings.objective]
+    return [(1.0 + beside) / (1.0 / fast + beside / small) for fast, small in zip(speedups, smaller)]

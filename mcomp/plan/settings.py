@@ -14,7 +14,7 @@ from mcomp.errors import BudgetError, PassError
 from mcomp.manager.passes import Pass, registered_passes
 from mcomp.manager.pipeline import Step, misfit, parse_pipeline, passes_of
 
-OBJECTIVES = ("latency", "size", "memory")
+OBJECTIVES = ("latency", "size", "memory", "balanced")
 _LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcomp.plan.pricing import SECOND
+from mcomp.plan.pricing import BESIDE_TIME
 from mcomp.plan.work import Version, Workshop
 
 _BETTER = 0.995
@@ -33,7 +33,7 @@ class Standing:
     def _is_better(self, version: Version) -> bool:
         """Whether it costs less than the best one; where that is near, by two races."""
         cost = self.relative_cost(version, self.best)
-        timed = self.workshop.settings.objective == "latency"
+        timed = self.workshop.settings.objective in BESIDE_TIME
         if timed and _CLEARLY < cost < _BETTER:
             cost = max(cost, self.relative_cost(version, self.best))
         return cost < _BETTER
@@ -41,7 +41,8 @@ class Standing:
     def relative_cost(self, version: Version, base: Version) -> float:
         """What a version costs as a share of what another one does, by the clock and bytes, as the objective weighs them."""
         small = version.weight_bytes / max(1, base.weight_bytes)
-        if self.workshop.settings.objective != "latency":
+        beside = BESIDE_TIME.get(self.workshop.settings.objective)
+        if beside is None:
             return small
         quick = 1.0 / self.workshop.speedups([version], base)[0]
-        return (quick + SECOND * small) / (1.0 + SECOND)
+        return (quick + beside * small) / (1.0 + beside)

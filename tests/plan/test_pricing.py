@@ -1,12 +1,15 @@
 """Pricing: the best choice by the additive model, on a made-up catalog whose costs multiply."""
 
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mcomp.ir.graph import Graph
 from mcomp.plan.offers import Catalog, Choice, Group, Option
 from mcomp.plan.pricing import Pricing
+from mcomp.plan.standing import Standing
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 BITS = (32, 8, 4)
@@ -101,3 +104,42 @@ def test_outputs_that_are_not_finite_teach_nothing(pricing: Pricing) -> None:
     for measured in (float("inf"), float("nan"), 0.0):
         pricing.learn((2, 1, 2, 1, 1, 1), measured)
     assert not pricing.correction.kinds
+
+
+class Timed(Chain):
+    """Each layer takes as many microseconds as its weights have bits, however wide it is."""
+
+    def pieces(self, index: int, choice: Choice) -> tuple[Graph, ...]:
+        return (BITS[choice[2 + index]],)  # type: ignore[return-value]
+
+
+class Clock:
+    def measure(self, pieces: Any, sizes: Any, progress: Any) -> None:
+        pass
+
+    def microseconds(self, piece: Any, sizes: Any) -> float:
+        return float(piece)
+
+
+@pytest.mark.parametrize(("objective", "beside"), [("latency", 0.05), ("balanced", 1.0)])
+def test_bytes_count_beside_time_as_the_objective_says(objective: str, beside: float) -> None:
+    """Fewer bytes of the same integers, in the same time."""
+    pricing = Pricing(Timed(), objective, Clock(), {})  # type: ignore[arg-type]
+    plain = pricing.cost(pricing.catalog.plain)
+    half = pricing.cost((2, 0, 1, 1, 1, 0))
+    assert half.microseconds == plain.microseconds
+    share = half.nbytes / plain.nbytes
+    assert pricing.number(half) == pytest.approx(1.0 + beside * share)
+    cost = relative(objective, half.nbytes, plain.nbytes)
+    assert cost == pytest.approx((1.0 + beside * share) / (1.0 + beside))
+
+
+def relative(objective: str, nbytes: int, base: int) -> float:
+    """What a version that takes as long as another one costs beside it."""
+    versions = [SimpleNamespace(weight_bytes=n) for n in (nbytes, base)]
+    shop = SimpleNamespace(settings=SimpleNamespace(objective=objective), speedups=lambda some, other: [1.0])
+    return Standing(shop, versions[1]).relative_cost(*versions)  # type: ignore[arg-type]
+
+
+def test_where_size_counts_time_does_not() -> None:
+    assert relative("size", 30, 60) == relative("memory", 30, 60) == 0.5

@@ -150,7 +150,7 @@ def test_the_second_training_aims_at_what_the_budget_allows_once_trained() -> No
 
 
 def test_what_held_without_training_does_not_lead_beyond_what_training_held() -> None:
-    """The first trained version uses the budget up, with less error than what was allowed before: nothing more is trained."""
+    """The first trained version uses the budget up, with less error than what was allowed before: no other is trained."""
     shop = Shop(wrong=1.0, share=0.1)
     shop.load = lambda version: 0.94  # type: ignore[method-assign]
     trained(shop, load=0.6, measured={Trainable().pipeline(START): 0.05}, bound=0.05)
