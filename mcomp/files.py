@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends without an exception, with the rights that a
     new file gets; else it is removed, and what was at `path` stays. Raises OSError."""
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.partial"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # less what the process's umask takes
+    made = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # less what the process's umask takes
+    rights = stat.S_IMODE(os.fstat(made).st_mode)
+    os.close(made)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, rights)  # some libraries put a file of their own there
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

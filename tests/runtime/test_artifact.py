@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 import mcomp
 from mcomp.errors import ArtifactError, McompError
 from mcomp.manager import Context, PassManager
+from mcomp.manager.instruments.reproducer import write_weights
 from mcomp.ops.evaluate import run_graph
 from mcomp.runtime import artifact
 from mcomp.runtime.calibration import Calibration
@@ -28,6 +29,19 @@ Header = dict[str, object]
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     return model().save(tmp_path / "model.mcomp")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_saved_file_has_the_rights_of_a_new_one(tmp_path: Path, mask: int) -> None:
+    """The library that writes tensors makes files that only their owner may read."""
+    before = os.umask(mask)
+    try:
+        compiled = model()
+        path = compiled.save(tmp_path / "model.mcomp")
+        write_weights(tmp_path / "weights.safetensors", graph_of(compiled))
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (path, tmp_path / "weights.safetensors")} == {0o666 & ~mask}
 
 
 def altered(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, str], Header], None]) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mcomp.errors import ArtifactError, McompError
+from mcomp.files import replacing
 from mcomp.ir.graph import Graph
 from mcomp.ir.printer import graph_text
 from mcomp.ir.store import Weight, WeightStore
@@ -63,7 +64,8 @@ def _write(path: Path, weights: Iterable[Weight]) -> None:
     for weight in weights:
         types[weight.digest] = str(weight.type)
         tensors |= {f"{weight.digest}/{name}": np.ascontiguousarray(array) for name, array in weight.parts.items()}
-    save_file(tensors, path, {"types": json.dumps(types)})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"types": json.dumps(types)})
 
 
 def holds_weights(path: Path) -> bool:
