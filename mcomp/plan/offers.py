@@ -86,10 +86,11 @@ class Catalog(ABC):
 
 @dataclass(frozen=True)
 class Menu:
-    """What is wanted of a catalog. `wide`: also what saves bytes and no time. `thin`: widths down to a few units, which only
-    training can make up for."""
+    """What is wanted of a catalog. `fast`, `small`: whether time counts, whether bytes do: what saves neither is left out.
+    `thin`: also widths down to a few units, which only training can make up for."""
 
-    wide: bool = False
+    fast: bool = True
+    small: bool = False
     thin: bool = False
 
 

@@ -88,7 +88,9 @@ class Planner:
         settings = self.workshop.settings
         survey = registered_offers()[-1]
         assert self.work.cleaned is not None
-        menu = Menu(wide=settings.objective not in BESIDE_TIME, thin=settings.time_limit is not None)
+        timed = settings.objective in BESIDE_TIME
+        small = not timed or BESIDE_TIME[settings.objective] >= 1.0
+        menu = Menu(fast=timed, small=small, thin=settings.time_limit is not None)
         catalog = survey(
             self.work.cleaned, self.workshop.context_of(self.work), menu, self.workshop.spread(), self.workshop.memory
         )

@@ -11,7 +11,7 @@ has curves of its own (`mcomp.passes.compress.curves`).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -111,19 +111,24 @@ class _Form:
 
 
 def layer_candidates(
-    graph: Graph, context: Context, nodes: Iterable[Node] | None = None, menu: Menu = DEFAULT, limit: int = 128,
-    spread: Spread | None = None,
+    graph: Graph, context: Context, nodes: Iterable[Node] | None = None, menu: Menu | Callable[[Node], Menu] = DEFAULT,
+    limit: int = 128, spread: Spread | None = None,
 ) -> dict[str, list[Candidate]]:
     """Candidates of every linear, conv and embedding with a constant weight of floats (of `nodes` only, if given), by the
     name of the node, the untouched layer first. Rules that the user switched off for a layer give none; layers that no data
-    reached are left out, so are those whose task fails, with a remark. `spread`: where the work of layers is done. Raises
-    PassError without data."""
+    reached are left out, so are those whose task fails, with a remark. `menu`: what is tried, of all layers or of each.
+    `spread`: where the work of layers is done. Raises PassError without data."""
     import torch
 
     if context.calibration is None:
         raise PassError("errors of layers are measured on calibration data, and there is none", code="MC0205",
                         help="pass calibration=[...] or example inputs")
-    menu = menu if menu.blocks else replace(menu, blocks=backend_named(context.target).zero_blocks())
+    blocks = backend_named(context.target).zero_blocks()
+
+    def offered(node: Node) -> Menu:
+        own = menu if isinstance(menu, Menu) else menu(node)
+        return own if own.blocks else replace(own, blocks=blocks)
+
     mark_relevant(graph, context, limit)
     given = list(graph.nodes if nodes is None else nodes)
     chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
@@ -134,14 +139,14 @@ def layer_candidates(
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE]
             known = [(n, m) for n in some if (m := source(n)) is not None]
-            tasks = [LayerTask(n, m, samples[sample_key(n)], menu, _rules(n, context)) for n, m in known]
+            tasks = [LayerTask(n, m, samples[sample_key(n)], offered(n), _rules(n, context)) for n, m in known]
             results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
             found.update((n.name, r) for (n, _), r in zip(known, results) if r is not None)
             for failure in failures:
                 context.missed("treat", known[failure.index][0], f"its candidates could not be computed: {failure.reason}")
         tables = [t for t in table_nodes("quantize", graph, context) if not t.shared and set(t.nodes) & set(given)]
         for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
-            found[table.nodes[0].name] = _of_table(table, usage, menu, allowed(table.nodes[0], context))
+            found[table.nodes[0].name] = _of_table(table, usage, offered(table.nodes[0]), allowed(table.nodes[0], context))
     return found
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import Context
 from mcomp.manager.passes import Pass
@@ -45,6 +47,7 @@ from mcomp.runtime.calibration import Calibration
 
 WIDTH, BRANCH, THIN, BITS, TABLE, STUDENT = "width", "branch", "thin", "bits", "table", "student"
 """Kinds of levels."""
+_PRODUCTS = ("linear", "conv")
 _KINDS = ("channels", "ffn", "heads")
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
@@ -54,9 +57,10 @@ take too long."""
 _LIMIT = 128
 _BATCHES, _SAMPLES = 32, 256
 """Batches and samples that passes see before a training."""
-_FAST = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static")))
-_PLAIN = LayerMenu(shares=(), gone=(), precisions=(FLOAT, (8, "static")))
-_SMALL = LayerMenu(shares=(0.25, 0.4, 0.6), precisions=(FLOAT, (8, "static"), (4, "none")))
+_FEW, _MANY = 8, 2**20
+"""Rows up to which a linear of at least so many weights takes as long as these take to read: fewer bits save time then."""
+_THINNER = LayerMenu(shares=(0.25, 0.4, 0.6))
+_PLAIN = LayerMenu(shares=(), gone=())
 
 
 @register_offers
@@ -94,11 +98,9 @@ def _widths(own: Graph, context: Context, coupling: Coupling, spread: Spread) ->
 
 
 def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[str, Any]:
-    wide = [n for n in own.nodes if n.op.name in ("linear", "conv") and _width(n) > WIDE]
-    rest = [n for n in own.nodes if n not in set(wide)]
-    found = layer_candidates(own, context, rest, _SMALL if menu.wide else _FAST, spread=spread)
-    found |= layer_candidates(own, context, wide, _PLAIN, spread=spread) if wide else {}
-    products = [n for n in rest if n.name in found and n.op.name != "embedding"]
+    symbols = assume_symbols(own, {})
+    found = layer_candidates(own, context, menu=lambda node: _menu_of(node, menu, symbols), spread=spread)
+    products = [n for n in own.nodes if n.name in found and n.op.name in _PRODUCTS and _width(n) <= WIDE]
     spread.say("what errors of layers do to the outputs")
     weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
     usual = float(np.median(list(weights.values()) or [1.0]))
@@ -107,6 +109,21 @@ def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[st
                for c in _useful(some) if np.isfinite(c.error)]
         for name, some in found.items()
     }}
+
+
+def _menu_of(node: Node, menu: Menu, symbols: Mapping[str, int]) -> LayerMenu:
+    """What is tried of a layer: besides integers of 8 bits, smaller ones where bytes count, in the products of 8 bits where
+    time counts too, and beside floats where it does not, or where time is that of reading the weights."""
+    if node.op.name not in _PRODUCTS:
+        return _THINNER
+    width, precisions = _width(node), [FLOAT, (8, "static")]
+    if width > WIDE:
+        return replace(_PLAIN, precisions=tuple(precisions))
+    rows = prod(dims.evaluate(d, symbols) for d in node.operand(0).tensor.shape[:-1])
+    read = node.op.name == "linear" and rows <= _FEW and width * dims.evaluate(node.operand(1).tensor.shape[0], {}) >= _MANY
+    precisions += [(4, "static")] if menu.small and menu.fast else []
+    precisions += [(4, "none")] if read or not menu.fast else []
+    return replace(_THINNER, precisions=tuple(precisions))
 
 
 def _useful(some: Sequence[Candidate]) -> list[Candidate]:
@@ -144,7 +161,6 @@ class LayersAndWidths(Catalog):
         self, own: Graph, context: Context, coupling: Coupling, menu: Menu, known: Mapping[str, Any]
     ) -> None:
         self.graph, self.context, self.coupling = own, context, coupling
-        self.wide = menu.wide
         self.trains = (STUDENT,)
         nodes = {n.name: n for n in own.nodes}
         self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}

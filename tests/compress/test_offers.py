@@ -47,10 +47,10 @@ def graph_of(name: str) -> Graph:
 
 
 @lru_cache
-def catalog(name: str, wide: bool = True) -> LayersAndWidths:
+def catalog(name: str) -> LayersAndWidths:
     graph = graph_of(name)
     context = Context(calibration=Calibration([[data(name)]]))
-    return survey(graph, context, Menu(wide=wide), Spread(), Memory())
+    return survey(graph, context, Menu(fast=False, small=True), Spread(), Memory())
 
 
 def made(name: str, choice: Choice) -> Graph:
@@ -144,6 +144,26 @@ def test_findings_are_kept_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert second.pipeline(second.plain) == first.pipeline(first.plain) == "quantize"
 
 
+def treatments(menu: Menu) -> set[str]:
+    """Names of the levels of both layers."""
+    found = survey(graph_of("mlp"), Context(calibration=Calibration([[data("mlp")]])), menu, Spread(), Memory())
+    return {option.name for group in found.groups if group.key in ("h", "y") for option in group.options}
+
+
+def test_four_bits_are_offered_where_they_can_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside bytes where time counts too, beside floats where it does not; for time alone where weights are read and
+    little else is done."""
+    fast, small = treatments(Menu()), treatments(Menu(fast=False, small=True))
+    both = treatments(Menu(small=True))
+    assert "int8 static" in fast and not any("int4" in name for name in fast)
+    assert {"int8 static", "int4"} < small and "int4 static" not in small
+    assert {"int8 static", "int4 static"} < both and "int4" not in both
+    monkeypatch.setattr(offers, "_MANY", 1000)
+    assert "int4" in treatments(Menu()) and {"int4", "int4 static"} < treatments(Menu(small=True))
+    monkeypatch.setattr(offers, "_FEW", 0)
+    assert treatments(Menu()) == fast
+
+
 def test_wide_dimensions_are_ordered_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offers, "WIDE", 40)
     graph = graph_of("mlp")
@@ -226,7 +246,7 @@ def test_a_layer_whose_task_fails_is_left_out_with_a_remark(monkeypatch: pytest.
 def student_catalog(path: str, student: torch.nn.Module) -> tuple[LayersAndWidths, Context]:
     context = Context(calibration=Calibration([[mixed(300, 64)]]))
     context.shared.update({STUDENTS: {path: student}, TRAINING: 20.0})
-    return survey(mlp(outputs=64), context, Menu(wide=True, thin=True), Spread(), Memory()), context
+    return survey(mlp(outputs=64), context, Menu(fast=False, small=True, thin=True), Spread(), Memory()), context
 
 
 def test_a_given_student_takes_the_place_of_its_module_and_leaves_the_rest_to_be_chosen() -> None:
