@@ -11,7 +11,7 @@ has curves of its own (`mcomp.passes.compress.curves`).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,8 +31,8 @@ from mcomp.passes.compress.factors import Factors
 from mcomp.passes.compress.feedback import round_weight
 from mcomp.passes.compress.layer import activation_of, integers_for, round_trip
 from mcomp.passes.compress.lowrank import decomposer_of, infeasible
-from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
-from mcomp.passes.compress.readers import sharers
+from mcomp.passes.compress.moments import Moments, MomentSource, moment_bytes, weight_matrix
+from mcomp.passes.compress.readers import MEMORY, sharers, too_wide
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.samples import Sample, collect, sample_key
 from mcomp.passes.compress.sparsify import BlockOrder, Sparse, fitting_block
@@ -127,32 +127,68 @@ def layer_candidates(
 
     def offered(node: Node) -> Menu:
         own = menu if isinstance(menu, Menu) else menu(node)
-        return own if own.blocks else replace(own, blocks=blocks)
+        return replace(own, blocks=own.blocks or blocks)
 
     mark_relevant(graph, context, limit)
     given = list(graph.nodes if nodes is None else nodes)
     chosen = [n for n in given if n.op.name in ("linear", "conv") and _is_plain(n)]
-    source = MomentSource(graph, context.calibration, chosen, limit)
     samples = collect(graph, context.calibration, map(sample_key, chosen), limit)
+    reached = [n for n in chosen if samples[sample_key(n)].whole]
+    menus = {n: _allowed_menu(n, offered(n), context) for n in reached}
+    source = MomentSource(graph, context.calibration, [n for n in reached if _takes_moments(n, menus[n])], limit)
     found: dict[str, list[Candidate]] = {}
     with torch.no_grad():
-        for start in range(0, len(chosen), _AT_ONCE):
-            some = chosen[start : start + _AT_ONCE]
-            known = [(n, m) for n in some if (m := source(n)) is not None]
-            tasks = [LayerTask(n, m, samples[sample_key(n)], offered(n), _rules(n, context)) for n, m in known]
+        for some in _portions(reached):
+            tasks = [LayerTask(n, source(n), samples[sample_key(n)], menus[n]) for n in some]
             results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
-            found.update((n.name, r) for (n, _), r in zip(known, results) if r is not None)
+            found.update((n.name, r) for n, r in zip(some, results) if r is not None)
             for failure in failures:
-                context.missed("treat", known[failure.index][0], f"its candidates could not be computed: {failure.reason}")
+                context.missed("treat", some[failure.index], f"its candidates could not be computed: {failure.reason}")
         tables = [t for t in table_nodes("quantize", graph, context) if not t.shared and set(t.nodes) & set(given)]
         for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
-            found[table.nodes[0].name] = _of_table(table, usage, offered(table.nodes[0]), allowed(table.nodes[0], context))
+            node = table.nodes[0]
+            bits = context.option(node, "bits", None)
+            own = offered(node) if bits is None else replace(offered(node), table_bits=(int(bits),))
+            found[node.name] = _of_table(table, usage, own, allowed(node, context))
     return found
 
 
-def _rules(node: Node, context: Context) -> frozenset[str]:
-    """The rules that are allowed and leave a shared weight shared."""
-    return allowed(node, context) - ({"lowrank", "prune"} if sharers(node) else set())
+def _portions(nodes: Sequence[Node]) -> Iterator[list[Node]]:
+    """Layers in order, as many at a time as their moments fit into memory, and not too many."""
+    portion: list[Node] = []
+    for node in nodes:
+        if portion and (len(portion) == _AT_ONCE or sum(map(moment_bytes, [*portion, node])) > MEMORY):
+            yield portion
+            portion = []
+        portion.append(node)
+    if portion:
+        yield portion
+
+
+def _takes_moments(node: Node, menu: Menu) -> bool:
+    """Whether something is tried of a layer that takes second moments, and they fit into memory."""
+    fine = any(bits is not None and bits < 8 for bits, _ in menu.precisions)
+    return bool(menu.shares or menu.gone or fine) and not too_wide(node)
+
+
+def _allowed_menu(node: Node, menu: Menu, context: Context) -> Menu:
+    """What the user's options allow of a menu, and what leaves a shared weight shared: others than integers of 8 bits are
+    made by what each of its readers reads."""
+    rules, shared = allowed(node, context), bool(sharers(node))
+    bits, activations = (context.option(node, name, None) for name in ("bits", "activations"))
+    precisions = menu.precisions
+    if bits is not None or activations not in (None, "auto"):
+        bits = 8 if bits is None else int(bits)
+        usual = "static" if bits == 8 else "none"
+        precisions = (FLOAT, (bits, usual if activations in (None, "auto") else mode_of(node, activations)))
+    if "quantize" not in rules:
+        precisions = (FLOAT,)
+    if shared:
+        precisions = tuple(p for p in precisions if p[0] in (None, 8))
+    return replace(
+        menu, precisions=precisions, shares=menu.shares if "lowrank" in rules and not shared else (),
+        gone=menu.gone if "prune" in rules and not shared else (),
+    )
 
 
 def allowed(node: Node, context: Context) -> frozenset[str]:
@@ -174,14 +210,14 @@ def _is_plain(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class LayerTask:
-    """A linear or conv with all that its candidates are computed from: moments and a sample of its inputs, a menu, and the
-    rules that are allowed. Goes to other processes as one text with its weights."""
+    """A linear or conv with all that its candidates are computed from: moments (None: nothing on the menu takes any, or
+    they do not fit) and a sample of its inputs, and what is allowed of the menu. Goes to other processes as one text with
+    its weights."""
 
     node: Node
-    moments: Moments
+    moments: Moments | None
     sample: Sample
     menu: Menu
-    rules: frozenset[str]
 
     def __reduce__(self) -> tuple[Any, ...]:
         from mcomp.ir.printer import graph_text
@@ -190,7 +226,7 @@ class LayerTask:
         weights = [part.store.get(n.attrs["digest"]) for n in part.nodes if n.op.name == "const"]
         data = (
             graph_text(part, digests=32), [(str(w.type), dict(w.parts)) for w in weights], self.node.name, self.moments,
-            self.sample, self.menu, self.rules,
+            self.sample, self.menu,
         )
         return _layer_task_from, (pickle.dumps(data),)
 
@@ -210,17 +246,15 @@ def run_layer_task(task: LayerTask) -> list[Candidate]:
     import torch
 
     with torch.no_grad():
-        return _of_layer(task.node, task.moments, task.sample, task.menu, task.rules)
+        return _of_layer(task.node, task.moments, task.sample, task.menu)
 
 
-def _of_layer(
-    node: Node, moments: Moments, sample: Sample, menu: Menu, rules: frozenset[str]
-) -> list[Candidate]:
+def _of_layer(node: Node, moments: Moments | None, sample: Sample, menu: Menu) -> list[Candidate]:
     rounding = _Rounding(node, moments, sample)
     found = [
         _rounded(rounding, form, precision)
-        for form in _forms(node, moments, menu, rules)
-        for precision in (menu.precisions if "quantize" in rules else (FLOAT,))
+        for form in _forms(node, moments, menu)
+        for precision in menu.precisions
         if precision != FLOAT or form.treatment != KEEP
     ]
     whole = dims.evaluate(node.operand(1).tensor.nbytes, {})
@@ -229,12 +263,14 @@ def _of_layer(
 
 # forms: the numbers before they are rounded
 
-def _forms(node: Node, moments: Moments, menu: Menu, rules: frozenset[str]) -> list[_Form]:
+def _forms(node: Node, moments: Moments | None, menu: Menu) -> list[_Form]:
     dense = Part(weight_matrix(node).reshape(node.operand(1).tensor.static_shape), node.attrs)
     forms = [_Form(KEEP, (dense,), 0.0, 1.0)]
-    if "lowrank" in rules and infeasible(node) is None:
+    if moments is None:
+        return forms
+    if menu.shares and infeasible(node) is None:
         forms += [_factor_form(node, f) for f in decomposer_of(node, moments).choices(menu.shares)]
-    if "prune" in rules and node.op.name == "linear":
+    if menu.gone and node.op.name == "linear":
         block = fitting_block(menu.blocks, node)
         if block is not None:
             order = BlockOrder(block, node, moments)
@@ -276,7 +312,7 @@ class _Rounding:
     are known; what that gains is measured on the whole layer and taken to hold when blocks are gone too.
     """
 
-    def __init__(self, node: Node, moments: Moments, sample: Sample) -> None:
+    def __init__(self, node: Node, moments: Moments | None, sample: Sample) -> None:
         self.node, self.moments, self.sample = node, moments, sample
         self.whole = Part(weight_matrix(node).reshape(node.operand(1).tensor.static_shape), node.attrs)
         self.rows = sample.rows()
@@ -334,7 +370,8 @@ class _Rounding:
         matrix = part.weight.reshape(groups, part.weight.shape[0] // groups, -1)
         affine = integers_for(bits, activations, self.node.op.name, part_type(self.node, part, FLOAT))
         mask = None if part.mask is None else part.mask.reshape(matrix.shape)
-        gram = self.moments.gram if feedback and self.moments.gram.shape[-1] == matrix.shape[-1] else None
+        known = None if self.moments is None else self.moments.gram
+        gram = known if feedback and known is not None and known.shape[-1] == matrix.shape[-1] else None
         found = round_weight(matrix, gram, levels_of(affine), "nearest" if gram is None else "feedback", mask)
         return found.weight.reshape(part.weight.shape).float()
 

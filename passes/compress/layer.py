@@ -16,6 +16,7 @@ from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import INTEGERS, affine_of, encoded_shape, levels_of
 from mcomp.passes.compress.feedback import round_weight
+from mcomp.passes.compress.readers import sharers
 from mcomp.passes.compress.rounding import Coded, Rounder
 from mcomp.passes.compress.samples import (
     Method,
@@ -94,7 +95,8 @@ def plan_layer(
         for (mode, _bits), group in by_mode.items():
             trial = _best(options, group, mode, sample, None, context, rounder)
             alpha = options.smooth
-            if mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0:
+            shared = alpha is None and any(sharers(m.node) for m in group)
+            if mode != "none" and all(m.node.op.name == "linear" for m in group) and alpha != 0 and not shared:
                 smooth = _best(options, group, mode, sample, 0.5 if alpha is None else alpha, context, rounder)
                 if alpha is not None or sum(smooth.errors) < SMOOTH_GAIN * sum(trial.errors):
                     trial = smooth

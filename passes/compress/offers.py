@@ -11,35 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from mcomp.ir import dims
-from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph, Node
-from mcomp.manager.context import Context
+from mcomp.manager.context import TRAINING, Context
 from mcomp.manager.passes import Pass
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.passes.analysis.coupling import Coupling, CouplingAnalysis, Dimension
-from mcomp.passes.compress.branches import branches, output_errors
-from mcomp.passes.compress.candidates import Candidate, layer_candidates
-from mcomp.passes.compress.candidates import Menu as LayerMenu
-from mcomp.passes.compress.curves import candidates, curves_of
+from mcomp.passes.compress import findings
+from mcomp.passes.compress.branches import branches
 from mcomp.passes.compress.distill import Distill
+from mcomp.passes.compress.findings import KINDS, LIMIT, PRODUCTS, branches_found, layers_found, widths_found
 from mcomp.passes.compress.given import Student, students_of, tried_students
 from mcomp.passes.compress.narrow import own_constants
 from mcomp.passes.compress.pieces import Shapes, scaled
-from mcomp.passes.compress.probe import layer_weights
 from mcomp.passes.compress.prune import Prune
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.relevance import mark_relevant
-from mcomp.passes.compress.scores import magnitudes
 from mcomp.passes.compress.shares import step_of
-from mcomp.passes.compress.surgeon import additive_order
 from mcomp.passes.compress.treat import Treat
-from mcomp.passes.compress.treatment import FLOAT, KEEP, Treatment
+from mcomp.passes.compress.treatment import KEEP, Treatment
 from mcomp.plan.memory import Memory
 from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_offers
 from mcomp.plan.spread import Spread
@@ -47,20 +40,10 @@ from mcomp.runtime.calibration import Calibration
 
 WIDTH, BRANCH, THIN, BITS, TABLE, STUDENT = "width", "branch", "thin", "bits", "table", "student"
 """Kinds of levels."""
-_PRODUCTS = ("linear", "conv")
-_KINDS = ("channels", "ffn", "heads")
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
-WIDE = 3000
-"""Dimensions of more units are ordered by magnitude, and layers with more inputs only rounded: inverse second moments would
-take too long."""
-_LIMIT = 128
 _BATCHES, _SAMPLES = 32, 256
 """Batches and samples that passes see before a training."""
-_FEW, _MANY = 8, 2**20
-"""Rows up to which a linear of at least so many weights takes as long as these take to read: fewer bits save time then."""
-_THINNER = LayerMenu(shares=(0.25, 0.4, 0.6))
-_PLAIN = LayerMenu(shares=(), gone=())
 
 
 @register_offers
@@ -71,78 +54,19 @@ def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: M
     with own.edit("prune") as editor:
         own_constants(own, editor)
     coupling: Coupling = context.analyze(own, CouplingAnalysis())
-    mark_relevant(own, context, _LIMIT)
+    mark_relevant(own, context, LIMIT)
     if known is None:
         known = {
-            **_widths(own, context, coupling, spread), **_layers(own, context, menu, spread),
-            "branches": _branches(own, context, spread),
+            **widths_found(own, context, coupling, spread), **layers_found(own, context, menu, spread),
+            "branches": branches_found(own, context, spread),
         }
-        known["students"], known["notes"] = tried_students(own, context, spread)
         memory.keep("survey", graph.name, known)
-    return LayersAndWidths(own, context, coupling, menu, known)
-
-
-# measuring: everything ends as plain data
-
-def _widths(own: Graph, context: Context, coupling: Coupling, spread: Spread) -> dict[str, Any]:
-    spread.say("errors of widths")
-    found = candidates(own, context, coupling, _KINDS, "obs")
-    wide = [d for d in found if d.size > WIDE]
-    rest = [d for d in found if d.size <= WIDE]
-    curves = curves_of(own, context, rest, score="obs", weighing="output", limit=_LIMIT)
-    known = {d.name: [c.order.tolist(), [float(e) for e in c.errors]] for d, c in curves}
-    for dimension in wide:
-        order = additive_order(magnitudes(dimension), dimension.size - 1)
-        known[dimension.name] = [order.units.tolist(), (order.errors / max(order.errors[-1], 1e-30)).tolist()]
-    return {"curves": known}
-
-
-def _layers(own: Graph, context: Context, menu: Menu, spread: Spread) -> dict[str, Any]:
-    symbols = assume_symbols(own, {})
-    found = layer_candidates(own, context, menu=lambda node: _menu_of(node, menu, symbols), spread=spread)
-    products = [n for n in own.nodes if n.name in found and n.op.name in _PRODUCTS and _width(n) <= WIDE]
-    spread.say("what errors of layers do to the outputs")
-    weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
-    usual = float(np.median(list(weights.values()) or [1.0]))
-    return {"layers": {
-        name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes]
-               for c in _useful(some) if np.isfinite(c.error)]
-        for name, some in found.items()
-    }}
-
-
-def _menu_of(node: Node, menu: Menu, symbols: Mapping[str, int]) -> LayerMenu:
-    """What is tried of a layer: besides integers of 8 bits, smaller ones where bytes count, in the products of 8 bits where
-    time counts too, and beside floats where it does not, or where time is that of reading the weights."""
-    if node.op.name not in _PRODUCTS:
-        return _THINNER
-    width, precisions = _width(node), [FLOAT, (8, "static")]
-    if width > WIDE:
-        return replace(_PLAIN, precisions=tuple(precisions))
-    rows = prod(dims.evaluate(d, symbols) for d in node.operand(0).tensor.shape[:-1])
-    read = node.op.name == "linear" and rows <= _FEW and width * dims.evaluate(node.operand(1).tensor.shape[0], {}) >= _MANY
-    precisions += [(4, "static")] if menu.small and menu.fast else []
-    precisions += [(4, "none")] if read or not menu.fast else []
-    return replace(_THINNER, precisions=tuple(precisions))
-
-
-def _useful(some: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates without those that leave factors and blocks in float, where they can be integers."""
-    thin = {replace(c.treatment, bits=None, activations="none") for c in some if c.treatment.bits is not None}
-    return [c for c in some if c.treatment.bits is not None or c.treatment == KEEP or c.treatment not in thin]
-
-
-def _width(node: Node) -> int:
-    """The inputs that each output of a linear or conv is summed over."""
-    shape = node.operand(1).tensor.shape[1:]
-    return prod(d for d in shape if isinstance(d, int))
-
-
-def _branches(own: Graph, context: Context, spread: Spread) -> dict[str, float]:
-    spread.say("errors of branches")
-    found = [b for b in branches(own) if not context.excluded("prune", b.add)]
-    errors = output_errors(own, context, found) if found else []
-    return {b.key: float(e) ** 2 for b, e in zip(found, errors) if np.isfinite(e)}
+    taught = memory.recall("students", graph.name)
+    if taught is None:
+        taught = dict(zip(("students", "notes"), tried_students(own, context, spread)))
+        if TRAINING in context.shared:
+            memory.keep("students", graph.name, taught)
+    return LayersAndWidths(own, context, coupling, menu, {**known, **taught})
 
 
 @dataclass(frozen=True)
@@ -216,8 +140,7 @@ class LayersAndWidths(Catalog):
             at = around((node,))
             table = node.op.name == "embedding"
             self.treatments[len(groups)], self.sizes[len(groups)] = treatments, tuple(int(r[2]) for r in rows)
-            wanted = Treatment(bits=8) if table else Treatment(bits=8, activations="static")
-            plain[len(groups)] = treatments.index(wanted) if wanted in treatments else 0
+            plain[len(groups)] = _plain_level(treatments, table)
             self.layers.append(_Layer(node, len(groups), table))
             options = tuple(Option(str(t), float(r[1]), _kind(t, table)) for t, r in zip(treatments, rows))
             groups.append(Group(name, options, at))
@@ -225,8 +148,11 @@ class LayersAndWidths(Catalog):
         self.layers += [_Layer(n, None, False) for n in own.nodes if n.op.name == "attention" and n not in known_layers]
         self.groups = tuple(groups)
         self.plain = tuple(plain.get(i, 0) for i in range(len(groups)))
+        touching = [self._touching(layer, around((layer.node,))) for layer in self.layers]
+        self.shared = _sharing([layer.node for layer in self.layers])
         self.touching = (
-            *(self._touching(layer, around((layer.node,))) for layer in self.layers),
+            *(tuple(dict.fromkeys(g for other in self.shared.get(i, (i,)) for g in touching[other]))
+              for i in range(len(touching))),
             *((i, *groups[i].inside) for i in range(len(self.students))),
         )
         self.shapes = Shapes(own, coupling)
@@ -259,7 +185,8 @@ class LayersAndWidths(Catalog):
         if layer.table:
             assert layer.group is not None
             return self.sizes[layer.group][choice[layer.group]]
-        if layer.group is None:
+        before = (other for other in self.shared.get(index, ()) if other < index)
+        if layer.group is None or any(self._same(other, index, choice) for other in before):
             return 0
         return self.shapes.nbytes(layer.node, self._units(index, choice), self._treatment(layer, choice))
 
@@ -286,6 +213,11 @@ class LayersAndWidths(Catalog):
     def _gone(self, index: int, choice: Choice) -> bool:
         node = self.layers[index].node
         return any(choice[g] > 0 and node in self.taken[g] for g in self.touching[index] if g in self.gone_groups)
+
+    def _same(self, index: int, other: int, choice: Choice) -> bool:
+        """Whether a layer is there and stores the weight that it shares with another one in the same way."""
+        mine, others = (self._treatment(self.layers[i], choice) for i in (index, other))
+        return mine == others and not self._gone(index, choice)
 
     def _treatment(self, layer: _Layer, choice: Choice) -> Treatment:
         assert layer.group is not None
@@ -352,8 +284,8 @@ class LayersAndWidths(Catalog):
             if self._narrows(g, choice)
         ]
         found: list[Pass] = []
-        wide = [(d, text) for d, text in widths if d.size > WIDE]
-        rest = [(d, text) for d, text in widths if d.size <= WIDE]
+        wide = [(d, text) for d, text in widths if d.size > findings.WIDE]
+        rest = [(d, text) for d, text in widths if d.size <= findings.WIDE]
         if wide:
             found.append(_prune((), wide, score="magnitude", refit=False))
         if gone or rest:
@@ -394,7 +326,7 @@ def _sampled(passes: Sequence[Any], calibration: Calibration) -> tuple[Pass, ...
 
 def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **options: Any) -> Prune:
     """The pass that removes branches and narrows dimensions, and fits what is left once."""
-    kinds = tuple(k for k in _KINDS if any(d.kind == k for d, _ in widths))
+    kinds = tuple(k for k in KINDS if any(d.kind == k for d, _ in widths))
     what = ("branches", *kinds) if gone else kinds
     return Prune(what=what, widths=(*gone, *(text for _, text in widths)), weighing="layer", **options)
 
@@ -407,6 +339,23 @@ def _around_all(nodes: Collection[Node], taken: Sequence[frozenset[Node]]) -> tu
     """The groups that take some of these nodes away, where each node is taken by one of them."""
     found = tuple(i for i, some in enumerate(taken) if some & set(nodes))
     return found if set(nodes) <= frozenset().union(*(taken[i] for i in found)) else ()
+
+
+def _plain_level(treatments: Sequence[Treatment], table: bool) -> int:
+    """What `quantize` makes of a layer: 8 bits, or what the user's options for it say."""
+    usual = Treatment(bits=8) if table else Treatment(bits=8, activations="static")
+    whole = [t for t in treatments if t.bits is not None and t.scheme is None and t.block is None]
+    return treatments.index(usual if usual in whole else whole[0]) if len(whole) == 1 or usual in whole else 0
+
+
+def _sharing(nodes: Sequence[Node]) -> dict[int, tuple[int, ...]]:
+    """Of each layer whose weight others read too, all that do, by their places."""
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(nodes):
+        weight = node.operand(1).weight if node.op.name in PRODUCTS else None
+        if weight is not None:
+            readers.setdefault(weight.digest, []).append(i)
+    return {i: tuple(some) for some in readers.values() if len(some) > 1 for i in some}
 
 
 def _kind(treatment: Treatment, table: bool) -> str:

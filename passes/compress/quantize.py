@@ -23,7 +23,7 @@ from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.options import check_layers, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, activation_products, quantize_products
-from mcomp.passes.compress.readers import TOO_WIDE, too_wide
+from mcomp.passes.compress.readers import TOO_WIDE, sharers, too_wide
 from mcomp.passes.compress.recurrent import RECURRENT, quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.residual import residual_bytes
@@ -63,7 +63,8 @@ class Quantize(Pass):
         (weights only), or auto (static with calibration data, else dynamic). Recurrent layers are dynamic or none.
     rounding: of the weights: nearest; feedback (later columns make up for earlier ones' rounding, on the second moments of
         the inputs); learned (integers and scales that no single change improves); or auto, which below 8 bits, and for 8
-        where rounding the weights alone changes the output by more than 1%, takes the one with the least error.
+        where rounding the weights alone changes the output by more than 1%, takes the one with the least error. A weight
+        that several layers share stays one in 8 bits, by auto: rounded to the nearest, for all of them.
     ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
         layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
@@ -308,6 +309,8 @@ class Quantize(Pass):
             node, sample = layer.node, samples[sample_key(layer.node)]
             affine = encoding_of(self, layer, context)
             if not sample.whole or not plain.matters(node, weight_of(node), affine, sample.rows()):
+                continue
+            if layer.bits == 8 and self.rounding == "auto" and sharers(node):
                 continue
             if too_wide(node):
                 reason = f"its weight is rounded to the nearest: {TOO_WIDE[0]}"

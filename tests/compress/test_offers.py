@@ -10,7 +10,7 @@ from mcomp.ir import Graph, parse_graph, verify
 from mcomp.manager import Context, PassManager, parse_pipeline, pipeline_text
 from mcomp.manager.context import STUDENTS, TRAINING
 from mcomp.ops.evaluate import run_graph
-from mcomp.passes.compress import offers
+from mcomp.passes.compress import findings, offers
 from mcomp.passes.compress.candidates import Menu as LayerMenu
 from mcomp.passes.compress.candidates import layer_candidates
 from mcomp.passes.compress.offers import LayersAndWidths, survey
@@ -138,7 +138,7 @@ def test_findings_are_kept_and_taken_again(monkeypatch: pytest.MonkeyPatch) -> N
     graph, memory = graph_of("mlp"), Memory()
     context = Context(calibration=Calibration([[data("mlp")]]))
     first = survey(graph, context, Menu(), Spread(), memory)
-    monkeypatch.setattr(offers, "layer_candidates", None)
+    monkeypatch.setattr(findings, "layer_candidates", None)
     second = survey(graph, context, Menu(), Spread(), memory)
     assert second.groups == first.groups
     assert second.pipeline(second.plain) == first.pipeline(first.plain) == "quantize"
@@ -158,14 +158,14 @@ def test_four_bits_are_offered_where_they_can_be_of_use(monkeypatch: pytest.Monk
     assert "int8 static" in fast and not any("int4" in name for name in fast)
     assert {"int8 static", "int4"} < small and "int4 static" not in small
     assert {"int8 static", "int4 static"} < both and "int4" not in both
-    monkeypatch.setattr(offers, "_MANY", 1000)
+    monkeypatch.setattr(findings, "_MANY", 1000)
     assert "int4" in treatments(Menu()) and {"int4", "int4 static"} < treatments(Menu(small=True))
-    monkeypatch.setattr(offers, "_FEW", 0)
+    monkeypatch.setattr(findings, "_FEW", 0)
     assert treatments(Menu()) == fast
 
 
 def test_wide_dimensions_are_ordered_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "WIDE", 40)
+    monkeypatch.setattr(findings, "WIDE", 40)
     graph = graph_of("mlp")
     found = survey(graph, Context(calibration=Calibration([[data("mlp")]])), Menu(thin=True), Spread(), Memory())
     width = next(g for g, group in enumerate(found.groups) if g in found.counts)

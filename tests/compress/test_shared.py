@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from mcomp.ir import Graph, parse_graph
-from mcomp.manager import Context
+from mcomp.manager import Context, PassManager
 from mcomp.passes.analysis import CouplingAnalysis
 from mcomp.passes.compress.candidates import layer_candidates
 from mcomp.passes.compress.curves import prune_curves
+from mcomp.passes.compress.offers import survey
+from mcomp.plan.memory import Memory
+from mcomp.plan.offers import Menu
+from mcomp.plan.spread import Spread
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, layers, random
 
@@ -117,3 +121,25 @@ def test_dimensions_have_names_of_their_own() -> None:
     keys = {c.size: c.key for c in prune_curves(graph, context, what=("ffn",))}
     narrow, _, _ = compressed(graph, f'prune{{what=ffn,widths=["{keys[48]}=24"]}}', context.calibration.batches)
     assert narrow.value("p").tensor.shape[-1] == 24 and narrow.value("k").tensor.shape[-1] == 64
+
+
+@pytest.mark.parametrize("text", [TWICE, TIED])
+def test_the_planner_counts_a_shared_weight_once(text: str) -> None:
+    """In every choice of integers or floats for single calls; what would make copies is no choice."""
+    graph = parse_graph(text, generate=True)
+    inputs = twice()[1] if text is TWICE else [torch.randint(0, 50, (40, 5), generator=torch.Generator().manual_seed(0))]
+    context = Context(calibration=Calibration([inputs]))
+    found = survey(graph, context, Menu(fast=False, small=True), Spread(), Memory())
+    shared = {n.name for n in layers(graph) if n.operand(1).producer.result.uses[1:]}  # type: ignore[union-attr]
+    offered = {g: {o.name for o in group.options} for g, group in enumerate(found.groups) if group.key in shared}
+    assert offered and set().union(*offered.values()) == {"float", "int8 static"}
+    untouched = (0,) * len(found.groups)
+    for flips in range(2 ** len(offered)):
+        levels = {g: 1 for i, g in enumerate(offered) if flips >> i & 1}
+        choice = tuple(levels.get(g, level) for g, level in enumerate(untouched))
+        copy = graph.clone()
+        PassManager(found.pipeline(choice) or "fold").run(copy, Context(calibration=Calibration([inputs])))
+        promised = sum(found.nbytes(part, choice) for part in range(len(found.touching)))
+        kept = sum(found.nbytes(part, untouched) for part in range(len(found.touching)))
+        real, whole = (sum(graph.store.get(d).nbytes for d in set(matrices(g))) for g in (copy, graph))
+        assert real - whole == pytest.approx(promised - kept, rel=0.05), found.pipeline(choice)
