@@ -16,20 +16,22 @@ _LOADING = threading.Lock()
 ABI = 1
 """Version of the entry points' signatures; `emit` describes them."""
 
+_FOREIGN = "load the file without trust_code=True: then it is compiled on this machine"
+
 Pointers = ctypes.POINTER(ctypes.c_void_p)
 Numbers = ctypes.POINTER(ctypes.c_int64)
 
 
 class Library:
-    """A loaded shared object. `content` is its bytes, read when asked for."""
+    """A loaded shared object. `content` is its bytes, read when asked for. `help`: what to do where it does not load."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, help: str | None = None) -> None:
         self.path = path
         try:
             self._code = ctypes.CDLL(str(path))
             abi = int(self._code.mcomp_abi())
         except (OSError, AttributeError) as e:
-            raise BackendError(f"compiled code cannot be loaded: {e}", code="MC0604") from e
+            raise BackendError(f"compiled code cannot be loaded: {e}", code="MC0604", help=help) from e
         if abi != ABI:
             raise BackendError(f"compiled code has interface {abi}, not {ABI}", code="MC0604",
                                help="compile the model again with this version of mcomp")
@@ -50,7 +52,7 @@ class Library:
             handle = os.memfd_create("mcomp")
             with open(handle, "wb", closefd=False) as file:
                 file.write(content)
-            library = cls(Path(f"/proc/self/fd/{handle}"))
+            library = cls(Path(f"/proc/self/fd/{handle}"), _FOREIGN)
         else:
             import tempfile
 
@@ -58,7 +60,7 @@ class Library:
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
-                library = cls(Path(name))
+                library = cls(Path(name), _FOREIGN)
             finally:
                 os.unlink(name)
         library._content = content

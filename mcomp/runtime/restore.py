@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mcomp.backend import CompileOptions, Executable, Stored
-from mcomp.errors import ArtifactError, McompError
+from mcomp.errors import ArtifactError, BackendError, McompError
 from mcomp.plugins import reviver
 from mcomp.runtime.artifact import ArtifactReader
 from mcomp.runtime.face import Face
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def restored(
     reader: ArtifactReader, *, trust_code: bool, threads: int | None, isa: str | None
 ) -> tuple[CompiledProgram, Callable[[], Report]]:
-    """The program of a file, and what reads its report. Raises ArtifactError for a file that is damaged or not allowed."""
+    """The program of a file, and what reads its report. Raises ArtifactError for a file that is damaged or not allowed, and
+    BackendError for an instruction set that is none or not this machine's, and for code that does not load."""
     options = CompileOptions(isa=isa, threads=threads)
     program = _by_plan(reader, options) if trust_code else None
     if program is None:
@@ -45,7 +46,7 @@ def _by_plan(reader: ArtifactReader, options: CompileOptions) -> CompiledProgram
         )
         executable = revive(stored, options)
         face, checks = Face.from_json(plan["face"]), SizeChecks.from_json(plan["sizes"])
-    except ArtifactError:
+    except (ArtifactError, BackendError):
         raise
     except (KeyError, TypeError, ValueError, IndexError, McompError) as e:
         raise reader.damaged(f"its plan cannot be used ({e})") from e

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mcomp
-from mcomp.errors import ArtifactError
+from mcomp.errors import ArtifactError, BackendError
 from mcomp.plugins import reviver
 from mcomp.runtime import restore
 from mcomp.runtime.artifact import ArtifactReader
@@ -164,6 +164,22 @@ def test_nothing_of_the_plan_is_used_without_trust(saved: Path, monkeypatch: pyt
 def test_plans_that_cannot_be_read_are_refused(saved: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ArtifactError, match="plan"):
         mcomp.load(with_plan(saved, **changes), trust_code=True)
+
+
+def test_an_instruction_set_that_is_none_is_no_damage(saved: Path) -> None:
+    with pytest.raises(BackendError, match="MC0602 there is no instruction set mmx"):
+        mcomp.load(saved, trust_code=True, isa="mmx")
+
+
+def test_code_that_does_not_load_is_no_damage(saved: Path) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        name = next(n for n in tensors if n.startswith("code/"))
+        tensors[name] = np.frombuffer(b"\x7fELF" + b"\0" * 100, np.uint8)
+
+    altered(saved, change)
+    with pytest.raises(BackendError, match=r"MC0604 compiled code cannot be loaded.*\n.*without trust_code=True"):
+        mcomp.load(saved, trust_code=True)
+    assert mcomp.load(saved)(torch.zeros(1, 8)).shape == (1, 4)
 
 
 def test_any_changed_byte_is_noticed_with_trust(saved: Path) -> None:
