@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.compiler import KERNELS, build, find_compiler, missing_compiler
 from mcomp.backends.cpu.emit import Emitter, Source
 from mcomp.backends.cpu.executor import Code, CpuExecutable
-from mcomp.backends.cpu.isa import choose, supported
+from mcomp.backends.cpu.isa import choose, supported, usable
 from mcomp.backends.cpu.kernel import Program
 from mcomp.backends.cpu.legalize import legalize
 from mcomp.backends.cpu.library import Library
@@ -79,14 +80,18 @@ class CpuBackend(Backend):
         self, graph: Graph, binaries: Mapping[str, bytes], options: CompileOptions
     ) -> CpuExecutable | None:
         """An executable from code compiled earlier, which must be trusted: for this machine and made from the very source
-        that the graph gives today. None when none of `binaries` (by instruction set) is so."""
-        isa = choose(options.isa)
-        content = binaries.get(isa.name)
-        if content is None:
+        that the graph gives today. None when none of `binaries` (by instruction set) is so; a warning when none is for this
+        machine, or for the instruction set asked for."""
+        isa = usable(binaries, options.isa)
+        if isa is None:
+            if binaries:
+                other = options.isa or ", ".join(isa.name for isa in supported())
+                warnings.warn(f"the file holds compiled code for {', '.join(binaries)}, which is not used: "
+                              f"{'isa asks for' if options.isa else 'this machine runs'} {other}", stacklevel=7)
             return None
         program = lower_graph(graph, None)
         source = emit([program], options)
-        library = Library.from_bytes(content)
+        library = Library.from_bytes(binaries[isa.name])
         if library.key() != source_key(source):
             return None
         return CpuExecutable(program, source.segments[0], Code(library, source.text, isa.name), options.threads)

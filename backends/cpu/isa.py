@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mcomp.errors import BackendError
@@ -96,3 +97,9 @@ def choose(name: str | None) -> Isa:
             help=f"it runs {', '.join(isa.name for isa in supported())}",
         )
     return ISAS[name]
+
+
+def usable(names: Collection[str], wanted: str | None) -> Isa | None:
+    """The best of these instruction sets that this machine runs, or the wanted one where it is among them; else None.
+    Raises BackendError when this machine lacks the wanted one."""
+    return next((isa for isa in (supported() if wanted is None else (choose(wanted),)) if isa.name in names), None)

@@ -17,7 +17,7 @@ import numpy as np
 from mcomp.backend import Array, Bound, CompileOptions, Executable, Interface, KernelInfo, Stored
 from mcomp.backends.cpu.access import Buffer, ConstSource
 from mcomp.backends.cpu.constants import Constants, decoded_array
-from mcomp.backends.cpu.isa import choose
+from mcomp.backends.cpu.isa import usable
 from mcomp.backends.cpu.library import ABI, Library
 from mcomp.backends.cpu.plan import Region
 from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads, index_fault
@@ -80,10 +80,11 @@ def _region(data: Mapping[str, Any], made: Sequence[Buffer]) -> Region:
 def revive(stored: Stored, options: CompileOptions) -> Executable | None:
     """An executable from trusted code in a file; None when the file has none for this machine and this version.
 
-    Raises KeyError, TypeError, ValueError, IndexError or McompError when the recipe does not hold together.
+    Raises KeyError, TypeError, ValueError, IndexError or McompError when the recipe does not hold together, and BackendError
+    for an instruction set that this machine lacks, and for code that does not load.
     """
     data = json.loads(stored.recipe)
-    if data["format"] != FORMAT or data["abi"] != ABI or data["isa"] != choose(options.isa).name:
+    if data["format"] != FORMAT or data["abi"] != ABI or usable([data["isa"]], options.isa) is None:
         return None
     content = stored.code(data["isa"])
     if not content:

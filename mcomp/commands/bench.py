@@ -21,6 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="time every kernel of one file")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long to measure")
     parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the files")
+    parser.add_argument("--isa", help="instruction set to use, such as avx2 (default: that of the file's code where it is "
+                        "used, else the best of this machine)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true")
 
@@ -32,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kernels and len(arguments.file) > 1:
         raise McompError(f"--kernels times one file, and {len(arguments.file)} were given", code="MC0804",
                          help="give one file, or leave out --kernels")
-    models = [mcomp.load(f, trust_code=arguments.trust_code, threads=arguments.threads) for f in arguments.file]
+    models = [mcomp.load(f, trust_code=arguments.trust_code, threads=arguments.threads, isa=arguments.isa)
+              for f in arguments.file]
     programs = [m.only_program("timed") for m in models]
     sizes = parse_sizes(arguments.size)
     given = read_arrays(arguments.input)

@@ -24,6 +24,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", action="append", default=[], metavar="B=8", help="size of a symbol for made-up inputs")
     parser.add_argument("-o", "--output", metavar="NPZ", help="where to write the results: .npz, or .npy for a single one")
     parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the file")
+    parser.add_argument("--isa", help="instruction set to use, such as avx2 (default: that of the file's code where it is "
+                        "used, else the best of this machine)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true")
 
@@ -34,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output:
         writable(arguments.output)
-    model = mcomp.load(arguments.file, trust_code=arguments.trust_code, threads=arguments.threads)
+    model = mcomp.load(arguments.file, trust_code=arguments.trust_code, threads=arguments.threads, isa=arguments.isa)
     program = model.only_program("run")
     types = _result_types(program)
     if arguments.output and arguments.output.endswith(".npy") and len(types) != 1:

@@ -24,9 +24,10 @@ def lowered(backend: Backend, graph: Graph, context: Context | None = None) -> G
 
 
 def compile_on(
-    backend: Backend, graph: Graph, options: CompileOptions, context: Context | None = None
+    backend: Backend, graph: Graph, options: CompileOptions, context: Context | None = None, *, trusted: bool = False
 ) -> Executable:
     """Compile a graph. Without a compiler on the machine: the reference backend, and a warning that says what to install.
+    `trusted`: it comes from a file whose compiled code might have been used, and does not fit.
 
     Raises BackendError when neither can run the graph (no compiler and no torch), or when the backend is not replaceable.
     """
@@ -40,8 +41,10 @@ def compile_on(
     except ImportError as e:
         raise BackendError(
             f"target {backend.name} cannot run here: {reason}", code="MC0602",
-            help="install what is missing, or PyTorch; a file saved on such a machine holds compiled code, which "
-            "mcomp.load(path, trust_code=True) uses",
+            help="install what is missing, or PyTorch; " + (
+                "the file holds no compiled code that this machine and this version of mcomp can use" if trusted else
+                "a file saved on such a machine holds compiled code, which mcomp.load(path, trust_code=True) uses"
+            ),
         ) from e
     warnings.warn(f"target {backend.name} cannot run here: {reason}. The reference backend runs the model instead; "
                   "it is no faster than PyTorch.", FallbackWarning, stacklevel=3)

@@ -18,10 +18,11 @@ def load(
 ) -> CompiledModel:
     """Read a compiled model. Runs no code from the file: what runs is generated from its IR on this machine.
 
-    With `trust_code=True`, compiled code in the file for this machine's instruction set is used, with the plan that goes
-    with it, after their hashes are checked. Raises ArtifactError for a file that is damaged, altered, newer than this
-    mcomp, or whose graph calls operators that are not on the allow-list. threads: of the model; None: all cores. isa: the
-    instruction set to use (avx512, avx2, portable ...; see `mcomp doctor`); None: the best of this machine.
+    With `trust_code=True`, compiled code in the file is used where this machine runs it, with the plan that goes with it,
+    after their hashes are checked; else a warning says what the code is for. Raises ArtifactError for a file that is
+    damaged, altered, newer than this mcomp, or whose graph calls operators that are not on the allow-list; BackendError for
+    an instruction set that this machine lacks. threads: of the model; None: all cores. isa: the instruction set to use
+    (avx512, avx2, portable ...; see `mcomp doctor`); None: that of the code which is used, or the best of this machine.
     """
     opened = Container(Path(path))
     check = Beside(lambda: _check(opened)) if trust_code else None

@@ -85,4 +85,4 @@ def _executable(reader: ArtifactReader, graph: Graph, options: CompileOptions, *
     backend = backend_named(reader.target)
     binaries = {n: reader.blob(f"code/{n}") for n in reader.code_names()} if trust_code else {}
     executable = backend.restore(lowered(backend, graph), binaries, options) if binaries else None
-    return compile_on(backend, graph, options) if executable is None else executable
+    return compile_on(backend, graph, options, trusted=trust_code) if executable is None else executable

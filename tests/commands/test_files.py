@@ -100,6 +100,19 @@ def test_kernels_are_those_of_one_file(mcomp: Mcomp, folder: Path) -> None:
     assert (ran.code, ran.out) == (3, "") and "--kernels times one file" in ran.err
 
 
+@pytest.mark.parametrize("argv", [("run",), ("bench", "--seconds", "0.05")])
+def test_the_instruction_set_is_handed_on(
+    mcomp: Mcomp, folder: Path, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcomp.runtime.loading import load
+
+    asked: list[object] = []
+    monkeypatch.setattr("mcomp.load", lambda path, **options: asked.append(options["isa"]) or load(path, **options))
+    assert mcomp(*argv, folder / "model.mcomp", "--isa", "avx2").code == 0
+    assert mcomp(*argv, folder / "model.mcomp").code == 0
+    assert asked == ["avx2", None]
+
+
 @pytest.mark.parametrize("name", ["y.npy", "y.npz", "y"])
 def test_run_writes_the_file_that_was_asked_for(mcomp: Mcomp, folder: Path, tmp_path: Path, name: str) -> None:
     assert mcomp("run", folder / "model.mcomp", "-o", tmp_path / name).code == 0

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import mcomp
+from mcomp.backends.cpu import BACKEND
+from mcomp.backends.cpu.isa import supported
 from mcomp.errors import ArtifactError, BackendError
 from mcomp.plugins import reviver
 from mcomp.runtime import restore
@@ -180,6 +183,62 @@ def test_code_that_does_not_load_is_no_damage(saved: Path) -> None:
     with pytest.raises(BackendError, match=r"MC0604 compiled code cannot be loaded.*\n.*without trust_code=True"):
         mcomp.load(saved, trust_code=True)
     assert mcomp.load(saved)(torch.zeros(1, 8)).shape == (1, 4)
+
+
+def portable(saved: Path) -> Path:
+    """The same model with code that every machine runs."""
+    return mcomp.load(saved, isa="portable").save(saved.with_name("portable.mcomp"))
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_code_that_is_not_for_the_best_instruction_set_is_used(
+    saved: Path, plan: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = portable(saved)
+    if not plan:
+        without_plan(path)
+    monkeypatch.setattr(BACKEND, "compile", lambda *a: pytest.fail("it was compiled"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = mcomp.load(path, trust_code=True)
+    assert list(again.only_program("read").executable.binaries()) == ["portable"]
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(again(x), model()(x))
+
+
+@pytest.mark.skipif(supported()[0].name == "portable", reason="this CPU runs portable code only")
+def test_isa_asks_for_another_instruction_set_than_the_code_has(saved: Path) -> None:
+    best = supported()[0].name
+    with pytest.warns(UserWarning, match=f"compiled code for portable, which is not used: isa asks for {best}$"):
+        again = mcomp.load(portable(saved), trust_code=True, isa=best)
+    assert list(again.only_program("read").executable.binaries()) == [best]
+
+
+def test_code_for_other_machines_is_told(saved: Path) -> None:
+    def change(tensors: dict[str, np.ndarray], metadata: dict[str, str], header: Header) -> None:
+        name = next(n for n in tensors if n.startswith("code/"))
+        tensors["code/neon"] = tensors.pop(name)
+        header["blobs"]["code/neon"] = header["blobs"].pop(name)  # type: ignore[attr-defined, index]
+        plan = json.loads(tensors["plan"].tobytes())
+        plan["recipe"] = json.dumps(json.loads(plan["recipe"]) | {"isa": "neon"})
+        tensors["plan"] = np.frombuffer(json.dumps(plan).encode(), np.uint8)
+
+    altered(saved, change)
+    with pytest.warns(UserWarning, match=r"compiled code for neon, which is not used: this machine runs .*portable$"):
+        again = mcomp.load(saved, trust_code=True)
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(again(x), model()(x))
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_what_helps_without_a_compiler_and_torch(tmp_path: Path, trust: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = model(target="cpu").save(tmp_path / "model.mcomp", code=False)
+    monkeypatch.setattr(BACKEND, "available", lambda: "there is no C++ compiler")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendError, match="MC0602 target cpu cannot run here") as caught:
+        mcomp.load(path, trust_code=trust)
+    assert ("the file holds no compiled code that" in str(caught.value)) == trust
+    assert ("trust_code=True" in str(caught.value)) != trust
 
 
 def test_any_changed_byte_is_noticed_with_trust(saved: Path) -> None:
