@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ class CodeCache:
 
     An entry without its hash, or with another content, is as good as absent: it is built again and replaced. Two
     processes may build the same entry; the last one to finish wins, and both use a whole file.
+
+    `writable` is where to build: this cache, or, once writing to it failed, another one in a temporary folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -24,16 +28,38 @@ class CodeCache:
 
             folder = Path(platformdirs.user_cache_dir("mcomp")) / "cpu"
         self.folder = folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._spare: CodeCache | None = None
+        self._leaving = threading.Lock()
+
+    @property
+    def writable(self) -> CodeCache:
+        """This cache, or what took its place."""
+        return self._spare or self
+
+    def leave(self, error: OSError) -> CodeCache:
+        """A cache in a temporary folder, which lasts as long as this process, for one that cannot be written; the first
+        time with a warning."""
+        with self._leaving:
+            if self._spare is None:
+                warnings.warn(
+                    f"compiled code cannot be kept in {self.folder} ({error}): every process builds its own, in a temporary "
+                    "folder; XDG_CACHE_HOME moves the cache", stacklevel=4,
+                )
+                self._temporary = tempfile.TemporaryDirectory(prefix="mcomp-")
+                self._spare = CodeCache(Path(self._temporary.name))
+            return self._spare
 
     def find(self, key: str) -> Path | None:
         """The checked entry of this key, or None."""
         path, sidecar = self._paths(key)
         try:
             expected = sidecar.read_text().strip()
-            content = path.read_bytes()
+            if hashlib.sha256(path.read_bytes()).hexdigest() == expected:
+                return path
         except OSError:
-            return None
-        return path if hashlib.sha256(content).hexdigest() == expected else None
+            pass
+        return None if self._spare is None else self._spare.find(key)
 
     def keep(self, key: str, built: Path, source: str) -> Path:
         """Move a built object into the cache; returns its path there. The source is kept beside it, for people."""

@@ -104,7 +104,8 @@ def build_key(source: str, isa: Isa, compiler: Compiler) -> str:
 
 
 def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
-    """Compile a source (or find it compiled) and return the path of the shared object.
+    """Compile a source (or find it compiled) and return the path of the shared object: in a temporary folder, with a
+    warning, where the cache cannot be written.
 
     Raises BackendError when there is no compiler, or with what the compiler said.
     """
@@ -117,6 +118,13 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
     found = cache.find(key)
     if found is not None:
         return found
+    try:
+        return _build_into(cache.writable, key, source, isa, compiler)
+    except OSError as e:
+        return _build_into(cache.leave(e), key, source, isa, compiler)
+
+
+def _build_into(cache: CodeCache, key: str, source: str, isa: Isa, compiler: Compiler) -> Path:
     with cache.staging() as folder:
         return cache.keep(key, _compile(source, isa, compiler, folder / "code.so"), source)
 

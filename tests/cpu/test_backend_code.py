@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,41 @@ def test_without_a_cache_nothing_is_kept(tmp_path: Path) -> None:
     executable = CpuBackend(cache).compile(parse_graph(TINY), CompileOptions(cache=False))
     assert np.allclose(executable.run([X], {"B": 1}, numpy=True)[0], np.exp(X))
     assert cache.entries() == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = CodeCache(tmp_path / "file" / "cache")
+    with pytest.warns(UserWarning, match=r"cannot be kept in .*file.cache .*XDG_CACHE_HOME") as caught:
+        assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+        assert np.allclose(_run(CpuBackend(cache), TINY.replace("exp", "tanh")), np.tanh(X))
+    assert len(caught) == 1
+    entries = cache.writable.entries()
+    assert len(entries) == 2
+    before = [e.stat().st_mtime_ns for e in entries]
+    assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+    assert [e.stat().st_mtime_ns for e in cache.writable.entries()] == before
+
+
+def test_a_cache_that_cannot_be_written_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(CpuBackend(CodeCache(tmp_path / "cache")))
+    cache = CodeCache(tmp_path / "cache")
+
+    def refuse(suffix: str | None = None, prefix: str | None = None, dir: Path | None = None) -> str:
+        if dir == cache.folder:
+            raise PermissionError(13, "Permission denied")
+        return mkdtemp(suffix, prefix, dir)
+
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+    with pytest.warns(UserWarning, match="Permission denied"):
+        _run(CpuBackend(cache), TINY.replace("exp", "tanh"))
+    assert len(cache.entries()) == len(cache.writable.entries()) == 1
+    assert np.allclose(_run(CpuBackend(cache)), np.exp(X))
+    assert len(cache.writable.entries()) == 1
 
 
 def test_a_compiler_error_is_shown(tmp_path: Path) -> None:
