@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile, print the report, save. 1 when a budget was not met (the best model is saved all the same)."""
+    """Compile, print the report, dump, save. 1 when a budget was not met (the best model is saved all the same)."""
     import mcomp
     from mcomp.errors import CaptureError
 
@@ -42,13 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         objective=arguments.objective, target=arguments.target, exclude=arguments.exclude, threads=arguments.threads,
         time_limit=arguments.time_limit, resume=arguments.resume,
     )
-    fast.save(arguments.output, code=not arguments.no_code)
     report = fast.report()
     if arguments.json:
         emit_json(report.to_json())
     else:
         report.print()
+    try:
+        if arguments.dump:
+            fast.dump(arguments.dump)
+    finally:
+        fast.save(arguments.output, code=not arguments.no_code)
+    if not arguments.json:
         print(f"saved as {arguments.output}")
-    if arguments.dump:
-        fast.dump(arguments.dump)
     return 1 if report.within_budget is False else 0

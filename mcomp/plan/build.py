@@ -51,6 +51,9 @@ def _build(
     with Progress(settings.progress) as progress:
         progress.step("capturing the model")
         captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *_distinct(calls)])
+        if captured.program is None:
+            kept = "; ".join(f"{e.path or 'the whole model'}: {e.reason}" for e in captured.eager[:3])
+            progress.note(f"parts of the model stay eager, so that it cannot be saved: {kept}")
         works = works_of(captured, calls, args, kwargs)
         watch.lap("capture")
         workshop = Workshop(model, captured, works, (args, kwargs), settings, progress)

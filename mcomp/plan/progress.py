@@ -47,6 +47,13 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
+    def note(self, text: str) -> None:
+        """Say at once what is to stay there to be read."""
+        if self._bar is not None:
+            self._bar.console.print(f"mcomp: {text}", markup=False, highlight=False)
+        elif self.wanted:
+            print(f"mcomp: {text}", file=self._stream, flush=True)
+
     def step(self, text: str) -> None:
         """Say what comes next. A text that ends in a count, `3 of 40`, moves the bar; others leave its end open."""
         if self._bar is not None:

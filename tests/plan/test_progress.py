@@ -24,6 +24,8 @@ def work(wanted: bool, stream: io.StringIO) -> str:
             assert (task.completed, task.total) == (0, None)
             shown.step("capturing [the] model")
             shown._bar.refresh()
+        if not wanted:
+            shown.note("nobody asked")
     return stream.getvalue()
 
 
@@ -38,6 +40,13 @@ def test_elsewhere_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quick_work_says_nothing() -> None:
     assert work(True, io.StringIO()) == ""
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_a_note_is_told_at_once(stream: io.StringIO) -> None:
+    with Progress(True, stream) as shown:
+        shown.note("some [of] it stays as it is")
+        assert "mcomp: some [of] it stays as it is\n" in stream.getvalue()
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
