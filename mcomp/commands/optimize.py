@@ -27,7 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile, print the report, dump, save. 1 when a budget was not met (the best model is saved all the same)."""
+    """Compile, print the report, dump, save. 1 when a budget was not met, or could not be judged (the best model is saved
+    all the same)."""
     import mcomp
     from mcomp.errors import CaptureError
 
@@ -54,4 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
         fast.save(arguments.output, code=not arguments.no_code)
     if not arguments.json:
         print(f"saved as {arguments.output}")
-    return 1 if report.within_budget is False else 0
+    return 1 if report.budget and not report.within_budget else 0

@@ -27,6 +27,20 @@ def test_digits(mcomp: Mcomp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert output.exists()
 
 
+def test_a_budget_that_was_not_judged_is_not_met(
+    mcomp: Mcomp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    from mcomp.api import optimize
+
+    monkeypatch.setattr(digits, "trained", lambda *data: digits.network().eval())
+    monkeypatch.setattr(digits, "agree_without_torch", lambda *answers: True)
+    monkeypatch.setattr("mcomp.optimize", lambda model, args, **options: optimize(model, args, target="reference"))
+    ran = mcomp("demo", "-o", tmp_path / "digits.mcomp")
+    assert "the answers agree" in ran.out
+    assert ran.code == 1
+
+
 def test_the_output_is_looked_at_first(mcomp: Mcomp) -> None:
     ran = mcomp("demo", "-o", "/no/such/folder/digits.mcomp")
     assert ran.code == 3

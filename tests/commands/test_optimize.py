@@ -44,3 +44,25 @@ def test_a_dump_that_fails_does_not_keep_the_model_from_being_saved(mcomp: Mcomp
     assert ran.code == 3 and "could not be written" in ran.err
     assert "lossless" in ran.out
     assert (tmp_path / "m.mcomp").exists()
+
+
+def test_a_budget_that_could_not_be_judged_is_not_met(mcomp: Mcomp, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("""
+import torch
+
+seen = []
+
+def metric(model):
+    seen.append(model)
+    return 1.0 / (len(seen) == 1)
+
+def task():
+    x = torch.ones(2, 4)
+    return {"model": torch.nn.Linear(4, 2).eval(), "args": (x,), "calibration": [(x,)], "evaluate": metric}
+""")
+    ran = mcomp("optimize", f"{source}:task", "-o", tmp_path / "m.mcomp", "--target", "reference",
+                "--pipeline", "quantize{bits=8}", "--max-drop", "0.5")
+    assert "budget: evaluate drops at most 0.5: not judged" in ran.out
+    assert ran.code == 1
+    assert (tmp_path / "m.mcomp").exists()
