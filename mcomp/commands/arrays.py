@@ -19,28 +19,44 @@ if TYPE_CHECKING:
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
-def read_arrays(paths: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of `.npy` files, in order, and of `.npz` files, in the order they were written. No pickles. Raises CallError
-    for files that cannot be read, or that hold something else than numbers."""
-    arrays: list[np.ndarray] = []
-    for path in paths:
-        try:
-            found = _arrays_of(path)
-        except _UNREADABLE as e:
-            raise CallError(f"{path} cannot be read as an array: {e}", help="give .npy or .npz files") from e
-        for array in found:
-            if array.dtype.kind not in "fiubc":
-                raise CallError(f"{path} holds elements of {array.dtype}", help="give arrays of numbers")
-        arrays += [array.astype(array.dtype.newbyteorder("="), copy=False) for array in found]
-    return arrays
+def read_arrays(paths: Sequence[str], inputs: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of `.npy` and `.npz` files for inputs of these names; none without files. No pickles.
+
+    Where all are named (in `.npz` files) and all names are inputs', every input gets the array of its name. Else they are in
+    order: that of the files, and in `.npz` files that in which they were written. Raises CallError for files that cannot be
+    read or hold no arrays, or other ones than of numbers, and for names that come twice or leave an input without an array.
+    """
+    found = [(path, name, array) for path in paths for name, array in _arrays_of(path).items()]
+    if not found or not all(name in inputs for _, name, _ in found):
+        return [array for _, _, array in found]
+    by_name: dict[str, np.ndarray] = {}
+    for path, name, array in found:
+        if name in by_name:
+            raise CallError(f"{path} holds a second array for the input {name}", help="give one array for each input")
+        by_name[name] = array
+    for name in inputs:
+        if name not in by_name:
+            raise CallError(f"{', '.join(paths)} holds no array for the input {name}", help="give one array for each input")
+    return [by_name[name] for name in inputs]
 
 
-def _arrays_of(path: str) -> list[np.ndarray]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return [loaded]
-    with loaded:
-        return [loaded[name] for name in loaded.files]
+def _arrays_of(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a file by name, in order; that of a `.npy` file has none."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            found = {"": loaded}
+        else:
+            with loaded:
+                found = {name: loaded[name] for name in loaded.files}
+    except _UNREADABLE as e:
+        raise CallError(f"{path} cannot be read as an array: {e}", help="give .npy or .npz files") from e
+    if not found:
+        raise CallError(f"{path} holds no arrays", help="write them with numpy.savez")
+    for array in found.values():
+        if array.dtype.kind not in "fiubc":
+            raise CallError(f"{path} holds elements of {array.dtype}", help="give arrays of numbers")
+    return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in found.items()}
 
 
 def example_arrays(graph: Graph, sizes: Mapping[str, int], seed: int = 0) -> list[np.ndarray]:
@@ -64,8 +80,9 @@ def tensors_for(graph: Graph, paths: Sequence[str], sizes: Mapping[str, int]) ->
 
     if not paths:
         return [torch.from_numpy(array).to(to_torch(type.dtype)) for _, type, array in _examples(graph, sizes, 0)]
-    types: list[TensorType | None] = [v.tensor for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "arg"]
-    arrays = read_arrays(paths)
+    inputs = [v for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "arg"]
+    types: list[TensorType | None] = [v.tensor for v in inputs]
+    arrays = read_arrays(paths, [v.name for v in inputs])
     types += [None] * (len(arrays) - len(types))
     return [
         tensor_of(a, t.dtype) if t is not None and not t.dtype.is_numpy_native and a.dtype == t.dtype.numpy

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcomp.commands.arrays import example_arrays, read_arrays
-from mcomp.commands.common import emit_json, parse_sizes, print_table
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, print_table
 from mcomp.errors import McompError
 from mcomp.plan.measure import interleave
 from mcomp.runtime.program import CompiledProgram
+
+_SECONDS = 3.0
+"""About how long models are timed where nothing else is said."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("file", nargs="+", help=".mcomp files; several are timed in turns")
-    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=".npy or .npz with arguments, in order")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=INPUTS)
     parser.add_argument("--size", action="append", default=[], metavar="B=8", help="size of a symbol for made-up inputs")
     parser.add_argument("--kernels", action="store_true", help="time every kernel of one file")
-    parser.add_argument("--seconds", type=float, default=3.0, help="about how long to measure")
+    parser.add_argument("--seconds", type=float, help="about how long to measure (default: 3; not with --kernels)")
     parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the files")
     parser.add_argument("--isa", help="instruction set to use, such as avx2 (default: that of the file's code where it is "
                         "used, else the best of this machine)")
@@ -34,16 +37,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kernels and len(arguments.file) > 1:
         raise McompError(f"--kernels times one file, and {len(arguments.file)} were given", code="MC0804",
                          help="give one file, or leave out --kernels")
+    if arguments.kernels and arguments.seconds is not None:
+        raise McompError("--kernels runs a fixed number of times, and --seconds was given", code="MC0804",
+                         help="leave out one of them")
+    sizes = made_up_sizes(arguments)
     models = [mcomp.load(f, trust_code=arguments.trust_code, threads=arguments.threads, isa=arguments.isa)
               for f in arguments.file]
     programs = [m.only_program("timed") for m in models]
-    sizes = parse_sizes(arguments.size)
-    given = read_arrays(arguments.input)
-    inputs = [given or example_arrays(p.graph, sizes) for p in programs]
+    inputs = [
+        read_arrays(arguments.input, [v.name for v in p.input_values()]) or example_arrays(p.graph, sizes) for p in programs
+    ]
     if arguments.kernels:
         return _kernels(arguments, programs[0], inputs[0])
     runners = [(lambda p=p, i=i: p.run(i, numpy=True)) for p, i in zip(programs, inputs)]
-    timing = interleave(runners, budget=arguments.seconds)
+    timing = interleave(runners, budget=_SECONDS if arguments.seconds is None else arguments.seconds)
     rows = []
     for index, file in enumerate(arguments.file):
         seconds = sorted(timing.seconds[index])

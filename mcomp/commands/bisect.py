@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import emit_json, find_reference, open_graph, parse_sizes
+from mcomp.commands.common import INPUTS, emit_json, find_reference, made_up_sizes, open_graph
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="safetensors file with the weights of a .mir file")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="relative L2 error that counts as broken")
     parser.add_argument("--check", metavar="FILE:FUNCTION", help="your own check: function(graph) -> bool")
-    parser.add_argument("--input", action="append", default=[], metavar="NPY")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=INPUTS)
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
     parser.add_argument("--json", action="store_true")
 
@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.manager.bisect import bisect
     from mcomp.runtime.calibration import Calibration
 
+    sizes = made_up_sizes(arguments)
     graph = open_graph(arguments.file, arguments.weights)
-    inputs = tensors_for(graph, arguments.input, parse_sizes(arguments.size))
+    inputs = tensors_for(graph, arguments.input, sizes)
     calibration = Calibration([inputs], given=bool(arguments.input))
     if arguments.check:
         check = find_reference(arguments.check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -17,6 +18,10 @@ from mcomp.errors import ArtifactError, McompError, ParseError
 from mcomp.ir.graph import Graph
 from mcomp.ir.parser import parse_graph
 from mcomp.ir.store import WeightStore
+
+
+INPUTS = ".npy or .npz with arguments, in order; where all arrays of .npz files have names of inputs, by these"
+"""What `--input` takes."""
 
 
 def open_graph(path: str, weights: str | None = None, *, runs: bool = True) -> Graph:
@@ -160,6 +165,14 @@ def parse_sizes(items: Sequence[str]) -> dict[str, int]:
             raise McompError(f"{item} gives no size", code="MC0802", help="write a symbol and a number, such as B=8")
         sizes[name] = int(value)
     return sizes
+
+
+def made_up_sizes(arguments: argparse.Namespace) -> dict[str, int]:
+    """What `--size` says of made-up inputs. Raises McompError where `--input` gives the inputs, which have sizes."""
+    if arguments.input and arguments.size:
+        raise McompError("--size is for made-up inputs, and --input gives the inputs", code="MC0802",
+                         help="leave out one of them")
+    return parse_sizes(arguments.size)
 
 
 def emit_json(data: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 import math
 
 from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import emit_json, open_graph, parse_sizes, print_table
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, open_graph, print_table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", help="a .mcomp or .mir file: the reference")
     parser.add_argument("second", help="another version of it, or another stage")
     parser.add_argument("--weights", help="safetensors file with the weights of .mir files")
-    parser.add_argument("--input", action="append", default=[], metavar="NPY")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=INPUTS)
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="relative L2 error from which a layer diverges")
     parser.add_argument("--all", action="store_true", help="list every value, not only the last of each layer")
@@ -25,8 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare values of the same name in both graphs, and their outputs. 1 when some layer or output diverges."""
     from mcomp.runtime.compare import compare_graphs
 
+    sizes = made_up_sizes(arguments)
     first, second = (open_graph(f, arguments.weights) for f in (arguments.first, arguments.second))
-    inputs = tensors_for(first, arguments.input, parse_sizes(arguments.size))
+    inputs = tensors_for(first, arguments.input, sizes)
     rows = compare_graphs(first, second, inputs, every=arguments.all)
     diverging = next((r for r in rows if not r.error <= arguments.tolerance), None)
     if arguments.json:

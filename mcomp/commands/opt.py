@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import open_graph, parse_sizes, weights_of, writable
+from mcomp.commands.common import INPUTS, made_up_sizes, open_graph, parse_sizes, weights_of, writable
 from mcomp.errors import ArtifactError
 
 
@@ -25,7 +25,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("-o", "--output", help="where to write the graph (default: standard output); its weights go beside "
                         "it, to out.weights.safetensors for out.mir")
-    parser.add_argument("--input", action="append", default=[], metavar="NPY", help="calibration and check inputs")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY",
+                        help=f"calibration and check inputs: {INPUTS}")
     parser.add_argument("--size", action="append", default=[], metavar="B=8")
     parser.add_argument("--no-verify", action="store_true", help="do not verify after each pass")
     parser.add_argument("--check", action="store_true", help="compare numbers after each pass, by its effect class")
@@ -46,12 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.manager import instruments as tools
     from mcomp.runtime.calibration import Calibration
 
+    sizes = made_up_sizes(arguments) if arguments.emit == "ir" else parse_sizes(arguments.size)  # kernels are for sizes, too
     if arguments.output:
         _check_output(Path(arguments.output), arguments.emit)
     graph = open_graph(arguments.file, arguments.weights)
     backend = backend_named(arguments.target)
     pipeline = _pipeline(arguments, backend)
-    inputs: list[Any] = tensors_for(graph, arguments.input, parse_sizes(arguments.size))
+    inputs: list[Any] = tensors_for(graph, arguments.input, sizes)
     context = Context(target=arguments.target, exclude=arguments.exclude,
                       calibration=Calibration([inputs], given=bool(arguments.input)))
     timing, statistics = tools.Timing(), tools.Statistics()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mcomp.commands.arrays import example_arrays, read_arrays
-from mcomp.commands.common import emit_json, parse_sizes, writable
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, writable
 from mcomp.errors import CallError
 from mcomp.files import replacing
 from mcomp.ir.types import TensorType, Type
@@ -20,7 +20,7 @@ from mcomp.runtime.program import CompiledProgram
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("file", help="a .mcomp file")
-    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=".npy or .npz with arguments, in order")
+    parser.add_argument("--input", action="append", default=[], metavar="NPY", help=INPUTS)
     parser.add_argument("--size", action="append", default=[], metavar="B=8", help="size of a symbol for made-up inputs")
     parser.add_argument("-o", "--output", metavar="NPZ", help="where to write the results: .npz, or .npy for a single one")
     parser.add_argument("--trust-code", action="store_true", help="use the compiled code in the file")
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run on arrays (made-up ones without --input) and write or describe the flat results."""
     import mcomp
 
+    sizes = made_up_sizes(arguments)
     if arguments.output:
         writable(arguments.output)
     model = mcomp.load(arguments.file, trust_code=arguments.trust_code, threads=arguments.threads, isa=arguments.isa)
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     types = _result_types(program)
     if arguments.output and arguments.output.endswith(".npy") and len(types) != 1:
         raise CallError(f"{arguments.output} holds one array, and the model returns {len(types)}", help="write a .npz file")
-    inputs = read_arrays(arguments.input) or example_arrays(program.graph, parse_sizes(arguments.size))
+    inputs = read_arrays(arguments.input, [v.name for v in program.input_values()])
+    inputs = inputs or example_arrays(program.graph, sizes)
     outputs = program.run(inputs, numpy=True)
     if arguments.output:
         _write(Path(arguments.output), outputs)
