@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         read_arrays(arguments.input, [v.name for v in p.input_values()]) or example_arrays(p.graph, sizes) for p in programs
     ]
     if arguments.kernels:
-        return _kernels(arguments, programs[0], inputs[0])
+        return _kernels(arguments, programs[0], inputs[0], models[0].target)
     runners = [(lambda p=p, i=i: p.run(i, numpy=True)) for p, i in zip(programs, inputs)]
     timing = interleave(runners, budget=_SECONDS if arguments.seconds is None else arguments.seconds)
     rows = []
@@ -66,15 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _kernels(arguments: argparse.Namespace, program: CompiledProgram, inputs: Sequence[Any]) -> int:
+def _kernels(arguments: argparse.Namespace, program: CompiledProgram, inputs: Sequence[Any], target: str) -> int:
     from mcomp.plan.peak import peak_fraction
     from mcomp.plan.profile import kernel_predictor
 
     symbols = program.symbols(inputs)
     kernels = program.executable.kernels(symbols)
     times = program.executable.profile(inputs, symbols, repeats=30)
-    predict = kernel_predictor(threads=arguments.threads)
-    share = peak_fraction(threads=arguments.threads)
+    predict = kernel_predictor(target, arguments.threads)
+    share = peak_fraction(target, arguments.threads)
     rows: list[dict[str, Any]] = []
     for kernel, time in zip(kernels, times):
         fraction, bound = share(kernel, time)
