@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcomp.errors import CallError
-from mcomp.ir.graph import Graph
+from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def tensors_for(graph: Graph, paths: Sequence[str], sizes: Mapping[str, int]) ->
 
     if not paths:
         return [torch.from_numpy(array).to(to_torch(type.dtype)) for _, type, array in _examples(graph, sizes, 0)]
-    inputs = [v for v, s in zip(graph.inputs, graph.input_specs) if s.kind == "arg"]
+    inputs = _arguments(graph)
     types: list[TensorType | None] = [v.tensor for v in inputs]
     arrays = read_arrays(paths, [v.name for v in inputs])
     types += [None] * (len(arrays) - len(types))
@@ -90,20 +90,32 @@ def tensors_for(graph: Graph, paths: Sequence[str], sizes: Mapping[str, int]) ->
     ]
 
 
-def _examples(graph: Graph, sizes: Mapping[str, int], seed: int) -> Iterator[tuple[str, TensorType, np.ndarray]]:
-    """Name, type and content of each argument; bf16 and fp8 in float32."""
+def example_sizes(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of made-up arguments, by symbol: those of `sizes`, else 1 or the lower bound. Raises CallError for symbols
+    that the graph lacks."""
     from mcomp.ir import dims
 
     unknown = sorted(sizes.keys() - graph.symbols.keys())
     if unknown:
         raise CallError(f"the graph has no symbol {unknown[0]}",
                         help=f"its symbols are {', '.join(graph.symbols)}" if graph.symbols else "its sizes are all fixed")
+    used = {s for value in _arguments(graph) for d in value.tensor.shape for s in dims.symbols(d)}
+    return {s: sizes.get(s, max(1, b.low)) for s, b in graph.symbols.items() if s in used}
+
+
+def _arguments(graph: Graph) -> list[Value]:
+    return [value for value, spec in zip(graph.inputs, graph.input_specs) if spec.kind == "arg"]
+
+
+def _examples(graph: Graph, sizes: Mapping[str, int], seed: int) -> Iterator[tuple[str, TensorType, np.ndarray]]:
+    """Name, type and content of each argument; bf16 and fp8 in float32."""
+    from mcomp.ir import dims
+
     rng = np.random.default_rng(seed)
-    symbols = {s: max(1, b.low) for s, b in graph.symbols.items()} | dict(sizes)
-    for value, spec in zip(graph.inputs, graph.input_specs):
-        if spec.kind == "arg":
-            shape = tuple(dims.evaluate(d, symbols) for d in value.tensor.shape)
-            yield value.name, value.tensor, _example(value.tensor, shape, rng)
+    symbols = example_sizes(graph, sizes)
+    for value in _arguments(graph):
+        shape = tuple(dims.evaluate(d, symbols) for d in value.tensor.shape)
+        yield value.name, value.tensor, _example(value.tensor, shape, rng)
 
 
 def _example(type: TensorType, shape: tuple[int, ...], rng: Any) -> np.ndarray:

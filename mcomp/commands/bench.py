@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcomp.commands.arrays import example_arrays, read_arrays
-from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, print_table
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, print_table, sizes_text
 from mcomp.errors import McompError
 from mcomp.plan.measure import interleave
 from mcomp.runtime.program import CompiledProgram
@@ -55,11 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     for index, file in enumerate(arguments.file):
         seconds = sorted(timing.seconds[index])
         rows.append({"file": file, "median_ms": timing.median(index) * 1e3, "min_ms": seconds[0] * 1e3,
-                     "max_ms": seconds[-1] * 1e3, "speedup": timing.ratio(0, index)})
+                     "max_ms": seconds[-1] * 1e3, "speedup": timing.ratio(0, index),
+                     "sizes": programs[index].symbols(inputs[index])})
     if arguments.json:
         emit_json(rows)
         return 0
-    print_table("latency", [("file", "l"), ("median ms", "r"), ("min", "r"), ("max", "r"), ("times the first", "r")], [
+    print_table("latency" + _at(*(r["sizes"] for r in rows)), [
+        ("file", "l"), ("median ms", "r"), ("min", "r"), ("max", "r"), ("times the first", "r"),
+    ], [
         (str(r["file"]), f"{r['median_ms']:.4g}", f"{r['min_ms']:.4g}", f"{r['max_ms']:.4g}", f"{r['speedup']:.2f}x")
         for r in rows
     ])
@@ -81,13 +84,13 @@ def _kernels(arguments: argparse.Namespace, program: CompiledProgram, inputs: Se
         rows.append({
             "kernel": kernel.name, "ops": " ".join(kernel.ops), "layers": list(kernel.layers), "native": kernel.native,
             "us": time, "predicted_us": predict(kernel), "flops": kernel.flops, "bytes": kernel.read + kernel.write,
-            "peak_fraction": fraction, "bound": bound,
+            "peak_fraction": fraction, "bound": bound, "sizes": symbols,
         })
     if arguments.json:
         emit_json(rows)
         return 0
     total = sum(times)
-    print_table(f"kernels, {total:.1f} us in all", [
+    print_table(f"kernels{_at(symbols)}, {total:.1f} us in all", [
         ("kernel", "l"), ("ops", "l"), ("us", "r"), ("share", "r"), ("predicted", "r"), ("of peak", "r"), ("bound", "l"),
         ("layers", "l"),
     ], [
@@ -97,3 +100,9 @@ def _kernels(arguments: argparse.Namespace, program: CompiledProgram, inputs: Se
         for r in rows
     ])
     return 0
+
+
+def _at(*sizes: Mapping[str, int]) -> str:
+    """The sizes of what is timed, for a title; those of several models once where they are the same."""
+    texts = dict.fromkeys(sizes_text(s) for s in sizes if s)
+    return f" at {' and '.join(texts)}" if texts else ""

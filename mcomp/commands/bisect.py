@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import INPUTS, emit_json, find_reference, made_up_sizes, open_graph
+from mcomp.commands.arrays import example_sizes, tensors_for
+from mcomp.commands.common import INPUTS, emit_json, find_reference, made_up_sizes, open_graph, tell_sizes
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = made_up_sizes(arguments)
     graph = open_graph(arguments.file, arguments.weights)
     inputs = tensors_for(graph, arguments.input, sizes)
+    used = None if arguments.input else example_sizes(graph, sizes)
     calibration = Calibration([inputs], given=bool(arguments.input))
     if arguments.check:
         check = find_reference(arguments.check)
@@ -39,9 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     culprit = bisect(graph, arguments.pipeline, check, lambda: Context(calibration=calibration))
     if arguments.json:
         found = None if culprit is None else {"pass": culprit.index, "text": culprit.text, "rewrite": culprit.rewrite,
-                                              "record": str(culprit.record) if culprit.record else None}
+                                              "record": str(culprit.record) if culprit.record else None, "sizes": used}
+        if found is None:
+            tell_sizes(used or {}, sys.stderr)
         emit_json(found)
     else:
+        tell_sizes(used or {})
         print("the check holds after the whole pipeline" if culprit is None else f"the check breaks in {culprit}")
     return 0 if culprit is None else 1
 

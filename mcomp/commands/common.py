@@ -9,10 +9,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mcomp.errors import ArtifactError, McompError, ParseError
 from mcomp.ir.graph import Graph
@@ -173,6 +173,17 @@ def made_up_sizes(arguments: argparse.Namespace) -> dict[str, int]:
         raise McompError("--size is for made-up inputs, and --input gives the inputs", code="MC0802",
                          help="leave out one of them")
     return parse_sizes(arguments.size)
+
+
+def sizes_text(sizes: Mapping[str, int]) -> str:
+    """Sizes as `--size` takes them: `B=8, S=128`."""
+    return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
+
+
+def tell_sizes(sizes: Mapping[str, int], file: TextIO | None = None) -> None:
+    """Print the sizes that a command runs at, where there are any."""
+    if sizes:
+        print(f"sizes: {sizes_text(sizes)}", file=file)
 
 
 def emit_json(data: Any) -> None:

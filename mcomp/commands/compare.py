@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
-from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, open_graph, print_table
+from mcomp.commands.arrays import example_sizes, tensors_for
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, open_graph, print_table, tell_sizes
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +28,14 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = made_up_sizes(arguments)
     first, second = (open_graph(f, arguments.weights) for f in (arguments.first, arguments.second))
     inputs = tensors_for(first, arguments.input, sizes)
+    used = None if arguments.input else example_sizes(first, sizes)
     rows = compare_graphs(first, second, inputs, every=arguments.all)
     diverging = next((r for r in rows if not r.error <= arguments.tolerance), None)
     if arguments.json:
         emit_json({"rows": [vars(r) | {"snr_db": r.snr_db} for r in rows],
-                   "first_divergence": diverging.layer if diverging else None})
+                   "first_divergence": diverging.layer if diverging else None, "sizes": used})
         return 1 if diverging else 0
+    tell_sizes(used or {})
     print_table(f"{arguments.second} against {arguments.first}", [
         ("layer", "l"), ("value", "l"), ("relative error", "r"), ("signal to noise", "r"), ("", "l"),
     ], [

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcomp.commands.arrays import tensors_for
-from mcomp.commands.common import INPUTS, made_up_sizes, open_graph, parse_sizes, weights_of, writable
+from mcomp.commands.arrays import example_sizes, tensors_for
+from mcomp.commands.common import INPUTS, made_up_sizes, open_graph, parse_sizes, tell_sizes, weights_of, writable
 from mcomp.errors import ArtifactError
 
 
@@ -40,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a pipeline over a graph and print the result."""
+    """Run a pipeline over a graph and print the result; beside it, the sizes of made-up inputs."""
     from mcomp.backend import backend_named
     from mcomp.ir.printer import graph_text
     from mcomp.manager import Context, Instrument, PassManager
@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     backend = backend_named(arguments.target)
     pipeline = _pipeline(arguments, backend)
     inputs: list[Any] = tensors_for(graph, arguments.input, sizes)
+    if not arguments.input:
+        tell_sizes(example_sizes(graph, sizes), sys.stderr)
     context = Context(target=arguments.target, exclude=arguments.exclude,
                       calibration=Calibration([inputs], given=bool(arguments.input)))
     timing, statistics = tools.Timing(), tools.Statistics()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mcomp.commands.arrays import example_arrays, read_arrays
-from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, writable
+from mcomp.commands.common import INPUTS, emit_json, made_up_sizes, tell_sizes, writable
 from mcomp.errors import CallError
 from mcomp.files import replacing
 from mcomp.ir.types import TensorType, Type
@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run on arrays (made-up ones without --input) and write or describe the flat results."""
+    """Run on arrays (made-up ones without --input), tell their sizes, and write or describe the flat results."""
     import mcomp
 
     sizes = made_up_sizes(arguments)
@@ -48,9 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         _write(Path(arguments.output), outputs)
     rows = [_row(i, output, type) for i, (output, type) in enumerate(zip(outputs, types, strict=True))]
+    used = program.symbols(inputs)
     if arguments.json:
-        emit_json(rows)
+        emit_json([row | {"sizes": used} for row in rows])
     else:
+        tell_sizes(used)
         for row in rows:
             print(f"output {row['output']}: {row['dtype']}{row['shape']}, mean {row['mean']}")
     return 0

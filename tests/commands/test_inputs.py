@@ -1,6 +1,8 @@
 """What commands run on: arrays from files, by name or in order, and made-up ones of sizes that are told."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +82,51 @@ def test_kernels_are_not_timed_for_so_many_seconds(mcomp: Mcomp, difference: Pat
     ran = mcomp("bench", difference, "--kernels", "--seconds", "1")
     assert (ran.code, ran.out) == (3, "")
     assert "--seconds was given" in ran.err
+
+
+TWO = """graph @two[B in 1.., S in 2..64](%x: f32[B, S]) -> (f32[B, S]) {
+  %y = neg %x : f32[B, S]
+  return %y
+}
+"""
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A model of two sizes."""
+    return model(TWO).save(tmp_path / "two.mcomp")
+
+
+def test_the_sizes_of_made_up_inputs_are_told(mcomp: Mcomp, two: Path) -> None:
+    assert mcomp("run", two).out.startswith("sizes: B=1, S=2\noutput 0")
+    assert mcomp("run", two, "--size", "B=3").out.startswith("sizes: B=3, S=2\n")
+    assert mcomp("compare", two, two).out.startswith("sizes: B=1, S=2\n")
+    bisected = ("bisect", two, "--pipeline", "dce")
+    assert mcomp(*bisected, "--size", "S=9").out.startswith("sizes: B=1, S=9\n")
+    assert mcomp(*bisected, "--json").err == "sizes: B=1, S=2\n"
+    ran = mcomp("opt", two, "--pipeline", "dce")
+    assert (ran.out.startswith("graph @two"), ran.err) == (True, "sizes: B=1, S=2\n")
+    assert "latency at B=1, S=2\n" in mcomp("bench", two, two, "--seconds", "0.05").out
+    assert "kernels at B=4, S=2, " in mcomp("bench", two, "--kernels", "--size", "B=4").out
+
+
+def test_programs_get_the_sizes_too(mcomp: Mcomp, folder: Path, two: Path, difference: Path) -> None:
+    import tests.manager.graphs  # noqa: F401  registers test-break
+
+    def told(*argv: object) -> Any:
+        return json.loads(mcomp(*argv, "--json").out)
+
+    assert [row["sizes"] for row in told("run", two)] == [{"B": 1, "S": 2}]
+    assert [row["sizes"] for row in told("bench", two, difference, "--seconds", "0.05")] == [{"B": 1, "S": 2}, {"B": 1}]
+    assert [row["sizes"] for row in told("bench", two, "--kernels", "--size", "S=5")] == [{"B": 1, "S": 5}]
+    assert told("compare", two, two)["sizes"] == {"B": 1, "S": 2}
+    assert told("bisect", folder / "graph.mir", "--pipeline", "dce,test-break")["sizes"] == {"B": 1}
+
+
+def test_sizes_of_files_are_not_made_up(mcomp: Mcomp, two: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 5), np.float32))
+    given = ("--input", tmp_path / "x.npy")
+    assert mcomp("run", two, *given).out.startswith("sizes: B=3, S=5\n")
+    assert "latency at B=3, S=5\n" in mcomp("bench", two, "--seconds", "0.05", *given).out
+    assert "sizes" not in mcomp("compare", two, two, *given).out
+    assert mcomp("opt", two, "--pipeline", "dce", *given).err == ""
