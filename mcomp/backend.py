@@ -219,7 +219,8 @@ class Backend(ABC):
     def compile_ahead(self, graph: Graph, options: CompileOptions) -> list[Ahead]:
         """Compile the kernels of a graph, which went through `pipeline`, for the machine `options.isa`, which need not be
         there, at the sizes `options.hints`."""
-        raise BackendError(f"target {self.name} does not compile ahead of time", code="MC0612", help="compile the graph")
+        raise BackendError(f"target {self.name} does not compile ahead of time", code="MC0612",
+                           help="that is for GPUs, such as cuda:sm_90; see the source, or compile the graph")
 
     def machine(self) -> str:
         """The name of the device that it runs on; empty for this computer's processor."""

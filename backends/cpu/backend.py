@@ -96,6 +96,9 @@ class CpuBackend(Backend):
             return None
         return CpuExecutable(program, source.segments[0], Code(library, source.text, isa.name), options.threads)
 
+    def source(self, graph: Graph, options: CompileOptions) -> str:
+        return emit([lower_graph(graph, None)], options).text
+
     def tune(self, graph: Graph, options: CompileOptions, progress: Callable[[str], None]) -> int:
         """Times tiles for the graph's products; see tune.py."""
         from mcomp.backends.cpu.tune import Table, tune
