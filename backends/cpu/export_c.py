@@ -1,71 +1,31 @@
-"""A lowered program as a C library: header, source, kernel headers, weights, an example, a Makefile."""
+"""A lowered program as a C library: header, source, kernel headers and weights; beside them an example and a Makefile."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mcomp.backend import Interface
 from mcomp.backends.cpu.access import Buffer, ConstSource
-from mcomp.backends.cpu.compiler import KERNELS, exported_flags, gcc_flags
+from mcomp.backends.cpu.compiler import KERNELS
 from mcomp.backends.cpu.constants import constant_array
 from mcomp.backends.cpu.cxx import comment, dim_text
 from mcomp.backends.cpu.emit import SegmentCode
 from mcomp.backends.cpu.executor import Code
-from mcomp.backends.cpu.isa import ISAS
+from mcomp.backends.cpu.export_example import example, makefile, readme
+from mcomp.backends.cpu.export_library import Library, c_type, tensor_lines
 from mcomp.backends.cpu.kernel import Program, Segment, TorchStep
 from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Bounds
-from mcomp.ir.dtypes import DType
-from mcomp.ir.graph import Value
-from mcomp.runtime.export_c import identifiers
 
 STANDALONE = Path(__file__).resolve().parent / "standalone.hpp"
 _INCLUDE = re.compile(r'#include "([A-Za-z0-9_]+\.hpp)"')
-_C_TYPES = {
-    "f64": "double", "f32": "float", "i64": "int64_t", "i32": "int32_t", "i16": "int16_t", "i8": "int8_t", "u8": "uint8_t",
-    "bool": "uint8_t", "f16": "uint16_t", "bf16": "uint16_t", "f8e4m3": "uint8_t", "f8e5m2": "uint8_t",
-    "complex64": "float",
-}
-_NOTES = {"bool": "0 or 1", "f16": "bits of half floats", "bf16": "bits of bfloat16", "f8e4m3": "bits of fp8",
-          "f8e5m2": "bits of fp8", "complex64": "real and imaginary parts in turns"}
 _ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Library:
-    """Everything that the files are written from."""
-
-    program: Program
-    main: Segment
-    codes: Sequence[SegmentCode]
-    code: Code
-    interface: Interface
-
-    @property
-    def name(self) -> str:
-        return self.interface.name
-
-    @property
-    def symbols(self) -> dict[str, tuple[str, Bounds]]:
-        """Symbols of the graph: the name that C uses, and bounds."""
-        names = identifiers(self.program.symbols, "size_", taken=(*self.interface.inputs, *self.interface.outputs))
-        bounds = self.program.graph.symbols
-        return {s: (name, bounds.get(s, Bounds())) for s, name in zip(self.program.symbols, names)}
-
-    @property
-    def inputs(self) -> list[tuple[str, Value]]:
-        return list(zip(self.interface.inputs, self.program.graph.inputs))
-
-    @property
-    def outputs(self) -> list[tuple[str, Value]]:
-        return list(zip(self.interface.outputs, self.program.graph.outputs))
 
 
 def export_c(program: Program, codes: Sequence[SegmentCode], code: Code, folder: Path, interface: Interface) -> list[Path]:
@@ -75,7 +35,7 @@ def export_c(program: Program, codes: Sequence[SegmentCode], code: Code, folder:
     headers = _headers(code.source)
     files = {
         f"{library.name}.h": _header(library), f"{library.name}.cpp": _source(library, offsets, key, size),
-        "example.c": _example(library), "Makefile": _makefile(library), "README.txt": _readme(library),
+        "example.c": example(library), "Makefile": makefile(library), "README.txt": readme(library),
         "kernels/standalone.hpp": STANDALONE.read_text(),
         **{f"kernels/{name}": (KERNELS / name).read_text() for name in headers},
     }
@@ -135,19 +95,11 @@ def _sizes(library: Library, *, types: bool) -> list[str]:
     return [f"int64_t {name}" if types else name for name, _ in library.symbols.values()]
 
 
-def _shape_text(value: Value) -> str:
-    return "[" + ", ".join(str(d) for d in value.tensor.shape) + "]"
-
-
-def _c_type(dtype: DType) -> str:
-    return _C_TYPES[dtype.name]
-
-
 def _signature_run(library: Library) -> str:
     name = library.name
     arguments = [f"{name}_call* call"]
-    arguments += [f"const {_c_type(v.tensor.dtype)}* {n}" for n, v in library.inputs]
-    arguments += [f"{_c_type(v.tensor.dtype)}* {n}" for n, v in library.outputs]
+    arguments += [f"const {c_type(v.tensor.dtype)}* {n}" for n, v in library.inputs]
+    arguments += [f"{c_type(v.tensor.dtype)}* {n}" for n, v in library.outputs]
     return f"int32_t {name}_run({', '.join(arguments)})"
 
 
@@ -156,18 +108,9 @@ def _signature_prepare(library: Library) -> str:
     return f"{library.name}_call* {library.name}_prepare({', '.join(arguments)})"
 
 
-def _tensor_lines(library: Library) -> list[str]:
-    lines = []
-    for kind, tensors in (("in ", library.inputs), ("out", library.outputs)):
-        for n, v in tensors:
-            note = _NOTES.get(v.tensor.dtype.name)
-            lines.append(f"  {kind} {n}: {v.tensor.dtype}{_shape_text(v)}" + (f" ({note})" if note else ""))
-    return lines
-
-
 def _header(library: Library) -> str:
     n, guard = library.name, f"{library.name.upper()}_H"
-    tensors = "\n".join(f" * {line}" for line in _tensor_lines(library))
+    tensors = "\n".join(f" * {line}" for line in tensor_lines(library))
     bounds = "".join(
         f" *   {c}: {b.low} or more\n" if b.high is None else f" *   {c}: {b.low} to {b.high}\n"
         for c, b in library.symbols.values()
@@ -351,103 +294,3 @@ def _headers(source: str) -> list[str]:
             found[name] = None
             waiting += _INCLUDE.findall((KERNELS / name).read_text())
     return sorted(found)
-
-
-# the example
-
-
-def _example(library: Library) -> str:
-    n = library.name
-    sizes = [str(min(max(b.low, 2), b.high if b.high is not None else 2)) for _, b in library.symbols.values()]
-    lines = []
-    for t, v in (*library.inputs, *library.outputs):
-        kind = _c_type(v.tensor.dtype)
-        lines.append(f"  {kind}* {t} = ({kind}*)calloc((size_t){n}_count_{t}(call) + 1, sizeof({kind}));")
-    lines += [f"  for (int64_t i = 0; i < {n}_count_{t}(call); ++i) {t}[i] = {_filling(v.tensor.dtype)};"
-              for t, v in library.inputs]
-    arguments = ", ".join(["call", *library.interface.inputs, *library.interface.outputs])
-    shows = []
-    for t, v in library.outputs:
-        form, cast = ("%.9g", "double") if _c_type(v.tensor.dtype) in ("float", "double") else ("%lld", "long long")
-        shows.append(f'  for (int64_t i = 0; i < {n}_count_{t}(call) && i < 8; ++i) printf("{t}[%d] = {form}\\n", (int)i, '
-                     f"({cast}){t}[i]);")
-    tensors = [t for t, _ in (*library.inputs, *library.outputs)]
-    frees = "".join(f"  free({t});\n" for t in tensors)
-    prepare = ", ".join(["weights", *sizes, "1"])
-    body = "\n".join([*lines, f"  int failed = {n}_run({arguments});",
-                      f'  if (failed) fprintf(stderr, "bad data at %s\\n", {n}_step(failed));', *shows])
-    return f"""#include <stdio.h>
-#include <stdlib.h>
-
-#include "{n}.h"
-
-int main(void) {{
-  {n}* weights = {n}_open("{n}.weights", 1);
-  {n}_call* call = weights ? {n}_prepare({prepare}) : NULL;
-  if (!call) return fprintf(stderr, "%s\\n", {n}_error()), 1;
-{body}
-{frees}  {n}_release(call);
-  {n}_close(weights);
-  return failed;
-}}
-"""
-
-
-def _filling(dtype: DType) -> str:
-    if dtype.name in ("f32", "f64", "complex64"):
-        return "(float)(i % 7) / 7"
-    if dtype.name in ("f16", "bf16", "f8e4m3", "f8e5m2"):
-        return "0"
-    return "(i % 2)"
-
-
-def _probe(flags: str) -> str:
-    """Flags as far as make's compiler knows them."""
-    return f"$(shell $(CXX) {flags} -x c++ -fsyntax-only /dev/null 2>/dev/null && echo {flags})"
-
-
-def _makefile(library: Library) -> str:
-    n = library.name
-    isa = ISAS[library.code.isa]
-    probes = "\n".join(f"CXXFLAGS += {_probe(' '.join(flags))}" for flags in gcc_flags(isa))
-    return f"""CXXFLAGS = {exported_flags(isa)}
-# For g++; other compilers may not know these.
-{probes}
-
-example: example.c lib{n}.so
-\t$(CC) -O2 example.c -o $@ -L. -l{n} -Wl,-rpath,'$$ORIGIN'
-
-lib{n}.so: {n}.cpp {n}.h
-\t$(CXX) $(CXXFLAGS) -shared {n}.cpp -o $@
-
-clean:
-\trm -f example lib{n}.so
-"""
-
-
-def _readme(library: Library) -> str:
-    n, isa = library.name, library.code.isa
-    tensors = "\n".join(_tensor_lines(library))
-    own = "".join(f" {flag}" for flags in gcc_flags(ISAS[isa]) for flag in flags)
-    return f"""{n}: a model compiled by mcomp, as a C library
-
-{tensors}
-
-Build the library and the example, and run it:
-
-    make && ./example
-
-or, in one command, without a shared object:
-
-    g++ {exported_flags(ISAS[isa])}{own} {n}.cpp example.c -o example
-
-Needed: a C++17 compiler, POSIX threads. Not needed: Python, or any other library.
-
-  {n}.h        the interface, with its documentation
-  {n}.cpp      the generated code; kernels/ holds what it includes
-  {n}.weights  the weights; {n}_open reads them
-  example.c      open, prepare, run
-
-The flags are for CPUs with {isa}. For others, write the code for them with mcomp on such a machine, or replace everything
-from the first -D or -m to the last -m by -DMCOMP_ISA_PORTABLE, which runs anywhere, slowly. Never add -ffast-math.
-"""
