@@ -5,6 +5,7 @@ from __future__ import annotations
 from mcomp.backends.cpu.compiler import exported_flags, gcc_flags
 from mcomp.backends.cpu.export_library import Library, c_type, tensor_lines
 from mcomp.backends.cpu.isa import ISAS
+from mcomp.files import MARK
 from mcomp.ir.dtypes import DType
 
 
@@ -29,7 +30,8 @@ def example(library: Library) -> str:
     prepare = ", ".join(["weights", *sizes, "1"])
     body = "\n".join([*lines, f"  int failed = {n}_run({arguments});",
                       f'  if (failed) fprintf(stderr, "bad data at %s\\n", {n}_step(failed));', *shows])
-    return f"""#include <stdio.h>
+    return f"""/* {MARK}: opens, prepares, runs. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "{n}.h"
@@ -64,7 +66,8 @@ def makefile(library: Library) -> str:
     n = library.name
     isa = ISAS[library.code.isa]
     probes = "\n".join(f"CXXFLAGS += {_probe(' '.join(flags))}" for flags in gcc_flags(isa))
-    return f"""CXXFLAGS = {exported_flags(isa)}
+    return f"""# {MARK}.
+CXXFLAGS = {exported_flags(isa)}
 # For g++; other compilers may not know these.
 {probes}
 
@@ -84,7 +87,7 @@ def readme(library: Library) -> str:
     n, isa = library.name, library.code.isa
     tensors = "\n".join(tensor_lines(library))
     own = "".join(f" {flag}" for flags in gcc_flags(ISAS[isa]) for flag in flags)
-    return f"""{n}: a model compiled by mcomp, as a C library
+    return f"""{n}: a model as a C library. {MARK}.
 
 {tensors}
 

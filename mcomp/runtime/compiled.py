@@ -157,7 +157,8 @@ class CompiledModel:
 
     def dump(self, folder: str | os.PathLike[str], *, weights: bool = True) -> list[Path]:
         """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read; with `weights`
-        also those of the graphs, so that `mcomp opt`, `compare` and `bisect` can run them. Raises ArtifactError."""
+        also those of the graphs, so that `mcomp opt`, `compare` and `bisect` can run them. Raises ArtifactError, also where
+        a file is in the way that mcomp did not write."""
         from mcomp.runtime.dump import dump
 
         return dump(self, Path(folder), weights=weights)

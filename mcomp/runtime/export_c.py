@@ -28,7 +28,8 @@ def export_c(program: CompiledProgram, folder: str | os.PathLike[str], name: str
     `example.c`, `Makefile` and `README.txt`. `name` must be an identifier of C.
 
     Sizes that are symbolic are passed when a call is prepared. Raises ArtifactError for programs that keep state, write to
-    their arguments or return numbers, and when the folder cannot be written; BackendError for those whose target generates
+    their arguments or return numbers, when the folder cannot be written, and when a file of these names is there that mcomp
+    did not write; BackendError for those whose target generates
     no code, or that run partly in torch.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name) or name in _RESERVED:

@@ -126,6 +126,28 @@ def test_files_need_no_compiler_to_be_looked_at(mlp: CompiledModel, tmp_path: Pa
     assert included <= {p.name for p in (folder / "kernels").iterdir()}
 
 
+@pytest.mark.parametrize("name", [
+    "Makefile", "README.txt", "example.c", "net.h", "net.cpp", "net.weights", "kernels/standalone.hpp",
+])
+def test_files_of_others_are_not_replaced(mlp: CompiledModel, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("all: mine\n")
+    with pytest.raises(ArtifactError, match=rf"{name} is there already, and mcomp did not write it.*\n.*another folder"):
+        mlp.export_c(tmp_path, "net")
+    assert mine.read_text() == "all: mine\n"
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [mine]
+
+
+def test_an_earlier_export_is_replaced(mlp: CompiledModel, tmp_path: Path) -> None:
+    folder = mlp.export_c(tmp_path, "net")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for path in before:
+        path.write_bytes(before[path] + b"\n")
+    mlp.export_c(tmp_path, "net")
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
 def test_what_cannot_be_exported_is_refused_with_the_reason(mlp: CompiledModel, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"generates no code.*\n.*target=\"cpu\""):
         model(MLP).export_c(tmp_path)
