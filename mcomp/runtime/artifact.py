@@ -46,7 +46,11 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     Raises ArtifactError when the model holds eager parts, when its graph would not read back, or when the file cannot be
     written (a file that was there stays as it was).
     """
+    place = Path(path)
     program = model.only_program("saved")
+    if not place.parent.is_dir():
+        raise ArtifactError(f"{place} could not be written: there is no folder {place.parent}", code="MC0702",
+                            help="make the folder first, or choose another place")
     graph = program.graph
     tensors: dict[str, np.ndarray] = {}
     types: dict[str, str] = {}
@@ -88,7 +92,7 @@ def save(model: CompiledModel, path: str | os.PathLike[str], *, code: bool = Tru
     metadata = {"format": FORMAT, "version": str(VERSION if packed else 1), "mcomp": json.dumps(header)}
     if packed:
         metadata["packed"] = json.dumps(packed)
-    return write(Path(path), tensors, metadata)
+    return write(place, tensors, metadata)
 
 
 def _text_of(graph: Graph) -> str:

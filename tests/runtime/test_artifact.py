@@ -271,8 +271,9 @@ def test_a_graph_that_would_not_read_back_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_saving_where_one_may_not(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="could not be written"):
-        model().save(tmp_path / "no" / "such" / "folder.mcomp")
+    missing = tmp_path / "no" / "such"
+    with pytest.raises(ArtifactError, match=f"could not be written: there is no folder {missing}\n.*make the folder"):
+        model().save(missing / "folder.mcomp")
 
 
 def test_reading_a_file_needs_no_torch(saved: Path) -> None:
