@@ -17,10 +17,10 @@ from mcomp.backends.cpu.isa import choose, supported, usable
 from mcomp.backends.cpu.kernel import Program
 from mcomp.backends.cpu.legalize import legalize
 from mcomp.backends.cpu.library import Library
-from mcomp.backends.cpu.running import available_threads
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.plan.profile import DeviceProfile
+from mcomp.threads import available_threads
 
 _GRAPHS_PER_SOURCE = 24
 

@@ -19,13 +19,14 @@ from mcomp.backends.cpu.emit import SegmentCode, interface_buffers, part_buffers
 from mcomp.backends.cpu.kernel import EncodedAccess, KernelStep, Program, Segment, TorchStep
 from mcomp.backends.cpu.library import Library
 from mcomp.backends.cpu.plan import Region, size_of
-from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads, index_fault
+from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, index_fault
 from mcomp.backends.cpu.schedule import compute_type, work_of_step
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.graph import Node
 from mcomp.ir.types import TensorType, Type
 from mcomp.runtime.sizes import SizeChecks
+from mcomp.threads import available_threads
 
 
 @dataclass(frozen=True)

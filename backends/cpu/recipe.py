@@ -20,10 +20,11 @@ from mcomp.backends.cpu.constants import Constants, decoded_array
 from mcomp.backends.cpu.isa import usable
 from mcomp.backends.cpu.library import ABI, Library
 from mcomp.backends.cpu.plan import Region
-from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, available_threads, index_fault
+from mcomp.backends.cpu.running import IndexFault, Native, NativeBound, Solo, index_fault
 from mcomp.ir.graph import Graph
 from mcomp.ir.terms import parse_dim, parse_type
 from mcomp.ir.types import TensorType
+from mcomp.threads import available_threads
 
 FORMAT = 1
 """Version of recipes; others are not used, and the graph is lowered instead."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -173,10 +172,3 @@ class NativeBound(Bound):
         fault = self._run(self._slots, self._numbers, self._threads)
         if fault:
             raise self._native.owner.fault(self._native.region, fault)
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

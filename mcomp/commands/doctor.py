@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from importlib import metadata
@@ -23,10 +22,11 @@ def run(arguments: argparse.Namespace) -> int:
     from mcomp.backend import backends
     from mcomp.plan.profile import device_profile
     from mcomp.report.render import quantity
+    from mcomp.threads import available_threads
 
     facts: dict[str, Any] = {
         "mcomp": metadata.version("mcomp") if _installed("mcomp") else "not installed as a package",
-        "python": sys.version.split()[0], "machine": platform.machine(), "cores": os.cpu_count(),
+        "python": sys.version.split()[0], "machine": platform.machine(), "cores": available_threads(),
     }
     for package in ("torch", "numpy", "safetensors", "rich"):
         facts[package] = metadata.version(package) if _installed(package) else "missing"

@@ -29,6 +29,7 @@ from mcomp.ir.extract import signature
 from mcomp.ir.graph import Graph, Value
 from mcomp.plan.profile import cache_directory, profile_key
 from mcomp.runtime.choose import lowered
+from mcomp.threads import available_threads
 
 AT_ONCE = 48
 """Pieces compiled together."""
@@ -48,11 +49,9 @@ class CostTable:
     @classmethod
     def load(cls, target: str, threads: int | None, directory: Path | None = None) -> CostTable:
         """The table of this device; empty where nothing was measured. A damaged file is measured again, with a warning."""
-        import os
-
         backend = backend_named(target)
         isa = target.partition(":")[2]
-        name = f"costs-{profile_key(backend.name, threads or os.cpu_count() or 1)}{isa and '-'}{isa}.json"
+        name = f"costs-{profile_key(backend.name, threads or available_threads())}{isa and '-'}{isa}.json"
         table = cls(target, threads, (directory or cache_directory()) / name)
         try:
             found = json.loads(table.path.read_text(encoding="utf-8"))

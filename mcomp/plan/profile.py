@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import warnings
 from bisect import bisect_left
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.files import write_whole
 from mcomp.ops.workload import PRODUCTS
+from mcomp.threads import available_threads
 
 if TYPE_CHECKING:
     from mcomp.backend import Backend, KernelInfo
@@ -90,14 +90,14 @@ def _at_size(measured: tuple[tuple[int, float], ...], size: float) -> float:
 def device_profile(
     target: str = "cpu", threads: int | None = None, *, refresh: bool = False, directory: Path | None = None
 ) -> DeviceProfile:
-    """The profile of a target with so many threads (None: all cores).
+    """The profile of a target with so many threads (None: all that this process may use).
 
     Read from the user's cache directory if it was measured before on the same device with the same kernels, else
     measured (about a second) and kept there. A damaged file is measured again, with a warning.
     """
     from mcomp.backend import backend_named
 
-    count = threads or os.cpu_count() or 1
+    count = threads or available_threads()
     backend = backend_named(target)
     path = (directory or cache_directory()) / f"{profile_key(backend.name, count)}.json"
     if not refresh:

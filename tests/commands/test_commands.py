@@ -336,9 +336,11 @@ def test_optimize_looks_at_the_output_first(mcomp: Mcomp, folder: Path) -> None:
 
 def test_doctor(mcomp: Mcomp) -> None:
     from mcomp.backend import backend_named
+    from mcomp.threads import available_threads
 
     ran = mcomp("doctor", "--json")
     facts = json.loads(ran.out)
+    assert facts["cores"] == int(facts["target cpu: threads"]) == available_threads()
     ready = backend_named("cpu").available() is None
     assert ran.code == (0 if ready else 1)
     assert (facts["target cpu"] == "ready") == ready

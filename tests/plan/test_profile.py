@@ -60,6 +60,14 @@ def test_measured_once_per_number_of_threads(counting: _Counting, tmp_path: Path
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_measured_with_the_threads_that_models_get(
+    counting: _Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcomp.plan.profile.available_threads", lambda: 5)
+    device_profile("counting", directory=tmp_path)
+    assert counting.asked == [5]
+
+
 def test_other_kernels_are_measured_anew(counting: _Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device_profile("counting", 2, directory=tmp_path)
     monkeypatch.setattr(counting, "revision", lambda: "other kernels", raising=False)
