@@ -19,7 +19,6 @@ from mcomp.ir.graph import Graph
 from mcomp.ir.parser import parse_graph
 from mcomp.ir.store import WeightStore
 
-
 INPUTS = ".npy or .npz with arguments, in order; where all arrays of .npz files have names of inputs, by these"
 """What `--input` takes."""
 
