@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mcomp.errors import IRError
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Graph, Node, Value
+from mcomp.ir.types import TensorType, Type
 from mcomp.ir.verifier import compatible
 from mcomp.manager.context import Context
 from mcomp.manager.passes import PassEffect
@@ -141,14 +142,22 @@ class _Driver:
 
 
 def _check_types(r: Rule, root: Node, values: Sequence[Value], editor: Editor) -> None:
-    """New values take the types of the results they replace, where sizes are only written differently."""
+    """New values take the types of the results they replace, where sizes are only written differently. A number in place of
+    a size that is open is another size."""
     for old, new in zip(root.results, values, strict=True):
         if old.type == new.type:
             continue
-        if not compatible(old.type, new.type):
+        if not compatible(old.type, new.type) or (new in editor._added and _fixes_size(old.type, new.type)):
             raise IRError(f"rule {r.name} replaces %{old.name}: {old.type} by a {new.type}")
         if new in editor._added:
             editor.set_type(new, old.type)
+
+
+def _fixes_size(old: Type, new: Type) -> bool:
+    """Whether a size that symbols tell in one type is a number in another."""
+    if not isinstance(old, TensorType) or not isinstance(new, TensorType):
+        return False
+    return any(isinstance(b, int) and not isinstance(a, int) for a, b in zip(old.shape, new.shape))
 
 
 def drop_dead(editor: Editor, nodes: Iterable[Node]) -> int:

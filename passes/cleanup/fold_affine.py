@@ -281,10 +281,6 @@ def _finite(known: object) -> bool:
     return isinstance(known, (int, float)) and bool(np.isfinite(known)) and known != 0
 
 
-def _same_type(node: Node) -> bool:
-    return any(v is not None and v.type == node.results[0].type for v in node.operands) and _used_once(node)
-
-
 def _input_scale(match: Match) -> float:
     known = match.number("s")
     assert isinstance(known, (int, float))
@@ -293,6 +289,8 @@ def _input_scale(match: Match) -> float:
 
 
 def _check_input_scale(match: Match) -> Miss | None:
+    if match["x"].type != match.nodes[1].type:
+        return NO
     miss = layer_miss(match, result_folded=False)
     if miss is not None:
         return miss
@@ -301,8 +299,8 @@ def _check_input_scale(match: Match) -> Miss | None:
 
 
 _SCALED = either(
-    op("mul", var("x"), number("s", where=_finite), where=_same_type),
-    op("div", var("x"), number("s", where=_finite), where=_same_type, attrs={"rounding": "none"}),
+    op("mul", var("x"), number("s", where=_finite), where=_used_once),
+    op("div", var("x"), number("s", where=_finite), where=_used_once, attrs={"rounding": "none"}),
 )
 
 

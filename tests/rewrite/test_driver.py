@@ -116,3 +116,20 @@ def test_a_rewrite_that_fails_leaves_the_graph_as_it_was() -> None:
         apply_rules([broken], graph, Context(), "test")
     assert str(graph) == before
     verify(graph)
+
+
+def test_a_size_that_is_open_is_not_replaced_by_a_number() -> None:
+    @rule("narrows", op("add", x, var("rest")))
+    def narrows(match: Match, editor: Editor) -> Value:
+        return match.add(editor, "neg", [match["x"]])
+
+    graph = parse_graph("""
+graph @g[B in 1..](%p: f32[1, 4], %y: f32[B, 4]) -> (f32[B, 4]) {
+  %s = add %p, %y : f32[B, 4]
+  return %s
+}
+""")
+    before = str(graph)
+    with pytest.raises(IRError, match=r"narrows replaces %s: f32\[B, 4\] by a f32\[1, 4\]"):
+        apply_rules([narrows], graph, Context(), "test")
+    assert str(graph) == before

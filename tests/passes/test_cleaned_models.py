@@ -1,0 +1,59 @@
+"""Models that clean-ups could get wrong: captured, cleaned, interpreted, and compared with torch's own results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.zoo_check import Interpreted, compare
+from mcomp.capture import capture
+from mcomp.capture.program import CapturedProgram
+from mcomp.ir.verifier import verify
+from mcomp.manager import Context, PassManager
+from mcomp.manager.defaults import CLEANUP
+
+
+def cleaned(model: nn.Module, *args: Any, pipeline: str = CLEANUP, context: Context | None = None) -> CapturedProgram:
+    """A captured model after clean-ups."""
+    found = capture(model.eval(), args).program
+    assert found is not None
+    PassManager(pipeline).run(found.graph, context)
+    verify(found.graph)
+    return found
+
+
+def operators(program: CapturedProgram) -> list[str]:
+    """The operators that are left, constants aside."""
+    return [n.op.name for n in program.graph.nodes if n.op.name != "const"]
+
+
+def agrees(model: nn.Module, program: CapturedProgram, *args: Any, tolerance: float = 1e-5) -> None:
+    """Fail unless the program gives what torch gives."""
+    assert compare(model, Interpreted(program), args, {}) <= tolerance
+
+
+class Scaled(nn.Module):
+    """A layer of a parameter of one row, as many times as there are rows, and scaled by a number."""
+
+    def __init__(self, factor: float, quotient: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.p = nn.Parameter(torch.randn(1, 4))
+        self.factor, self.quotient = factor, quotient
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        numbers = torch.full_like(x, self.factor)
+        return self.fc(self.p / numbers if self.quotient else self.p * numbers)
+
+
+@pytest.mark.parametrize("quotient", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_number_that_stretches_what_it_scales_is_no_weight_s(factor: float, quotient: bool) -> None:
+    torch.manual_seed(0)
+    model = Scaled(factor, quotient)
+    program = cleaned(model, torch.randn(2, 4))
+    for rows in (2, 1, 5):
+        agrees(model, program, torch.randn(rows, 4))
