@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from mcomp.ir.edit import Editor
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Value
 from mcomp.manager import PassEffect
 from mcomp.passes.cleanup.rules_identity import keeps_type
 from mcomp.rewrite import NO, Match, Miss, OpPattern, Pattern, Rule, either, number, op, rule, var
@@ -22,21 +22,26 @@ def _near(value: float) -> Pattern:
     return number(value, tolerance=_CLOSE)
 
 
+def _quotient(x: Pattern, y: Pattern) -> OpPattern:
+    """x / y that is not rounded to a whole number."""
+    return op("div", x, y, attrs={"rounding": "none"})
+
+
 _half, _one, _two = number(0.5), number(1.0), number(2.0)
 
 
 def _half_product(x: Pattern, gate: Pattern) -> tuple[OpPattern, ...]:
     """The ways to write 0.5 * x * gate."""
     return (
-        op("mul", either(op("mul", x, _half), op("div", x, _two)), gate),
-        op("mul", x, either(op("mul", gate, _half), op("div", gate, _two))),
+        op("mul", either(op("mul", x, _half), _quotient(x, _two)), gate),
+        op("mul", x, either(op("mul", gate, _half), _quotient(gate, _two))),
         op("mul", op("mul", x, gate), _half),
-        op("div", op("mul", x, gate), _two),
+        _quotient(op("mul", x, gate), _two),
     )
 
 
 def _scaled(x: Pattern, factor: float) -> Pattern:
-    return either(op("mul", x, _near(factor)), op("div", x, _near(1 / factor)))
+    return either(op("mul", x, _near(factor)), _quotient(x, _near(1 / factor)))
 
 
 _square = either(op("square", x), op("pow", x, number(2.0)), op("mul", x, x))
@@ -86,7 +91,7 @@ def _sigmoid(match: Match, editor: Editor) -> Value:
     return match.add(editor, "sigmoid", [match["x"]])
 
 
-_SIGMOID = _rules("sigmoid", (op("div", _one, _one_plus_exp), op("reciprocal", _one_plus_exp)), _sigmoid)
+_SIGMOID = _rules("sigmoid", (_quotient(_one, _one_plus_exp), op("reciprocal", _one_plus_exp)), _sigmoid)
 
 
 @rule("mish", op("mul", x, op("tanh", op("softplus", x, attrs={"beta": 1.0}))), effect=_ROUNDING)
@@ -134,16 +139,10 @@ def _same_axis(match: Match) -> Miss | None:
     return None if single and kept and match["x"].type == match.root.type else NO
 
 
-def _exponentials(node: Node) -> bool:
-    """Whether numerator and denominator are of one value."""
-    return node.attrs.get("rounding", "none") == "none"
-
-
 _shifted = op("exp", op("sub", x, op("amax", x, bind="amax")), bind="exp")
 
 
-@rule("softmax", op("div", _shifted, op("sum", _shifted, bind="sum"), where=_exponentials), check=_same_axis,
-      effect=_ROUNDING)
+@rule("softmax", _quotient(_shifted, op("sum", _shifted, bind="sum")), check=_same_axis, effect=_ROUNDING)
 def softmax(match: Match, editor: Editor) -> Value:
     """exp(x - max(x)) / sum(exp(x - max(x))) -> softmax(x)."""
     return match.add(editor, "softmax", [match["x"]], {"axis": match.node("sum").attrs["axes"][0]})
@@ -159,7 +158,7 @@ def _check_unshifted(match: Match) -> Miss | None:
 _plain_exp = op("exp", x, bind="exp")
 
 
-@rule("softmax_unshifted", op("div", _plain_exp, op("sum", _plain_exp, bind="sum")), check=_check_unshifted,
+@rule("softmax_unshifted", _quotient(_plain_exp, op("sum", _plain_exp, bind="sum")), check=_check_unshifted,
       effect=_ROUNDING)
 def softmax_unshifted(match: Match, editor: Editor) -> Value:
     """exp(x) / sum(exp(x)): never rewritten, for it overflows where softmax does not."""

@@ -57,3 +57,53 @@ def test_a_number_that_stretches_what_it_scales_is_no_weight_s(factor: float, qu
     program = cleaned(model, torch.randn(2, 4))
     for rows in (2, 1, 5):
         agrees(model, program, torch.randn(rows, 4))
+
+
+def gelu_of_quotients(x: torch.Tensor) -> torch.Tensor:
+    return torch.div(x, 2.0, rounding_mode="floor") * (1 + torch.erf(x * 2**-0.5))
+
+
+def gelu_of_a_halved_gate(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.div(1 + torch.erf(x * 2**-0.5), 2.0, rounding_mode="trunc")
+
+
+def gelu_of_a_halved_product(x: torch.Tensor) -> torch.Tensor:
+    return torch.div(x * (1 + torch.erf(x * 2**-0.5)), 2.0, rounding_mode="floor")
+
+
+def gelu_of_a_scaled_argument(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 * x * (1 + torch.erf(torch.div(x, 2**0.5, rounding_mode="trunc")))
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return torch.div(torch.ones(()), 1 + torch.exp(-x), rounding_mode="floor")
+
+
+class Function(nn.Module):
+    """A function of one tensor as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("function", [
+    gelu_of_quotients, gelu_of_a_halved_gate, gelu_of_a_halved_product, gelu_of_a_scaled_argument, sigmoid,
+])
+def test_quotients_rounded_to_whole_numbers_make_no_activation(function: Any) -> None:
+    x = torch.linspace(-8, 8, 64).reshape(4, 16)
+    program = cleaned(Function(function), x)
+    assert "div" in operators(program)
+    agrees(Function(function), program, x)
+
+
+def test_rounded_quotients_of_exponentials_are_no_softmax() -> None:
+    def shares(x: torch.Tensor) -> torch.Tensor:
+        return torch.div(torch.exp(x), torch.exp(x).sum(-1, keepdim=True), rounding_mode="floor")
+
+    x, context = torch.tensor([[200.0, -3.0], [0.0, 1.0]]), Context()
+    agrees(Function(shares), cleaned(Function(shares), x, context=context), x)
+    assert not [r for r in context.remarks if "softmax" in r.rule]
