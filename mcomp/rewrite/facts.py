@@ -247,7 +247,8 @@ def ramp(value: Value) -> tuple[int, int, int] | None:
     if name == "add":
         for i in (0, 1):
             shift, base = number_of(node.operand(i)), ramp(node.operand(1 - i))
-            if base is not None and isinstance(shift, int) and not isinstance(shift, bool):
+            kept = base is not None and node.operand(1 - i).tensor.shape[base[0]] == value.type.shape[base[0]]
+            if base is not None and kept and isinstance(shift, int) and not isinstance(shift, bool):
                 return (base[0], base[1] + shift, base[2])
     return None
 
@@ -273,7 +274,7 @@ def _moved_ramp(node: Node) -> tuple[int, int, int] | None:
     before, after = node.operand(0).tensor.shape, node.type.shape
     size = before[base[0]]
     if node.op.name == "expand":
-        return base
+        return base if after[base[0]] == size else None
     if size == 1 or any(d != 1 for i, d in enumerate(before) if i != len(before) + base[0]):
         return None
     places = [i for i, d in enumerate(after) if d != 1]

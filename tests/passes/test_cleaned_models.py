@@ -16,9 +16,11 @@ from mcomp.manager import Context, PassManager
 from mcomp.manager.defaults import CLEANUP
 
 
-def cleaned(model: nn.Module, *args: Any, pipeline: str = CLEANUP, context: Context | None = None) -> CapturedProgram:
+def cleaned(
+    model: nn.Module, *args: Any, pipeline: str = CLEANUP, context: Context | None = None, dynamic: Any = None,
+) -> CapturedProgram:
     """A captured model after clean-ups."""
-    found = capture(model.eval(), args).program
+    found = capture(model.eval(), args, dynamic=dynamic).program
     assert found is not None
     PassManager(pipeline).run(found.graph, context)
     verify(found.graph)
@@ -107,3 +109,17 @@ def test_rounded_quotients_of_exponentials_are_no_softmax() -> None:
     x, context = torch.tensor([[200.0, -3.0], [0.0, 1.0]]), Context()
     agrees(Function(shares), cleaned(Function(shares), x, context=context), x)
     assert not [r for r in context.remarks if "softmax" in r.rule]
+
+
+def by_one_index(x: torch.Tensor) -> torch.Tensor:
+    return x[torch.arange(1).expand(4)]
+
+
+def by_a_sum(x: torch.Tensor) -> torch.Tensor:
+    return x[torch.arange(1) + torch.zeros(4, dtype=torch.int64)]
+
+
+@pytest.mark.parametrize("function", [by_one_index, by_a_sum])
+def test_one_index_many_times_is_not_every_index(function: Any) -> None:
+    x = torch.randn(4)
+    agrees(Function(function), cleaned(Function(function), x, dynamic=False), x)

@@ -31,6 +31,11 @@ graph @g[S in 1..](%x: f32[4], %p: bool[4], %n: i32[4]) -> (f32[4]) {
   %one = full {value = 1, shape = [], dtype = !i64} : i64[]
   %moved = add %row, %one : i64[S, 1]
   %square = mul %row, %row : i64[S, 1]
+  %wide = expand %column {shape = [3, S]} : i64[3, S]
+  %first = arange {start = 0, step = 1, length = 1, dtype = !i64} : i64[1]
+  %stretched = expand %first {shape = [4]} : i64[4]
+  %zeros = full {value = 0, shape = [4], dtype = !i64} : i64[4]
+  %summed = add %first, %zeros : i64[4]
   return %m
 }
 """
@@ -77,6 +82,9 @@ def test_ramps(graph: Graph) -> None:
     assert ramp(graph.value("row")) == (-2, 3, 2)
     assert ramp(graph.value("moved")) == (-2, 4, 2)
     assert ramp(graph.value("square")) is None
+    assert ramp(graph.value("wide")) == (-1, 3, 2)
+    assert ramp(graph.value("first")) == (-1, 0, 1)
+    assert ramp(graph.value("stretched")) is None and ramp(graph.value("summed")) is None
 
 
 def test_an_empty_constant_is_no_ramp() -> None:
