@@ -83,13 +83,17 @@ def _is_known(value: Value) -> bool:
 
 
 def _uniform_result(node: Node) -> Number | None:
-    """The number that every element of the only result is, where operands that are `full` show it."""
+    """The number that every element of the only result is, where operands that are `full` show it and `full` takes the
+    element type."""
     from mcomp.ops.elementwise import ElementWise
+    from mcomp.ops.rules import ALL
 
+    if len(node.results) != 1 or node.type.dtype not in ALL:
+        return None
     if node.op.name == "const":
         return number_of(node.result)
     given = [v for v in node.operands if v is not None]
-    if len(node.results) != 1 or not given or any(v.is_const and v.tensor.rank for v in given):
+    if not given or any(v.is_const and v.tensor.rank for v in given):
         return None
     numbers = [number_of(v) for v in given]
     if any(n is None for n in numbers):

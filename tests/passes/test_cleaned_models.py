@@ -123,3 +123,24 @@ def by_a_sum(x: torch.Tensor) -> torch.Tensor:
 def test_one_index_many_times_is_not_every_index(function: Any) -> None:
     x = torch.randn(4)
     agrees(Function(function), cleaned(Function(function), x, dynamic=False), x)
+
+
+class Narrow(nn.Module):
+    """Constants that went through a type of 8 bits: ones, and a number of the model's."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("scale", torch.tensor(0.3).to(dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ones = torch.ones(4).to(self.dtype)
+        return (x + ones.to(torch.float32)) * self.scale.to(torch.float32) + torch.full((), 0.1).to(self.dtype).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_numbers_in_floats_of_8_bits_fold(dtype: torch.dtype) -> None:
+    model, x = Narrow(dtype), torch.randn(3, 4)
+    program = cleaned(model, x)
+    assert "cast" not in operators(program)
+    agrees(model, program, x)
