@@ -94,7 +94,15 @@ def _sigmoid(match: Match, editor: Editor) -> Value:
 _SIGMOID = _rules("sigmoid", (_quotient(_one, _one_plus_exp), op("reciprocal", _one_plus_exp)), _sigmoid)
 
 
-@rule("mish", op("mul", x, op("tanh", op("softplus", x, attrs={"beta": 1.0}))), effect=_ROUNDING)
+def _idle_threshold(threshold: float) -> bool:
+    """Whether softplus above a threshold is x itself but for rounding."""
+    return threshold >= 20.0
+
+
+_softplus = op("softplus", x, attrs={"beta": 1.0, "threshold": _idle_threshold})
+
+
+@rule("mish", op("mul", x, op("tanh", _softplus)), effect=_ROUNDING)
 def mish(match: Match, editor: Editor) -> Value:
     """x * tanh(softplus(x)) -> mish(x)."""
     return match.add(editor, "mish", [match["x"]])

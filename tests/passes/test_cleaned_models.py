@@ -144,3 +144,14 @@ def test_numbers_in_floats_of_8_bits_fold(dtype: torch.dtype) -> None:
     program = cleaned(model, x)
     assert "cast" not in operators(program)
     agrees(model, program, x)
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(20.0, True), (30.0, True), (1.0, False), (-40.0, False)])
+def test_softplus_with_a_low_threshold_makes_no_mish(threshold: float, found: bool) -> None:
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.tanh(nn.functional.softplus(x, 1.0, threshold))
+
+    x = torch.linspace(-30, 30, 64).reshape(4, 16)
+    program = cleaned(Function(gated), x)
+    assert ("mish" in operators(program)) is found
+    agrees(Function(gated), program, x)
