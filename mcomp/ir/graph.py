@@ -18,7 +18,7 @@ from mcomp.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor, Rewrite
-    from mcomp.ops.base import Op
+    from mcomp.ops.base import Effect, Op
 
 Attrs = Mapping[str, Any]
 
@@ -121,6 +121,14 @@ class Node:
     def bodies(self) -> tuple[Graph, ...]:
         """The nested graphs among the attributes."""
         return tuple(a for a in self.attrs.values() if isinstance(a, Graph))
+
+    @property
+    def effect(self) -> Effect:
+        """The strongest of the effects of the operator and of the nodes in nested graphs."""
+        from mcomp.ops.base import Effect
+
+        inner = (node.effect for body in self.bodies for node in body.nodes)
+        return max((self.op.effect, *inner), key=list(Effect).index)
 
     def __repr__(self) -> str:
         from mcomp.ir.printer import node_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ class OpaqueOp(Op):
 
     @property
     def effect(self) -> Effect:  # type: ignore[override]
-        return Effect.RANDOM if any(word in self.name for word in _RANDOM) else Effect.PURE
+        random = any(word in self.name for word in _RANDOM) or _is_seeded(self.name)
+        return Effect.RANDOM if random else Effect.PURE
 
     def infer(self, types: Sequence[TensorType | None], attrs: Mapping[str, Any]) -> tuple[Type, ...]:
         if "types" not in attrs:
@@ -45,7 +47,22 @@ class OpaqueOp(Op):
         return tuple(out) if isinstance(out, (list, tuple)) else out
 
 
-_RANDOM = ("rand", "bernoulli", "multinomial", "dropout", "normal", "exponential", "poisson", "uniform")
+_RANDOM = (
+    "rand", "bernoulli", "multinomial", "dropout", "normal", "exponential", "poisson", "uniform", "binomial",
+    "_standard_gamma", "_sample_dirichlet", "cauchy", "geometric", "rrelu",
+)
+"""Parts of names of operators that draw random numbers, for where torch, which tags them, has not been imported."""
+
+
+def _is_seeded(name: str) -> bool:
+    """Whether torch, if it has been imported, says that an operator draws random numbers."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return False
+    try:
+        return torch.Tag.nondeterministic_seeded in resolve(name).tags
+    except IRError:
+        return False
 
 
 @cache

@@ -169,7 +169,7 @@ def drop_dead(editor: Editor, nodes: Iterable[Node]) -> int:
     dropped = 0
     while queue:
         node = queue.popleft()
-        if not node.alive or node.op.effect is Effect.EFFECTFUL or "symbol" in node.attrs:
+        if not node.alive or node.effect is Effect.EFFECTFUL or "symbol" in node.attrs:
             continue
         if not node.results or any(v.uses for v in node.results):
             continue

@@ -46,7 +46,7 @@ def _merge(graph: Graph, context: Context) -> int:
     first: dict[Hashable, Node] = {}
     merged = 0
     for node in graph.nodes:
-        if node.op.effect is not Effect.PURE or not node.results:
+        if node.effect is not Effect.PURE or not node.results:
             continue
         kept = first.setdefault(node_key(node), node)
         if kept is node:

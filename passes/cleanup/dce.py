@@ -44,7 +44,7 @@ def _sweep(graph: Graph, context: Context) -> int:
     needed = _defining(graph)
     dead: dict[Node, None] = {}
     for node in graph.reversed_nodes():
-        if node.op.effect is Effect.EFFECTFUL or node in needed:
+        if node.effect is Effect.EFFECTFUL or node in needed:
             continue
         if all(user in dead for value in node.results for user in value.users):
             dead[node] = None

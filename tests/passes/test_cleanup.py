@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from mcomp.errors import IRError
 from mcomp.ir import Graph, parse_graph, verify
 from mcomp.ir.dtypes import to_torch
 from mcomp.manager import Analysis, Context, Instrument, Pass, PassEffect, PassManager, PassResult, parse_pipeline
@@ -18,7 +19,9 @@ from mcomp.ops.elementwise import ElementWise
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.cleanup.fold import Fold
 from mcomp.passes.cleanup.regions import MATRIX_ANCHORS, NORM_ANCHORS, REDUCTIONS, ROW_ANCHORS
+from mcomp.passes.cleanup.rules_view import VIEW_RULES
 from mcomp.passes.cleanup.simplify import Simplify
+from mcomp.rewrite import apply_rules
 from tests.strategies import graphs
 
 BRANCHES = """
@@ -109,6 +112,73 @@ def test_branches_of_cond_are_cleaned_too() -> None:
     (fused,) = cond.attrs["then"].nodes
     assert [n.op.name for n in fused.attrs["body"].nodes] == ["silu", "tanh"]
     assert collect.results[0].statistics == {"double_neg": 1, "silu": 1}
+
+
+DRAWING = """
+graph @g(%p: bool[], %x: f32[4]) -> (f32[4], f32[4]) {
+  %y = cond %p, %x {then = graph @then(%a: f32[4]) -> (f32[4]) {
+    %r = rand {shape = [4], dtype = !f32} : f32[4]
+    return %r
+  }, else = graph @else(%a: f32[4]) -> (f32[4]) {
+    return %a
+  }} : f32[4]
+  %z = cond %p, %x {then = graph @then(%a: f32[4]) -> (f32[4]) {
+    %r = rand {shape = [4], dtype = !f32} : f32[4]
+    return %r
+  }, else = graph @else(%a: f32[4]) -> (f32[4]) {
+    return %a
+  }} : f32[4]
+  return %y, %z
+}
+"""
+
+
+def test_branches_that_draw_random_numbers_are_not_merged() -> None:
+    graph = parse_graph(DRAWING)
+    PassManager("fixpoint(simplify,fold,cse,dce)").run(graph)
+    assert [n.op.name for n in graph.nodes] == ["cond", "cond"]
+    torch.manual_seed(0)
+    wanted = [torch.rand(4), torch.rand(4)]
+    torch.manual_seed(0)
+    found = run_graph(graph, [torch.tensor(True), torch.zeros(4)])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+ASSERTING = """
+graph @g(%p: bool[], %x: f32[4]) -> (f32[4]) {
+  %y = cond %p, %x {then = graph @then(%a: f32[4]) -> (f32[4]) {
+    %n = isfinite %a : bool[4]
+    assert_ %n {message = "finite"}
+    %m = neg %a : f32[4]
+    return %m
+  }, else = graph @else(%a: f32[4]) -> (f32[4]) {
+    return %a
+  }} : f32[4]
+  %z = reshape %y {shape = [4]} : f32[4]
+  %s = slice %z {axis = 0, start = 0, stop = 0, step = 1} : f32[0]
+  %w = cat %x, %s {axis = 0} : f32[4]
+  return %w
+}
+"""
+
+
+@pytest.mark.parametrize("pipeline", ["dce", "fold,dce", "cse,dce"])
+def test_branches_with_assertions_stay(pipeline: str) -> None:
+    text = ASSERTING.replace("return %w", "return %x")
+    graph = parse_graph(text)
+    PassManager(pipeline).run(graph)
+    verify(graph)
+    assert [n.op.name for n in graph.nodes] == ["cond"]
+
+
+def test_rewrites_leave_branches_with_assertions() -> None:
+    graph = parse_graph(ASSERTING)
+    outcome = apply_rules([r for r in VIEW_RULES if r.name in ("same_view", "flatten_cat", "cat_one")], graph, Context(), "t")
+    verify(graph)
+    assert outcome.changed
+    assert [n.op.name for n in graph.nodes] == ["cond"]
+    with pytest.raises(IRError, match="finite"):
+        run_graph(graph, [torch.tensor(True), torch.full((4,), torch.nan)])
 
 
 def test_a_layer_switched_off_is_left_alone() -> None:
