@@ -64,10 +64,7 @@ def _defining(graph: Graph) -> set[Node]:
     defining: dict[str, Node] = {}
     needed: set[Node] = set()
     for node in graph.nodes:
-        used = set().union(
-            *(v.type.symbols for v in node.results if isinstance(v.type, TensorType)),
-            *(dims.symbols_in(a) for a in node.attrs.values()),
-        )
+        used = _symbols(node) | {s for body in node.bodies for n in body.walk() for s in _symbols(n) & graph.symbols.keys()}
         declared = node.attrs.get("symbol")
         for symbol in used | ({declared} if isinstance(declared, str) else set()):
             if symbol in known:
@@ -76,3 +73,11 @@ def _defining(graph: Graph) -> set[Node]:
             if first is not node:
                 needed.add(first)
     return needed
+
+
+def _symbols(node: Node) -> set[str]:
+    """The sizes that a node's own attributes and the types of its results are written with."""
+    return set().union(
+        *(v.type.symbols for v in node.results if isinstance(v.type, TensorType)),
+        *(dims.symbols_in(a) for a in node.attrs.values()),
+    )

@@ -181,6 +181,29 @@ def test_rewrites_leave_branches_with_assertions() -> None:
         run_graph(graph, [torch.tensor(True), torch.full((4,), torch.nan)])
 
 
+SIZED = """
+graph @g[u0 in 0..](%p: bool[], %x: f32[4]) -> (f32[4]) {
+  %n = nonzero %x {symbol = "u0"} : i64[u0, 1]
+  %y = cond %p, %x {then = graph @then[u0 in 0..](%a: f32[4]) -> (f32[4]) {
+    %c = full {value = u0, shape = [], dtype = !f32} : f32[]
+    %s = mul %a, %c : f32[4]
+    return %s
+  }, else = graph @else(%a: f32[4]) -> (f32[4]) {
+    return %a
+  }} : f32[4]
+  return %y
+}
+"""
+
+
+def test_what_gives_a_size_to_a_branch_stays() -> None:
+    graph = parse_graph(SIZED)
+    PassManager("fixpoint(simplify,fold,cse,dce)").run(graph)
+    verify(graph)
+    x = torch.tensor([1.0, 0.0, 2.0, -3.0])
+    torch.testing.assert_close(run_graph(graph, [torch.tensor(True), x]), [x * x.count_nonzero()], rtol=0, atol=0)
+
+
 def test_a_layer_switched_off_is_left_alone() -> None:
     text = """
 graph @g(%x: f32[4]) -> (f32[4], f32[4]) {
