@@ -10,7 +10,9 @@ from mcomp.errors import PassError
 from mcomp.ir.edit import Rewrite
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
+from mcomp.manager.instrument import Instrument
 from mcomp.manager.instruments.limit import RewriteLimit, Skip
+from mcomp.manager.passes import Pass, PassResult
 from mcomp.manager.run import PassManager
 
 Check = Callable[[Graph], bool]
@@ -38,38 +40,66 @@ def bisect(
 ) -> Culprit | None:
     """The first pass after which `check(graph)` is false, and the rewrite in it; None when the check holds to the end.
 
-    `graph` is not changed: every trial runs on a clone with a fresh context. Raises PassError when the check fails before
-    any pass. Needs about log2(passes) + log2(rewrites) runs.
+    `graph` is not changed: every trial runs on a clone with a fresh context. Required passes run in every trial; where they
+    alone break the check, the first of them that does is named. Raises PassError when the check fails before any pass.
+    Needs about log2(passes) + log2(rewrites) runs.
     """
     if not check(graph.clone()):
         raise PassError("the check fails on the graph before any pass", code="MC0221",
                         help="give a check that holds before the pipeline and fails after it")
     whole = Skip(1 << 30)
-    if check(_run(graph, pipeline, make_context, whole)[0]):
+    if check(_run(graph, pipeline, make_context, whole)):
         return None
-    texts = whole.run
-    index = _first_failure(len(texts), lambda n: check(_run(graph, pipeline, make_context, Skip(n))[0]))
-    _, before = _run(graph, pipeline, make_context, Skip(index - 1))
-    _, after = _run(graph, pipeline, make_context, Skip(index))
-    low, high = before.rewrites, after.rewrites
+    broken = _broken_by_required(graph, pipeline, check, make_context)
+    if broken is not None:
+        return broken
+    texts = dict(whole.run)
+    index = _first_failure(max(texts), lambda n: check(_run(graph, pipeline, make_context, Skip(n))))
+    everything = RewriteLimit(None, index)
+    _run(graph, pipeline, make_context, Skip(index), everything)
 
-    def holds(extra: int) -> bool:
-        trial, _ = _run(graph, pipeline, make_context, Skip(index), RewriteLimit(low + extra))
-        return check(trial)
+    def holds(count: int) -> bool:
+        return check(_run(graph, pipeline, make_context, Skip(index), RewriteLimit(count, index)))
 
-    if high == low or not holds(0):
-        return Culprit(index, texts[index - 1])
-    number = _first_failure(high - low, holds)
-    trial, _ = _run(graph, pipeline, make_context, Skip(index), RewriteLimit(low + number))
-    return Culprit(index, texts[index - 1], number, trial.journal[-1] if trial.journal else None)
+    if everything.made == 0 or not holds(0):
+        return Culprit(index, texts[index])
+    number = _first_failure(everything.made, holds)
+    limited = RewriteLimit(number, index)
+    _run(graph, pipeline, make_context, Skip(index), limited)
+    return Culprit(index, texts[index], number, limited.last)
+
+
+def _broken_by_required(
+    graph: Graph, pipeline: str | Sequence[Any], check: Check, make_context: Callable[[], Context]
+) -> Culprit | None:
+    """The first required pass after which the check fails where only those run; they cannot be left out."""
+    required = Skip(0)
+    trial = _run(graph, pipeline, make_context, required)
+    if not required.run or check(trial):
+        return None
+    watch = _Watch(check)
+    _run(graph, pipeline, make_context, Skip(0), watch)
+    return watch.found
+
+
+class _Watch(Instrument):
+    """Finds the first pass after which a check fails."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.found: Culprit | None = None
+
+    def after(self, item: Pass, index: int, graph: Graph, result: PassResult, context: Context) -> None:
+        if self.found is None and not self.check(graph.clone()):
+            self.found = Culprit(index, item.text())
 
 
 def _run(
     graph: Graph, pipeline: str | Sequence[Any], make_context: Callable[[], Context], *instruments: Any
-) -> tuple[Graph, Context]:
-    trial, context = graph.clone(), make_context()
-    PassManager(pipeline, instruments).run(trial, context)
-    return trial, context
+) -> Graph:
+    trial = graph.clone()
+    PassManager(pipeline, instruments).run(trial, make_context())
+    return trial
 
 
 def _first_failure(count: int, holds: Callable[[int], bool]) -> int:

@@ -91,6 +91,24 @@ class Break(Pass):
 
 @register_pass
 @dataclass(frozen=True)
+class Lower(AddAbs):
+    """The same as `AddAbs`, and never left out."""
+
+    name = "test-lower"
+    required: ClassVar[bool] = True
+
+
+@register_pass
+@dataclass(frozen=True)
+class LowerWrong(Break):
+    """The same as `Break`, and never left out."""
+
+    name = "test-lower-wrong"
+    required: ClassVar[bool] = True
+
+
+@register_pass
+@dataclass(frozen=True)
 class Crash(Pass):
     """Fail in the middle of an edit."""
 

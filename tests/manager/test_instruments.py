@@ -58,6 +58,22 @@ def test_bisect_names_the_pass_and_the_rewrite() -> None:
     assert "act" in str(culprit)
 
 
+@pytest.mark.parametrize(("pipeline", "index", "text", "rewrite"), [
+    ("test-lower,test-break,test-add-abs", 2, "test-break", 3),
+    ("test-lower,test-lower,test-add-abs,test-break{harmless=0},test-add-abs", 4, "test-break{harmless=0}", 1),
+    ("test-add-abs,test-break{harmless=1},test-lower{times=2}", 2, "test-break{harmless=1}", 2),
+    ("test-add-abs,test-lower,test-lower-wrong,test-add-abs", 3, "test-lower-wrong", None),
+])
+def test_bisect_counts_passes_that_are_never_left_out(pipeline: str, index: int, text: str, rewrite: int | None) -> None:
+    x = torch.randn(4, 8)
+    expected = run_graph(mlp(), [x])
+    culprit = bisect(mlp(), pipeline, lambda graph: same(run_graph(graph, [x]), expected))
+    assert culprit is not None
+    assert (culprit.index, culprit.text, culprit.rewrite) == (index, text, rewrite)
+    if rewrite is not None:
+        assert culprit.record is not None and culprit.record.label == f"test-break-{rewrite - 1}"
+
+
 def test_bisect_finds_nothing_where_nothing_is_wrong() -> None:
     assert bisect(mlp(), "test-add-abs", lambda graph: True) is None
 
