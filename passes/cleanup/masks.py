@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from mcomp.ir.dtypes import DType
 from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Node, Value
 from mcomp.rewrite.facts import interval, number_of, ramp
@@ -13,6 +14,11 @@ from mcomp.rewrite.facts import interval, number_of, ramp
 HIDDEN = -1e30
 """Added to a score, a number at or below this leaves it no weight, in f32 and bf16."""
 _HIDDEN_F16 = -6e4
+LARGEST = {
+    "f16": 65504.0, "bf16": float.fromhex("0x1.fep127"), "f32": float.fromhex("0x1.fffffep127"),
+    "f64": float.fromhex("0x1.fffffffffffffp1023"),
+}
+"""The largest number of an element type."""
 _LARGEST = 1 << 24
 _VIEWS = ("expand", "reshape", "squeeze", "unsqueeze", "contiguous")
 _DEPTH = 24
@@ -126,37 +132,57 @@ def rows_above(value: Value, least: float) -> bool:
     return data is not None and bool((data > least).any(axis=-1).all())
 
 
-_THROUGH = ("add", "sub", "where", "cast", "permute", "slice", "select", "neg", "cat", "index", "gather", "take", "pad",
+_THROUGH = ("add", "sub", "where", "permute", "slice", "select", "neg", "cat", "index", "gather", "take", "pad",
             "maximum", "repeat", "flip", "roll", "repeat_interleave", *_VIEWS)
 
 
-def may_hide_rows(value: Value, depth: int = _DEPTH) -> bool:
-    """Whether something added to scores may be -inf along a whole row: softmax then gives NaN, attention zeros.
+def lost_below(source: DType, target: DType) -> float:
+    """The highest number that a cast may turn into -inf; -inf where the type holds all numbers of the source."""
+    largest = LARGEST.get(target.name, math.inf)
+    return math.nextafter(-largest, -math.inf) if largest < LARGEST.get(source.name, math.inf) else -math.inf
+
+
+def may_hide_rows(value: Value, depth: int = _DEPTH, low: float = -math.inf) -> bool:
+    """Whether something added to scores may be -inf along a whole row: softmax then gives NaN, attention zeros. Numbers at
+    or below `low` become -inf later, by a cast.
 
     Results of layers count as finite, as the scores do; graph inputs, constants with infinities and products with huge
     numbers do not.
     """
     known = interval(value)
-    if known is not None and known[0] > -math.inf:
+    if known is not None and known[0] > low:
         return False
     node = value.producer
     if node is None or depth == 0:
         return True
     name = node.op.name
-    if name == "where" and number_of(node.operand(1)) == 0 and number_of(node.operand(2)) == -math.inf:
+    if name == "where" and number_of(node.operand(1)) == 0 and _at_most(node.operand(2), low):
         return not rows_kept(node.operand(0))
     if name == "const":
-        return not rows_above(value, -math.inf)
+        return not rows_above(value, low)
     if causal(value):
         return False
     if name == "full":
         return True
+    if name == "cast":
+        source = node.operand(0)
+        if not source.tensor.dtype.is_float:
+            return known is not None
+        return may_hide_rows(source, depth - 1, max(low, lost_below(source.tensor.dtype, node.type.dtype)))
+    if known is not None and low > -math.inf and name in ("add", "sub", "neg", "mul", "div"):
+        return True
     if name in _THROUGH:
         given = node.operands[1:] if name == "where" else node.operands
-        return any(v is not None and v.tensor.dtype.is_float and may_hide_rows(v, depth - 1) for v in given)
+        return any(v is not None and v.tensor.dtype.is_float and may_hide_rows(v, depth - 1, low) for v in given)
     if name in ("mul", "div"):
         numbers = [number_of(v) for v in node.operands if v is not None]
-        if any(isinstance(n, (int, float)) and not abs(n) < -HIDDEN for n in numbers):
+        if any(isinstance(n, (int, float)) and not abs(n) < -max(HIDDEN, low) for n in numbers):
             return True
-        return any(v is not None and may_hide_rows(v, depth - 1) for v in node.operands)
+        return any(v is not None and may_hide_rows(v, depth - 1, low) for v in node.operands)
     return name in ("log", "log1p", "log2")
+
+
+def _at_most(value: Value, limit: float) -> bool:
+    """Whether a value is one number, and that no higher than a limit."""
+    known = number_of(value)
+    return isinstance(known, (int, float)) and known <= limit

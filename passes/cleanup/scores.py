@@ -10,7 +10,7 @@ from mcomp.ir.dtypes import DType
 from mcomp.ir.edit import Editor
 from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
-from mcomp.passes.cleanup.masks import anticausal, causal, hides, may_hide_rows, rows_above, rows_kept
+from mcomp.passes.cleanup.masks import LARGEST, anticausal, causal, hides, lost_below, may_hide_rows, rows_above, rows_kept
 from mcomp.rewrite import Match, Miss
 from mcomp.rewrite.facts import as_held, interval, number_of
 
@@ -19,24 +19,21 @@ _DEPTH = 16
 _LARGE = {"f16": 3e4, "f64": 8e307}
 _LARGE_DEFAULT = 1.7e38
 """Two numbers up to this may be added in an element type without overflow."""
-_LARGEST = {
-    "f16": 65504.0, "bf16": float.fromhex("0x1.fep127"), "f32": float.fromhex("0x1.fffffep127"),
-    "f64": float.fromhex("0x1.fffffffffffffp1023"),
-}
-"""The largest number of an element type."""
 _SAME_ELEMENTS = ("cast", "reshape", "expand", "squeeze", "unsqueeze", "contiguous", "permute", "slice")
 
 
 @dataclass(frozen=True)
 class Term:
     """What is done to the scores. kind `add`: `value` times `factor` is added. `keep` and `hide`: `fill` stands where
-    the bool `value` is false, or true. `leading`: the leading axes of the scores there."""
+    the bool `value` is false, or true. `leading`: the leading axes of the scores there. `low`: numbers of `value` at or
+    below this are -inf in the end, for the scores are cast to a type that does not hold them."""
 
     kind: str
     value: Value
     fill: float
     leading: Shape
     factor: float = 1.0
+    low: float = -math.inf
 
     def scaled(self, by: float, dtype: DType) -> Term | None:
         """The term after a product with a positive number behind it; None when what it hides would not stay hidden."""
@@ -44,6 +41,13 @@ class Term:
             return replace(self, factor=self.factor * by)
         fill = as_held(self.fill * by, dtype)
         return replace(self, fill=fill) if isinstance(fill, float) and hides(fill, dtype.name) else None
+
+    def cast(self, source: DType, target: DType) -> Term:
+        """The term after a cast of the scores behind it."""
+        if self.kind == "add":
+            return replace(self, low=max(self.low, lost_below(source, target) / self.factor))
+        fill = as_held(self.fill, target)
+        return replace(self, fill=fill) if isinstance(fill, float) else self
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,19 @@ def read_scores(value: Value, depth: int = _DEPTH) -> Scores | None:
         return Scores(node, 1.0, (), (node,))
     if name in ("cast", "reshape"):
         same_rows = node.operand(0).tensor.shape[-2:] == value.tensor.shape[-2:]
-        return _with_node(read_scores(node.operand(0), depth - 1), node) if same_rows else None
+        inner = read_scores(node.operand(0), depth - 1) if same_rows else None
+        return None if inner is None else _with_node(_cast(inner, node), node)
     if name in ("mul", "div"):
         return _read_scaled(node, depth)
     if name == "add":
         return _read_sum(node, depth)
     return _read_choice(node, depth) if name == "where" else None
+
+
+def _cast(scores: Scores, node: Node) -> Scores:
+    """Scores behind a cast or a view of them."""
+    source, target = node.operand(0).tensor.dtype, node.type.dtype
+    return scores if source == target else replace(scores, terms=tuple(t.cast(source, target) for t in scores.terms))
 
 
 def _with_node(scores: Scores | None, node: Node, term: Term | None = None) -> Scores | None:
@@ -129,7 +140,7 @@ def hidden_rows(scores: Scores) -> Miss | None:
     large = []
     for term in scores.terms:
         keeps = _keeps_rows(term)
-        if (term.kind == "add" and may_hide_rows(term.value)) or (term.fill == -math.inf and not keeps):
+        if (term.kind == "add" and may_hide_rows(term.value, low=term.low)) or (term.fill == -math.inf and not keeps):
             return _miss(term)
         if _may_overflow(term):
             large.append((term, keeps))
@@ -140,7 +151,7 @@ def hidden_rows(scores: Scores) -> Miss | None:
 
 def not_held(scores: Scores, dtype: DType) -> Miss | None:
     """Why a row that finite numbers hide whole, which gives the mean of all values, might be hidden by -inf in `dtype`."""
-    limit = _LARGEST[dtype.name]
+    limit = LARGEST[dtype.name]
     for term in scores.terms:
         if term.kind == "add":
             held = term.value.tensor.dtype == dtype or _adds_within(term, limit)
@@ -169,7 +180,7 @@ def _bounds(value: Value) -> tuple[float, float]:
         known = interval(value)
         if known is not None:
             return max(known[0], -largest), min(known[1], largest)
-        largest = min(largest, _LARGEST.get(value.tensor.dtype.name, math.inf))
+        largest = min(largest, LARGEST.get(value.tensor.dtype.name, math.inf))
         node = value.producer
         if node is None or node.op.name not in _SAME_ELEMENTS:
             break
