@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mcomp.backend import KernelInfo
@@ -24,11 +25,12 @@ GONE = "(gone)"
 def fill_report(
     report: Report, workshop: Workshop, lossless: Version, chosen: Version
 ) -> None:
-    """Fill rows, shares of generated code, ledger and remarks. Times are for the example arguments."""
+    """Fill rows and totals, shares of generated code, ledger and remarks. Times are for the example arguments."""
     target, threads = workshop.settings.target, workshop.settings.threads
     native = total = native_flops = total_flops = 0
     opaque: Counter[str] = Counter()
     in_torch: Counter[str] = Counter()
+    report.total = Row("total", "", "")
     for work in workshop.works:
         prefix = f"{work.path}." if work.path else ""
         program = chosen.built.programs()[work.path]
@@ -43,6 +45,7 @@ def fill_report(
             before_times = _by_layer(base.kernels(symbols), base.profile(inputs, symbols, repeats=10))
         rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path,
                      target, threads)
+        _add(report.total, rows, work.program.graph, program.graph, before_times, symbols)
         for row in rows:
             row.layer = prefix + row.layer if row.layer else row.layer
         report.rows += rows
@@ -65,6 +68,25 @@ def fill_report(
     report.native_flops = native_flops / total_flops if total_flops else 1.0
     report.opaque_nodes = dict(opaque)
     report.torch_nodes = {name: n for name, n in in_torch.items() if name not in opaque}
+
+
+def _add(
+    total: Row, rows: Sequence[Row], before: Graph, after: Graph, before_times: dict[str, float], symbols: dict[str, int]
+) -> None:
+    """Add a graph to the totals; `before_times` by layer, empty where there are none."""
+    weights_before, flops_before = weights_and_flops(before, symbols)
+    weights, flops = weights_and_flops(after, symbols)
+    total.weight_bytes_before += sum(weights_before.values())
+    total.weight_bytes += sum(weights.values())
+    total.flops_before += sum(flops_before.values())
+    total.flops += sum(flops.values())
+    for row in rows:
+        if row.measured_us is not None:
+            total.measured_us = (total.measured_us or 0.0) + row.measured_us
+        if row.predicted_us is not None:
+            total.predicted_us = (total.predicted_us or 0.0) + row.predicted_us
+    if before_times:
+        total.measured_before_us = (total.measured_before_us or 0.0) + sum(before_times.values())
 
 
 def _by_layer(kernels: list[KernelInfo], times: list[float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def renderables(report: Report) -> Iterable[RenderableType]:
     """The parts of a report, top to bottom."""
     yield _head(report)
     if report.rows:
-        yield _layers(report.rows)
+        yield _layers(report.rows, report.total or _total(report.rows))
         yield LEGEND
     if report.stages:
         yield _stages(report)
@@ -97,7 +97,7 @@ def _head(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _layers(rows: list[Row]) -> Table:
+def _layers(rows: list[Row], total: Row) -> Table:
     table = _table(
         "layers", ("layer", "l"), ("ops", "l"), ("done", "l"), ("why", "l"), ("weights", "r"), ("FLOPs", "r"),
         ("predicted us", "r"), ("measured us", "r"),
@@ -113,10 +113,9 @@ def _layers(rows: list[Row]) -> Table:
     table.add_section()
     table.add_row(
         "total", "", "", "",
-        change(quantity(sum(r.weight_bytes_before for r in rows), "B"), quantity(sum(r.weight_bytes for r in rows), "B")),
-        change(quantity(sum(r.flops_before for r in rows)), quantity(sum(r.flops for r in rows))),
-        microseconds(_sum(r.predicted_us for r in rows)),
-        change(microseconds(_sum(r.measured_before_us for r in rows)), microseconds(_sum(r.measured_us for r in rows))),
+        change(quantity(total.weight_bytes_before, "B"), quantity(total.weight_bytes, "B")),
+        change(quantity(total.flops_before), quantity(total.flops)), microseconds(total.predicted_us),
+        _total_time(rows, total),
     )
     return table
 
@@ -126,9 +125,29 @@ def change(before: str, now: str) -> str:
     return now if before in (now, "-") else f"{before} -> {now}"
 
 
+def _total(rows: Sequence[Row]) -> Row:
+    """The sums of rows, for a report without totals; None for times that a row which was measured lacks."""
+    measured = [r for r in rows if r.measured_us is not None]
+    return Row(
+        "total", "", "", weight_bytes_before=sum(r.weight_bytes_before for r in rows),
+        weight_bytes=sum(r.weight_bytes for r in rows), flops_before=sum(r.flops_before for r in rows),
+        flops=sum(r.flops for r in rows), predicted_us=_sum(r.predicted_us for r in measured),
+        measured_us=_sum(r.measured_us for r in measured), measured_before_us=_sum(r.measured_before_us for r in measured),
+    )
+
+
 def _sum(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) if known else None
+    """The sum; None where a number is not known, or there is none."""
+    given = list(values)
+    known = [v for v in given if v is not None]
+    return sum(known) if known and len(known) == len(given) else None
+
+
+def _total_time(rows: Sequence[Row], total: Row) -> str:
+    """Before and now, with `-` for a side of which only parts are known."""
+    before, now = microseconds(total.measured_before_us), microseconds(total.measured_us)
+    partly = total.measured_before_us is None and any(r.measured_before_us is not None for r in rows)
+    return f"- -> {now}" if partly else change(before, now)
 
 
 def _stages(report: Report) -> Table:

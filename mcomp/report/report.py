@@ -57,7 +57,8 @@ class Report:
     """What `optimize` did.
 
     `native_nodes` and `native_flops` are the shares, 0 to 1, that generated code computes. `opaque_nodes` counts nodes
-    without an operator of ours, `torch_nodes` all nodes that torch runs. `within_budget` is None without a budget.
+    without an operator of ours, `torch_nodes` all nodes that torch runs. `within_budget` is None without a budget. `total`
+    is of the whole model: work of modules that have no row counts, too.
     """
 
     target: str = ""
@@ -65,6 +66,7 @@ class Report:
     model: str = ""
     pipeline: str = ""
     rows: list[Row] = field(default_factory=list)
+    total: Row | None = None
     eager_modules: list[Eager] = field(default_factory=list)
     opaque_nodes: dict[str, int] = field(default_factory=dict)
     torch_nodes: dict[str, int] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Report:
         """Read what `to_json` wrote; fields that are unknown are left out."""
         known = {k: v for k, v in data.items() if k in Report.__dataclass_fields__}
         known["rows"] = [_fields(Row, r) for r in known.get("rows", [])]
+        known["total"] = _fields(Row, known["total"]) if known.get("total") else None
         known["eager_modules"] = [_fields(Eager, e) for e in known.get("eager_modules", [])]
         known["stages"] = [_fields(Stage, s) for s in known.get("stages", [])]
         return Report(**known)

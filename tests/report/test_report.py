@@ -60,9 +60,28 @@ def test_brackets_are_printed_as_they_are(report: Report, terminal: bool) -> Non
         assert text in out.getvalue()
 
 
+def total_of(report: Report) -> str:
+    line = next(line for line in str(report).splitlines() if line.strip().startswith("total"))
+    return " ".join(line.split()[1:])
+
+
 def test_totals_add_up(report: Report) -> None:
-    total = next(line for line in str(report).splitlines() if line.strip().startswith("total")).split()
-    assert " ".join(total[1:]) == "400 B -> 100 B 2.10 K -> 2.20 K 3.0 6.0 -> 3.5"
+    report.rows[1].predicted_us = 0.5
+    assert total_of(report) == "400 B -> 100 B 2.10 K -> 2.20 K 3.5 6.0 -> 3.5"
+
+
+def test_totals_are_of_the_whole_model(report: Report) -> None:
+    report.total = Row("total", "", "", "", 500, 100, 2500, 2200, 4.0, 3.5, 8.0)
+    assert total_of(report) == "500 B -> 100 B 2.50 K -> 2.20 K 4.0 8.0 -> 3.5"
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_sums_that_lack_a_part_are_no_totals(report: Report) -> None:
+    assert total_of(report) == "400 B -> 100 B 2.10 K -> 2.20 K - 6.0 -> 3.5"
+    report.rows[1].measured_before_us = None
+    assert total_of(report) == "400 B -> 100 B 2.10 K -> 2.20 K - - -> 3.5"
+    report.rows[0].measured_before_us = None
+    assert total_of(report) == "400 B -> 100 B 2.10 K -> 2.20 K - 3.5"
 
 
 def test_a_console_without_a_terminal_gets_plain_wide_text(report: Report) -> None:
