@@ -40,10 +40,12 @@ TORCH_FOLDER = str(Path(torch.__file__).parent)
 
 @dataclass
 class Converted:
-    """The graph, and how many calls of which operators became opaque, with the reason."""
+    """The graph, how many calls of which operators became opaque, with the reason, and assertions about values that are
+    left out: (module path, message)."""
 
     graph: Graph
     opaque: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unchecked: list[tuple[str, str]] = field(default_factory=list)
 
 
 def convert(exported: Exported, name: str, input_names: Sequence[str], store: WeightStore) -> Converted:
@@ -57,7 +59,7 @@ def convert(exported: Exported, name: str, input_names: Sequence[str], store: We
     symbols = _symbols(exported, graph)
     converted = Converted(graph)
     with graph.edit("capture") as editor:
-        builder = Builder(editor, symbols, converted.opaque)
+        builder = Builder(editor, symbols, converted)
         _inputs(exported, builder, input_names)
         results = builder.run(exported.program.graph_module)
         _outputs(exported, builder, results)
@@ -186,10 +188,10 @@ def _outputs(exported: Exported, builder: Builder, results: Sequence[Any]) -> No
 class Builder:
     """Walks a traced graph and adds its nodes to ours."""
 
-    def __init__(self, editor: Editor, symbols: SymbolTable, opaque: Counter[tuple[str, str]]) -> None:
+    def __init__(self, editor: Editor, symbols: SymbolTable, converted: Converted) -> None:
         self.editor = editor
         self.symbols = symbols
-        self.opaque = opaque
+        self.converted = converted
         self.env: dict[fx.Node, Any] = {}
         self.weights: dict[fx.Node, tuple[str, Weight]] = {}
         self.loc = Loc()
@@ -212,6 +214,8 @@ class Builder:
             if node.op == "call_function" and node in live:
                 self.loc = location(node)
                 self.env[node] = self.call(module, node)
+            elif node.op == "call_function" and scalars.asserts_values(node):
+                self.converted.unchecked.append((location(node).path, str(node.args[1])))
             elif node.op in ("call_module", "call_method"):
                 raise Unsupported(f"the program has a {node.op}")
         raise Unsupported("the program returns nothing")
@@ -280,7 +284,7 @@ class Builder:
                 reason = str(declined)
             except IRError as error:
                 reason = error.message
-        self.opaque[str(node.target), reason] += 1
+        self.converted.opaque[str(node.target), reason] += 1
         return self.opaque_call(node)
 
     def checked(self, node: fx.Node, result: Any) -> Any:

@@ -50,7 +50,7 @@ def cond(call: Call) -> Any:
         inside = [body.add_input(f"x{i}", value.type) for i, value in enumerate(values)]
         replaced = iter(inside)
         with body.edit("capture") as editor:
-            inner = Builder(editor, builder.symbols, builder.opaque)
+            inner = Builder(editor, builder.symbols, builder.converted)
             results = _bind(inner, module, [next(replaced) if isinstance(one, Value) else one for one in operands])
         body.set_outputs(results)
         bodies[name] = body

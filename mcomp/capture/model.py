@@ -31,8 +31,9 @@ def capture_model(
         calls = [(tuple(args), given), *others]
         parts, eager = capture_parts(host, calls, error.message, dynamic=dynamic, store=weights)
         notes = [note for part in parts.values() for note in _notes(part)]
-        return Captured(None, parts, host, tuple(eager), tuple(notes))
-    return Captured(program, {}, None, (), tuple(_notes(program)))
+        warnings = [warning for part in parts.values() for warning in _warnings(part)]
+        return Captured(None, parts, host, tuple(eager), tuple(notes), tuple(warnings))
+    return Captured(program, {}, None, (), tuple(_notes(program)), tuple(_warnings(program)))
 
 
 def _check(model: nn.Module) -> None:
@@ -50,3 +51,11 @@ def _notes(program: CapturedProgram) -> list[tuple[str, str, str]]:
         times = "" if count == 1 else f" ({count} times)"
         notes.append((program.path, f"{operator}{times} runs in torch: {reason}", ""))
     return notes
+
+
+def _warnings(program: CapturedProgram) -> list[tuple[str, str, str]]:
+    return [
+        (".".join(p for p in (program.path, path) if p), f"the assertion is not checked: {message}",
+         "check what you give to the model before calling it")
+        for path, message in program.unchecked
+    ]

@@ -21,7 +21,8 @@ class CapturedProgram:
     `arguments` is the structure of the arguments by parameter name (`signature.bind` gives them); its tensors, in the
     order of their indices, are the graph's first inputs; state inputs follow. The graph's outputs of kind `result` are
     the tensors that `results` and `rebinds` number. `shapes` are those of the example's tensors. `remarks` say what did
-    not go as asked. `opaque` counts the calls that torch will run: (operator, reason) -> count.
+    not go as asked. `opaque` counts the calls that torch will run: (operator, reason) -> count. `unchecked` are assertions
+    about values that the graph leaves out: (module path, message).
     """
 
     graph: Graph
@@ -33,6 +34,7 @@ class CapturedProgram:
     path: str = ""
     remarks: tuple[str, ...] = ()
     opaque: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unchecked: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class PartsHost(Protocol):
 class Captured:
     """A captured model: as one `program`, or in `parts` by module path, with the rest eager in `fallback`.
 
-    `eager` says what stayed eager and why. `notes` are (layer, reason, remedy) for the report.
+    `eager` says what stayed eager and why. `notes` are (layer, reason, remedy) for the report; so are `warnings`, of what the
+    model checks and the captured one does not.
     """
 
     program: CapturedProgram | None
@@ -72,6 +75,7 @@ class Captured:
     fallback: PartsHost | None
     eager: tuple[EagerModule, ...]
     notes: tuple[tuple[str, str, str], ...]
+    warnings: tuple[tuple[str, str, str], ...] = ()
 
     def install(self, path: str, function: Callable[..., Any]) -> None:
         """Let `function` do what the part at `path` does when `fallback` is called."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import sympy
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from mcomp.capture.symbols import Unsupported
 from mcomp.ir import dims, dtypes
@@ -124,3 +126,17 @@ def _is_polynomial(index: Expr) -> bool:
 def _unless_zero(index: Dim, otherwise: Dim) -> Dim:
     """`otherwise`, but 0 where the index, which is never positive, is 0."""
     return dims.mul(otherwise, dims.minimum(dims.mul(index, -1), 1))
+
+
+def asserts_values(node: fx.Node) -> bool:
+    """Whether a call is an assertion about elements of tensors, or about sizes that they tell, that neither tracing has
+    settled nor bounds of sizes say."""
+    if str(node.target) == "aten._assert_async.msg":
+        return True
+    condition = node.args[0] if str(node.target) == "aten._assert_scalar.default" else None
+    fake = condition.meta.get("val") if isinstance(condition, fx.Node) else None
+    if not isinstance(fake, torch.SymBool) or not free_unbacked_symbols(fake):
+        return False
+    e = fake.node.expr
+    bound = isinstance(e, (sympy.Ge, sympy.Gt, sympy.Le, sympy.Lt)) and any(a.is_number for a in e.args)
+    return not (bound and any(a.is_Symbol for a in e.args))

@@ -55,7 +55,7 @@ def capture_whole(
         seen = exported.seen
         return CapturedProgram(
             converted.graph, signature, arguments, seen.outputs, seen.rebinds, shapes, path, tuple(remarks),
-            dict(converted.opaque),
+            dict(converted.opaque), tuple(dict.fromkeys(converted.unchecked)),
         )
     raise CaptureError("; ".join(dict.fromkeys(unsupported)) or "the model cannot be exported whole")
 

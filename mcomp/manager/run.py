@@ -48,7 +48,7 @@ class PassManager:
                         break
                     changed = True
                 else:
-                    context.remark("note", "fixpoint", "", f"{pipeline_text(step.items)} still changed the graph "
+                    context.remark("warning", "fixpoint", "", f"{pipeline_text(step.items)} still changed the graph "
                                    f"after {step.limit} rounds")
             else:
                 changed |= self._run_one(step, graph, context)

@@ -172,8 +172,9 @@ def _report(
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
     report.notes = notes(workshop, chosen)
     fill_report(report, workshop, lossless, chosen)
-    for layer, reason, remedy in captured.notes:
-        report.remarks.append(
-            {"kind": "note", "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
-        )
+    for kind, remarks in (("note", captured.notes), ("warning", captured.warnings)):
+        report.remarks += [
+            {"kind": kind, "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
+            for layer, reason, remedy in remarks
+        ]
     return report

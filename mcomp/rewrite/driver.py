@@ -67,7 +67,7 @@ class _Driver:
         for _ in range(_SWEEPS):
             if not self._sweep() or self.stopped:
                 return
-        self.context.remark("note", self.owner, "", f"rules still applied after {_SWEEPS} sweeps")
+        self.context.remark("warning", self.owner, "", f"rules still applied after {_SWEEPS} sweeps")
 
     def _sweep(self) -> bool:
         """Visit every node, and again those near a change; returns whether anything changed."""

@@ -217,7 +217,7 @@ def drop_dropout(match: Match, editor: Editor) -> Value:
 def drop_assert(match: Match, editor: Editor) -> None:
     """An assertion goes; with it what only it needed."""
     match.context.remark(
-        "note", "simplify.drop_assert", match.root, f"dropped: {match.root.attrs['message'] or 'an assertion'}"
+        "warning", "simplify.drop_assert", match.root, f"dropped: {match.root.attrs['message'] or 'an assertion'}"
     )
     editor.erase(match.root)
 

@@ -341,3 +341,26 @@ def test_a_model_without_arguments_is_captured() -> None:
     program = capture(Table().eval(), ()).program
     assert program is not None
     assert not program.graph.inputs
+
+
+class Asserting(nn.Module):
+    """Assertions about elements, about how many there are, and about a number that a tensor holds."""
+
+    def forward(self, x: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        torch._assert_async((x > 0).all(), "x is positive")
+        places = (x > 0.5).nonzero()
+        torch._check(places.shape[0] % 2 == 0)
+        n = count.item()
+        torch._check(n >= 0)
+        torch._check(n <= 3)
+        return x[:, :n].sum() + places.sum()
+
+
+def test_assertions_that_are_not_checked_leave_a_warning() -> None:
+    model, args = Asserting().eval(), (torch.tensor([[0.2, 0.7, 0.9]]), torch.tensor(2))
+    found = capture(model, args, dynamic=False)
+    assert found.program is not None
+    agrees(model, found.program, *args)
+    reasons = [reason for _, reason, _ in found.warnings]
+    assert len(reasons) == 2 and all("the assertion is not checked" in r for r in reasons)
+    assert "x is positive" in reasons[0] and "Mod" in reasons[1]

@@ -35,6 +35,14 @@ def test_a_fixpoint_stops_when_nothing_changes() -> None:
     assert not PassManager("test-add-abs").run(graph)
 
 
+def test_a_fixpoint_that_never_ends_leaves_a_warning() -> None:
+    context = Context()
+    PassManager("fixpoint(test-break)").run(mlp(), context)
+    (remark,) = context.remarks
+    assert (remark.kind, remark.rule) == ("warning", "fixpoint")
+    assert "still changed the graph after 10 rounds" in remark.reason
+
+
 def test_statistics_and_timing_see_every_pass() -> None:
     timing, statistics = Timing(), Statistics()
     PassManager("test-add-abs,test-add-abs", [timing, statistics]).run(mlp())
