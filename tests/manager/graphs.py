@@ -91,6 +91,23 @@ class Break(Pass):
 
 @register_pass
 @dataclass(frozen=True)
+class Negate(Pass):
+    """Put `neg` behind every relu: where that gives zeros, only their signs change."""
+
+    name = "test-negate"
+
+    def run(self, graph: Graph, context: Context) -> PassResult:
+        relu = next(n for n in graph.nodes if n.op.name == "relu")
+        with graph.edit(self.name) as e:
+            users = relu.result.uses
+            new = e.add("neg", [relu.result], before=relu.next).result
+            for user, index in users:
+                e.set_operand(user, index, new)
+        return PassResult(True)
+
+
+@register_pass
+@dataclass(frozen=True)
 class Lower(AddAbs):
     """The same as `AddAbs`, and never left out."""
 

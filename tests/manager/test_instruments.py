@@ -44,6 +44,28 @@ def test_a_numeric_check_catches_a_pass_that_is_not_what_it_says() -> None:
         PassManager("test-add-abs,test-break", [NumericCheck([x])]).run(mlp())
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "complex64"])
+def test_a_numeric_check_sees_the_signs_of_zeros(dtype: str) -> None:
+    lines = ["%y = relu %x : f32[4]", f"%z = cast %y {{dtype = !{dtype}}} : {dtype}[4]"]
+    text = "\n  ".join([f"graph @g(%x: f32[4]) -> ({dtype}[4]) {{", *lines, "return %z\n}"])
+    with pytest.raises(NumericError, match="test-negate, is exact, but changed bits of the outputs"):
+        PassManager("test-negate", [NumericCheck([-torch.ones(4)])]).run(parse_graph(text))
+
+
+def test_a_numeric_check_draws_the_same_random_numbers() -> None:
+    graph = parse_graph("""
+graph @g(%x: f32[4]) -> (f32[4]) {
+  %r = rand {shape = [4], dtype = !f32} : f32[4]
+  %y = relu %r : f32[4]
+  return %y
+}
+""")
+    check, state = NumericCheck([torch.ones(4)]), torch.get_rng_state()
+    PassManager("test-add-abs", [check]).run(graph)
+    assert [d.identical for d in check.differences] == [True]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_bisect_names_the_pass_and_the_rewrite() -> None:
     x = torch.randn(4, 8)
     expected = run_graph(mlp(), [x])
