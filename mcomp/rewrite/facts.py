@@ -63,6 +63,14 @@ def as_held(number: Number, dtype: DType) -> Number:
     return float(number)
 
 
+_SMALLEST_NORMAL = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1022}
+
+
+def smallest_normal(dtype: DType) -> float:
+    """The smallest positive number that an element type holds with all its digits; 0 for integers."""
+    return _SMALLEST_NORMAL.get(dtype.name, 0.0)
+
+
 def shortest(number: Number, dtype: DType) -> float:
     """The shortest decimal number that an element type rounds to this one: 1e-05 rather than 9.999999747378752e-06."""
     assert not isinstance(number, complex)

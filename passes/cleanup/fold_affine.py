@@ -13,7 +13,7 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager import PassEffect
 from mcomp.rewrite import NO, Match, Miss, Pattern, const, either, maybe, number, op, rule, var
-from mcomp.rewrite.facts import number_of
+from mcomp.rewrite.facts import number_of, smallest_normal
 
 _ROUNDING = PassEffect.ROUNDING
 _LAYERS = "linear|conv|conv_transpose"
@@ -130,11 +130,15 @@ def rounded(data: Array, type: TensorType) -> tuple[Array, Array]:
     return stored, stored.astype(np.float64)
 
 
-def _overflow(match: Match, *arrays: Array) -> Miss | None:
+def _misfit(match: Match, weight: Array, *others: Array) -> Miss | None:
+    """Why the layer's element type cannot hold new weights: they are infinite, or even the largest is so small that digits
+    are lost."""
     type = match.node("layer").type
-    if all(np.isfinite(rounded(a, type)[1]).all() for a in arrays):
-        return None
-    return Miss("folded weights would not be finite", "look at the scale: it is huge, infinite or NaN")
+    if not all(np.isfinite(rounded(a, type)[1]).all() for a in (weight, *others)):
+        return Miss("folded weights would not be finite", "look at the scale: it is huge, infinite or NaN")
+    if 0 < np.abs(weight).max(initial=0.0) < smallest_normal(type.dtype):
+        return Miss(f"folded weights would be too small for {type.dtype}", "look at the scale: it is tiny")
+    return None
 
 
 def _put(match: Match, editor: Editor, weight: Array | None, bias: Array | None) -> Value:
@@ -186,7 +190,7 @@ def _check_norm(match: Match) -> Miss | None:
     if miss is not None:
         return miss
     scale, shift = _norm_terms(match)
-    return _overflow(match, scaled_weight(layer, scale), bias_of(layer) * scale + shift)
+    return _misfit(match, scaled_weight(layer, scale), bias_of(layer) * scale + shift)
 
 
 @rule("fold_batch_norm", op("batch_norm", _layer(var("x")), rest=True), check=_check_norm, effect=_ROUNDING)
@@ -232,7 +236,7 @@ def _check_scale(match: Match) -> Miss | None:
         return miss
     terms, layer = _factor(match), match.node("layer")
     assert terms is not None
-    return _overflow(match, scaled_weight(layer, terms), bias_of(layer) * terms)
+    return _misfit(match, scaled_weight(layer, terms), bias_of(layer) * terms)
 
 
 def _is_factor(node: Node) -> bool:
@@ -295,7 +299,7 @@ def _check_input_scale(match: Match) -> Miss | None:
     if miss is not None:
         return miss
     layer = match.node("layer")
-    return _overflow(match, scaled_weight(layer, np.full(outputs(layer) or 0, _input_scale(match))))
+    return _misfit(match, scaled_weight(layer, np.full(outputs(layer) or 0, _input_scale(match))))
 
 
 _SCALED = either(

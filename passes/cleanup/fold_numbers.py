@@ -9,11 +9,13 @@ from mcomp.ir.graph import Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager import PassEffect
 from mcomp.rewrite import NO, Match, Miss, number, op, rule, var
-from mcomp.rewrite.facts import Number, as_held
+from mcomp.rewrite.facts import Number, as_held, smallest_normal
 
 _ROUNDING = PassEffect.ROUNDING
-_MODERATE = 1e-6
-"""A factor below this may take results out of the range of normal numbers before the next factor takes them back."""
+_MODERATE = {"f16": 0.1}
+_MODERATE_DEFAULT = 1e-6
+"""A factor below this may take results out of the range of normal numbers before the next factor takes them back; of f16,
+whose range is narrow, another one."""
 
 
 def _real(known: Number) -> bool:
@@ -48,13 +50,14 @@ def _check_scales(match: Match) -> Miss | None:
         return NO
     outer, inner = match.nodes[0], match.nodes[1]
     a, b = _scale(inner, match.number("a")), _scale(outer, match.number("b"))
-    product = as_held(a * b, match.root.type.dtype)
+    dtype = match.root.type.dtype
+    product = as_held(a * b, dtype)
     assert isinstance(product, float)
-    if not math.isfinite(product) or product == 0:
-        return Miss(f"{a} * {b} does not fit {match.root.type.dtype}")
+    if not math.isfinite(product) or abs(product) < smallest_normal(dtype):
+        return Miss(f"{a} * {b} does not fit {dtype}")
     if abs(a) > 1 > abs(b):
         return Miss(f"x * {a} may overflow where x * {product} does not", "multiply by the smaller number first")
-    if abs(a) < _MODERATE and abs(b) > 1:
+    if abs(a) < _MODERATE.get(dtype.name, _MODERATE_DEFAULT) and abs(b) > 1:
         return Miss(f"x * {a} may vanish where x * {product} does not", "multiply by the larger number first")
     return None
 

@@ -155,3 +155,42 @@ def test_softplus_with_a_low_threshold_makes_no_mish(threshold: float, found: bo
     program = cleaned(Function(gated), x)
     assert ("mish" in operators(program)) is found
     agrees(Function(gated), program, x)
+
+
+@pytest.mark.parametrize(("first", "second", "size"), [(1025 / 2**20, 1025 / 2**20, 1e4), (1.25 / 2**6, 50.0, 5e-4)])
+def test_products_of_numbers_that_lose_digits_in_f16_stay_apart(first: float, second: float, size: float) -> None:
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return x * first * second
+
+    x = torch.linspace(0.1, 1, 64).mul(size).half().reshape(4, 16)
+    program = cleaned(Function(scaled), x)
+    assert operators(program).count("mul") == 2
+    agrees(Function(scaled), program, x)
+
+
+class Shrunk(nn.Module):
+    """A layer whose result, or what it reads, is scaled."""
+
+    def __init__(self, dtype: torch.dtype, weight: float, scale: float, before: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6, bias=False)
+        nn.init.uniform_(self.fc.weight, 0.1 * weight, weight)
+        self.fc.to(dtype)
+        self.scale, self.before = scale, before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x * self.scale) if self.before else self.fc(x) * self.scale
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(("dtype", "weight", "scale", "size"), [
+    (torch.float16, 0.1, 1.25 / 2**17, 1e4), (torch.float32, 1e-5, 2e-38, 1e8), (torch.float32, 1e-10, 2e-38, 1e20),
+])
+def test_scales_that_leave_weights_without_digits_are_not_folded(
+    dtype: torch.dtype, weight: float, scale: float, size: float, before: bool
+) -> None:
+    torch.manual_seed(0)
+    model, context = Shrunk(dtype, weight, scale, before), Context()
+    x = (torch.rand(4, 8) * size).to(dtype)
+    agrees(model, cleaned(model, x, context=context), x, tolerance=2e-3 if dtype == torch.float16 else 1e-5)
+    assert any("too small" in r.reason for r in context.remarks)
