@@ -99,8 +99,23 @@ def _uniform_weight(weight: Weight) -> Number | None:
     return found
 
 
-def interval(value: Value, depth: int = _DEPTH) -> tuple[float, float] | None:
+Interval = tuple[float, float] | None
+_Found = dict[tuple[Value, int], Interval]
+"""Bounds that were found already, by value and how deep to look."""
+
+
+def interval(value: Value) -> Interval:
     """Bounds of all elements, which are then known not to be NaN; None when unknown. Sound, not tight."""
+    return _interval(value, _DEPTH, {})
+
+
+def _interval(value: Value, depth: int, found: _Found) -> Interval:
+    if (value, depth) not in found:
+        found[value, depth] = _bounds(value, depth, found)
+    return found[value, depth]
+
+
+def _bounds(value: Value, depth: int, found: _Found) -> Interval:
     node = value.producer
     if node is None or depth == 0 or not isinstance(value.type, TensorType):
         return (0.0, 1.0) if _is_bool(value) else None
@@ -108,13 +123,13 @@ def interval(value: Value, depth: int = _DEPTH) -> tuple[float, float] | None:
     if name == "const":
         return _constant_interval(value)
     if name == "full":
-        found = number_of(value)
-        if found is None or isinstance(found, complex) or math.isnan(found):
+        number = number_of(value)
+        if number is None or isinstance(number, complex) or math.isnan(number):
             return None
-        return (float(found), float(found))
+        return (float(number), float(number))
     if name in _RESHAPING:
-        return interval(node.operand(0), depth - 1)
-    known = _computed(node, name, depth - 1)
+        return _interval(node.operand(0), depth - 1, found)
+    known = _computed(node, name, depth - 1, found)
     if known is None and _is_bool(value):
         return (0.0, 1.0)
     return known
@@ -124,7 +139,7 @@ def _is_bool(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype.kind == "bool"
 
 
-def _constant_interval(value: Value) -> tuple[float, float] | None:
+def _constant_interval(value: Value) -> Interval:
     weight = value.weight
     if weight is None or weight.type.encoding != DENSE or weight.type.dtype.is_complex:
         return None
@@ -141,10 +156,10 @@ _KNOWN = {"exp": (0.0, math.inf), "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), 
           "erf": (-1.0, 1.0), "sin": (-1.0, 1.0), "cos": (-1.0, 1.0)}
 
 
-def _computed(node: Node, name: str, depth: int) -> tuple[float, float] | None:
+def _computed(node: Node, name: str, depth: int, found: _Found) -> Interval:
     if node.results[0].tensor.dtype.is_complex:
         return None
-    given = [None if v is None else interval(v, depth) for v in node.operands]
+    given = [None if v is None else _interval(v, depth, found) for v in node.operands]
     if name == "where":
         a, b = given[1], given[2]
         return None if a is None or b is None else (min(a[0], b[0]), max(a[1], b[1]))
@@ -170,7 +185,7 @@ def _computed(node: Node, name: str, depth: int) -> tuple[float, float] | None:
     return None
 
 
-def _cast_interval(low: float, high: float, dtype: DType) -> tuple[float, float] | None:
+def _cast_interval(low: float, high: float, dtype: DType) -> Interval:
     if dtype.kind == "bool":
         return (0.0, 1.0)
     if dtype.is_float and not dtype.is_complex:
@@ -183,7 +198,7 @@ def _cast_interval(low: float, high: float, dtype: DType) -> tuple[float, float]
 
 def _arithmetic(
     name: str, a: tuple[float, float], b: tuple[float, float], dtype: DType
-) -> tuple[float, float] | None:
+) -> Interval:
     if not all(map(math.isfinite, (*a, *b))):
         return None
     if name == "add":
@@ -236,11 +251,14 @@ def zero_sign_matters(value: Value) -> bool:
     return any(node.op.name not in _IGNORE_SIGN for node in value.users)
 
 
-def ramp(value: Value) -> tuple[int, int, int] | None:
+Ramp = tuple[int, int, int] | None
+
+
+def ramp(value: Value, depth: int = _DEPTH) -> Ramp:
     """For integers start, start + step, ... along one axis and constant along the others: (axis counted from the end,
     start, step); None when not known to be so."""
     node = value.producer
-    if node is None or not isinstance(value.type, TensorType):
+    if node is None or depth == 0 or not isinstance(value.type, TensorType):
         return None
     name = node.op.name
     if name == "arange" and value.type.dtype.is_int:
@@ -249,19 +267,24 @@ def ramp(value: Value) -> tuple[int, int, int] | None:
     if name == "const":
         return _constant_ramp(value)
     if name == "cast" and value.type.dtype.is_int:
-        return ramp(node.operand(0))
+        return ramp(node.operand(0), depth - 1)
     if name in ("reshape", "squeeze", "unsqueeze", "expand", "contiguous"):
-        return _moved_ramp(node)
-    if name == "add":
-        for i in (0, 1):
-            shift, base = number_of(node.operand(i)), ramp(node.operand(1 - i))
-            kept = base is not None and node.operand(1 - i).tensor.shape[base[0]] == value.type.shape[base[0]]
-            if base is not None and kept and isinstance(shift, int) and not isinstance(shift, bool):
-                return (base[0], base[1] + shift, base[2])
+        return _moved_ramp(node, ramp(node.operand(0), depth - 1))
+    return _shifted_ramp(node, depth - 1) if name == "add" else None
+
+
+def _shifted_ramp(node: Node, depth: int) -> Ramp:
+    for i in (0, 1):
+        shift, other = number_of(node.operand(i)), node.operand(1 - i)
+        if not isinstance(shift, int) or isinstance(shift, bool):
+            continue
+        base = ramp(other, depth)
+        if base is not None and other.tensor.shape[base[0]] == node.type.shape[base[0]]:
+            return (base[0], base[1] + shift, base[2])
     return None
 
 
-def _constant_ramp(value: Value) -> tuple[int, int, int] | None:
+def _constant_ramp(value: Value) -> Ramp:
     shape, weight = value.tensor.shape, value.weight
     axes = [i for i, d in enumerate(shape) if d != 1]
     if weight is None or not value.tensor.dtype.is_int or len(axes) != 1 or weight.type.encoding != DENSE:
@@ -275,8 +298,7 @@ def _constant_ramp(value: Value) -> tuple[int, int, int] | None:
     return (axes[0] - len(shape), start, step)
 
 
-def _moved_ramp(node: Node) -> tuple[int, int, int] | None:
-    base = ramp(node.operand(0))
+def _moved_ramp(node: Node, base: Ramp) -> Ramp:
     if base is None:
         return None
     before, after = node.operand(0).tensor.shape, node.type.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -90,3 +91,28 @@ def test_ramps(graph: Graph) -> None:
 def test_an_empty_constant_is_no_ramp() -> None:
     empty = parse_graph("graph @g() -> (i64[1, 0]) {\n  %e = const @e#splat=1 : i64[1, 0]\n  return %e\n}", generate=True)
     assert ramp(empty.value("e")) is None
+
+
+def test_sums_of_sums_are_looked_at_once() -> None:
+    lines = [f"  %b{i + 1} = add %b{i}, %b{i} : f32[4]\n  %j{i + 1} = add %j{i}, %j{i} : i64[4]" for i in range(40)]
+    text = "\n".join([
+        "graph @g(%p: bool[4], %j0: i64[4]) -> (f32[4]) {", "  %b0 = cast %p {dtype = !f32} : f32[4]", *lines,
+        "  return %b40\n}",
+    ])
+    deep = parse_graph(text)
+    start = time.perf_counter()
+    assert interval(deep.value("b20")) == (0.0, 2.0**20)
+    assert interval(deep.value("b40")) is None
+    assert ramp(deep.value("j40")) is None
+    assert time.perf_counter() - start < 5.0
+
+
+def test_long_chains_of_views_are_no_ramp() -> None:
+    views = [f"  %v{i + 1} = reshape %v{i} {{shape = [4]}} : i64[4]" for i in range(3000)]
+    text = "\n".join([
+        "graph @g() -> (i64[4]) {", "  %v0 = arange {start = 0, step = 1, length = 4, dtype = !i64} : i64[4]", *views,
+        "  return %v3000\n}",
+    ])
+    deep = parse_graph(text)
+    assert ramp(deep.value("v8")) == (-1, 0, 1)
+    assert ramp(deep.value("v3000")) is None
