@@ -32,12 +32,16 @@ def hides(number: object, dtype: str) -> bool:
 
 def _same_last_axes(node: Node) -> bool:
     """Whether a view keeps its operand's last two axes, so that rows stay rows."""
-    before, after = node.operand(0).tensor.shape, node.type.shape
-    return len(before) >= 2 and len(after) >= 2 and before[-2:] == after[-2:]
+    return _same_rows(node.operand(0), node.results[0])
+
+
+def _same_rows(a: Value, b: Value) -> bool:
+    """Whether two values have the same last two axes."""
+    return a.tensor.rank >= 2 and a.tensor.shape[-2:] == b.tensor.shape[-2:]
 
 
 def causal(value: Value, depth: int = _DEPTH) -> bool:
-    """Whether a mask, bool or added, keeps for row i exactly columns 0 to i."""
+    """Whether a mask, bool or added, keeps for row i exactly columns 0 to i, as long as its rows are not stretched."""
     node = value.producer
     if node is None or depth == 0 or value.tensor.rank < 2:
         return False
@@ -47,6 +51,8 @@ def causal(value: Value, depth: int = _DEPTH) -> bool:
     if name in _VIEWS:
         return _same_last_axes(node) and causal(node.operand(0), depth - 1)
     if name == "where":
+        if not _same_rows(node.operand(0), value):
+            return False
         dtype = value.tensor.dtype.name
         kept, hidden = number_of(node.operand(1)), number_of(node.operand(2))
         if kept == 0 and hides(hidden, dtype):
@@ -76,14 +82,14 @@ def anticausal(value: Value, depth: int = _DEPTH) -> bool:
 
 def _compares(node: Node, names: tuple[str, str]) -> bool:
     """Whether a node compares column indices with row indices that start and step alike."""
-    if node.op.name not in names:
+    if node.op.name not in names or node.type.rank < 2:
         return False
-    columns, rows = (ramp(v) for v in (node.operand(0), node.operand(1)))
-    if node.op.name == names[1]:
-        columns, rows = rows, columns
-    if columns is None or rows is None:
+    left, right = (node.operand(0), node.operand(1)) if node.op.name == names[0] else (node.operand(1), node.operand(0))
+    columns, rows = ramp(left), ramp(right)
+    if columns is None or rows is None or (columns[0], rows[0]) != (-1, -2):
         return False
-    return columns[0] == -1 and rows[0] == -2 and columns[1:] == rows[1:] and columns[2] > 0
+    stretched = left.tensor.shape[-1] != node.type.shape[-1] or right.tensor.shape[-2] != node.type.shape[-2]
+    return not stretched and columns[1:] == rows[1:] and columns[2] > 0
 
 
 def _constant_causal(value: Value) -> bool:

@@ -115,7 +115,8 @@ def _hides_nothing(mask: Value) -> bool:
 
 
 def _check_causal(match: Match) -> Miss | None:
-    return None if causal(match["mask"]) else NO
+    rows, columns = (match[name].tensor.shape[-2] for name in ("query", "key"))
+    return None if match["mask"].tensor.shape[-2:] == (rows, columns) and causal(match["mask"]) else NO
 
 
 @rule("attention_causal", _any, check=_check_causal, effect=_ROUNDING)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.zoo_check import Interpreted, compare
+from mcomp.capture import capture
 from mcomp.ir import parse_graph, verify
 from mcomp.ir.dtypes import to_torch
 from mcomp.manager import Context, PassManager
@@ -148,3 +150,45 @@ def test_masks_that_keep_a_column_of_every_row_stay_attention_s(half: str, text:
     left, before, after = rewritten(text.replace("%m = where %keep,", kept), half)
     assert "attention" in left
     torch.testing.assert_close(after, before, rtol=2e-2, atol=2e-2)
+
+
+def one_row() -> torch.Tensor:
+    return torch.ones(1, 5, dtype=torch.bool).tril()
+
+
+def one_row_of_indices() -> torch.Tensor:
+    return torch.arange(5) <= torch.arange(1)[:, None]
+
+
+def one_row_of_numbers() -> torch.Tensor:
+    return torch.where(one_row(), torch.zeros(4, 5), torch.full((), -torch.inf))
+
+
+def one_column_of_indices() -> torch.Tensor:
+    return torch.arange(1) <= torch.arange(4)[:, None].expand(4, 5)
+
+
+def whole() -> torch.Tensor:
+    return torch.ones(4, 5, dtype=torch.bool).tril()
+
+
+def whole_of_indices() -> torch.Tensor:
+    return torch.arange(5) <= torch.arange(4)[:, None]
+
+
+@pytest.mark.parametrize("mask", [
+    one_row, one_row_of_indices, one_row_of_numbers, one_column_of_indices, whole, whole_of_indices,
+])
+def test_masks_that_are_stretched_are_not_causal(mask: Any) -> None:
+    class Masked(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask())
+
+    model, inputs = Masked().eval(), (torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8))
+    program = capture(model, inputs, dynamic=False).program
+    assert program is not None
+    PassManager("simplify,dce").run(program.graph)
+    verify(program.graph)
+    attention = next(n for n in program.graph.nodes if n.op.name == "attention")
+    assert attention.attrs["causal"] is mask.__name__.startswith("whole")
+    assert compare(model, Interpreted(program), inputs, {}) <= 1e-5
