@@ -244,7 +244,7 @@ class Planner:
         if x is None:
             return [anchor]
         shape = x.tensor.shape
-        inside = {anchor}
+        inside = dict.fromkeys([anchor])
         queue = [x]
         while queue and len(inside) < self.max_size:
             value = queue.pop(0)
@@ -253,7 +253,7 @@ class Planner:
                 continue
             if any(u not in inside for u in value.users):
                 continue
-            inside.add(node)
+            inside[node] = None
             queue = [v for n in inside if n is not anchor for v in n.operands if v is not None]
         if any(v is not x and v.producer in inside for v in anchor.operands if v is not None):
             return [anchor]

@@ -17,7 +17,7 @@ from mcomp.manager import Analysis, Context, Instrument, Pass, PassEffect, PassM
 from mcomp.ops.elementwise import ElementWise
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.cleanup.fold import Fold
-from mcomp.passes.cleanup.regions import MATRIX_ANCHORS, NORM_ANCHORS, REDUCTIONS, ROW_ANCHORS
+from mcomp.passes.cleanup.regions import MATRIX_ANCHORS, NORM_ANCHORS, REDUCTIONS, ROW_ANCHORS, Planner
 from mcomp.passes.cleanup.rules_view import VIEW_RULES
 from mcomp.passes.cleanup.simplify import Simplify
 from mcomp.rewrite import apply_rules
@@ -250,6 +250,27 @@ def test_bodies_of_kernels_are_simple(graph: Graph) -> None:
         else:
             assert nodes[-1] is anchors[0] and anchors[0].op.name in REDUCTIONS
             assert len({n.type.shape for n in nodes[:-1]}) == 1
+
+
+def test_regions_do_not_depend_on_where_nodes_lie_in_memory() -> None:
+    graph = parse_graph("""
+graph @g(%p: f32[3, 4], %q: f32[3, 4]) -> (f32[3]) {
+  %a = exp %p : f32[3, 4]
+  %b = tanh %a : f32[3, 4]
+  %c = exp %q : f32[3, 4]
+  %d = tanh %c : f32[3, 4]
+  %s = add %b, %d : f32[3, 4]
+  %y = sum %s {axes = [1], keepdim = false} : f32[3]
+  return %y
+}
+""")
+    clones = [graph.clone() for _ in range(64)]
+    found = set()
+    for clone in clones:
+        anchor = clone.outputs[0].producer
+        assert anchor is not None
+        found.add(tuple(n.name for n in Planner(clone, 4).prologue(anchor)))
+    assert found == {("b", "d", "s", "y")}
 
 
 def test_passes_import_and_run_without_torch() -> None:
