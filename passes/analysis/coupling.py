@@ -255,7 +255,7 @@ class _Reader:
             if axis is None or node.operand(1).weight is None:
                 continue
             labels = self.labels.get((node.result, axis % node.type.rank))
-            if labels is not None and self.frozen[labels].all():
+            if labels is not None and labels.size and self.frozen[labels].all():
                 out.append(FrozenAxis(node, len(labels), self.reasons[int(labels[0])]))
         return out
 

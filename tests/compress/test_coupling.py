@@ -35,6 +35,18 @@ graph @mlp[B in 1..](%x: f32[B, 8]) -> (f32[B, 3]) {
 """
 
 
+def test_a_layer_without_outputs_has_nothing_that_may_go() -> None:
+    graph = parse_graph("""
+graph @g[B in 1..](%x: f32[B, 4]) -> (f32[B, 0]) {
+  %w = const @fc.weight#splat=1.0 : f32[0, 4]  loc(fc)
+  %y = linear %x, %w : f32[B, 0]  loc(fc)
+  return %y
+}
+""", generate=True)
+    coupling = coupling_of(graph)
+    assert not coupling.dimensions and not coupling.frozen
+
+
 def test_every_operator_says_how_its_axes_behave() -> None:
     rules = {name: axis_rule_of(op) for name, op in all_ops().items()}
     assert [name for name, rule in rules.items() if rule is None] == []
