@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from mcomp.errors import IRError
 from mcomp.ir.dims import Bounds
@@ -18,6 +19,8 @@ from mcomp.ir.types import TensorType, Type
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor, Rewrite
+    from mcomp.manager.analysis import Analyses
+    from mcomp.manager.context import Context
     from mcomp.ops.base import Effect, Op
 
 Attrs = Mapping[str, Any]
@@ -176,7 +179,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]+\Z")
 class Graph:
     """Nodes in topological order between inputs and a final `return`.
 
-    `symbols` holds the bounds of the symbolic sizes. `version` counts edits: analyses are cached against it.
+    `symbols` holds the bounds of the symbolic sizes. `version` counts edits: analyses are cached against it, in `analyses`, by
+    the context that asked for them.
     """
 
     def __init__(self, name: str = "main", store: WeightStore | None = None) -> None:
@@ -189,6 +193,7 @@ class Graph:
         self.ledger: list[LedgerEntry] = []
         self.journal: list[Rewrite] = []
         self.version = 0
+        self.analyses: WeakKeyDictionary[Context, Analyses] = WeakKeyDictionary()
         self._editor: Editor | None = None
         self._names: dict[str, Value] = {}
         self._counters: dict[str, int] = {}

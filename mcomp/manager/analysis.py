@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import ref
 
 from mcomp.ir.graph import Graph
 
@@ -28,11 +29,11 @@ class Analysis(ABC):
 
 
 class Analyses:
-    """The cache of analysis results of one graph."""
+    """The cache of analysis results of one graph in one context, which lives as long as both."""
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self._graph = graph
-        self._context = context
+        self._context = ref(context)
         self._cache: dict[Analysis, tuple[int, Any]] = {}
         self.computed = 0
         """How many results were computed rather than taken from the cache."""
@@ -42,16 +43,19 @@ class Analyses:
         found = self._cache.get(analysis)
         if found is not None and found[0] == self._graph.version:
             return found[1]
+        context = self._context()
+        assert context is not None, "the context that asks is alive"
         self.computed += 1
-        result = analysis.run(self._graph, self._context)
+        result = analysis.run(self._graph, context)
         self._cache[analysis] = (self._graph.version, result)
         return result
 
-    def preserve(self, names: frozenset[str] | None) -> None:
-        """After a pass: mark the analyses of these names (None: all) valid for the current version; drop the others."""
+    def preserve(self, names: frozenset[str] | None, since: int) -> None:
+        """After a pass that began at the version `since`: mark the analyses of these names (None: all) that were valid then
+        as valid for the current version; drop the others."""
         version = self._graph.version
         self._cache = {
             analysis: (version, result)
             for analysis, (valid, result) in self._cache.items()
-            if valid == version or names is None or analysis.name in names
+            if valid == version or (valid == since and (names is None or analysis.name in names))
         }

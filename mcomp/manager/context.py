@@ -105,7 +105,6 @@ class Context:
         """Names of nodes that a rule must leave alone, by rule: how the planner keeps single layers as they are."""
         self.shared: dict[str, Any] = {}
         """Room for passes to leave things for later passes, by a key of their own."""
-        self._analyses: dict[int, tuple[Graph, Analyses]] = {}
 
     def take_up(self, remarks: Iterable[Remark], shared: Mapping[str, Any], random: Any) -> None:
         """Go on from where passes left off in another context of the same kind: their remarks, what they left for later
@@ -119,11 +118,10 @@ class Context:
 
     def analyses(self, graph: Graph) -> Analyses:
         """The analysis cache of a graph."""
-        found = self._analyses.get(id(graph))
-        if found is None or found[0] is not graph:
-            found = (graph, Analyses(graph, self))
-            self._analyses[id(graph)] = found
-        return found[1]
+        found = graph.analyses.get(self)
+        if found is None:
+            found = graph.analyses[self] = Analyses(graph, self)
+        return found
 
     def analyze(self, graph: Graph, analysis: Analysis) -> Any:
         """The result of an analysis for the graph as it is now."""

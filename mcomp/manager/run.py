@@ -71,7 +71,7 @@ class PassManager:
                 instrument.failed(item, index, graph, e, context)
             raise
         if graph.version != version:
-            context.analyses(graph).preserve(result.preserved)
+            context.analyses(graph).preserve(result.preserved, version)
         for instrument in self.instruments:
             instrument.after(item, index, graph, result, context)
         return result.changed

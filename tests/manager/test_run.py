@@ -1,10 +1,13 @@
 """Running pipelines: order, analyses, fixpoints, failures."""
 
+import gc
+import weakref
+
 import pytest
 
 from mcomp.errors import PassError, VerifyError
-from mcomp.ir import verify
-from mcomp.manager import Context, PassManager, parse_pipeline
+from mcomp.ir import Graph, Node, verify
+from mcomp.manager import Analysis, Context, PassManager, parse_pipeline
 from mcomp.manager.instruments import Statistics, Timing, Verify
 from mcomp.ops.evaluate import run_graph
 from tests.manager.graphs import CountNodes, mlp, same
@@ -26,6 +29,35 @@ def test_a_pass_may_preserve_an_analysis() -> None:
     PassManager("test-add-abs{keeps=true}").run(graph, context)
     assert context.analyze(graph, CountNodes()) == 5, "the pass said that the count is still valid"
     assert context.analyses(graph).computed == 1
+
+
+def test_a_pass_preserves_only_what_was_valid_before_it() -> None:
+    graph, context = mlp(), Context()
+    assert context.analyze(graph, CountNodes()) == 5
+    with graph.edit("grow") as e:
+        e.add("exp", [graph.outputs[0]])
+    PassManager("test-add-abs{keeps=true}").run(graph, context)
+    assert context.analyze(graph, CountNodes()) == 7
+
+
+def test_graphs_do_not_outlive_their_last_user_for_having_been_analysed() -> None:
+    class Nodes(Analysis):
+        name = "test-nodes"
+
+        def run(self, graph: Graph, context: Context) -> list[Node]:
+            return list(graph.nodes)
+
+    context, other = Context(), Context()
+    graph = mlp()
+    for one in (context, other):
+        assert len(one.analyze(graph, Nodes())) == 5
+    del one, other
+    gc.collect()
+    assert list(graph.analyses) == [context]
+    gone = weakref.ref(graph)
+    del graph
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_fixpoint_stops_when_nothing_changes() -> None:
