@@ -173,27 +173,36 @@ def _computed(node: Node, name: str, depth: int, found: _Found) -> Interval:
         return _cast_interval(low, high, node.attrs["dtype"])
     if name in _KNOWN:
         return _KNOWN[name] if (math.isfinite(low) and math.isfinite(high)) or name == "sigmoid" else None
+    dtype = node.results[0].tensor.dtype
     if name == "neg":
-        return (-high, -low)
+        return _held((-high, -low), dtype)
     if name in ("amax", "amin"):
         return (low, high) if math.isfinite(low) and math.isfinite(high) else None
     if name in ("square", "abs"):
         top = max(abs(low), abs(high))
-        return (0.0, top * top if name == "square" else top)
+        return _held((0.0, top * top if name == "square" else top), dtype)
     if name in ("add", "sub", "mul") and given[1] is not None:
-        return _arithmetic(name, (low, high), given[1], node.results[0].tensor.dtype)
+        return _arithmetic(name, (low, high), given[1], dtype)
     return None
 
 
 def _cast_interval(low: float, high: float, dtype: DType) -> Interval:
     if dtype.kind == "bool":
         return (0.0, 1.0)
-    if dtype.is_float and not dtype.is_complex:
-        first, last = as_held(low, dtype), as_held(high, dtype)
+    if dtype.is_float or not (math.isfinite(low) and math.isfinite(high)):
+        return _held((low, high), dtype)
+    return _held((math.trunc(low), math.trunc(high)), dtype)
+
+
+def _held(bounds: tuple[float, float], dtype: DType) -> Interval:
+    """Bounds as an element type holds them: rounded; None where they wrap around, and for types that are only stored."""
+    if dtype.name in ("f64", "f32", "f16", "bf16"):
+        first, last = (as_held(b, dtype) for b in bounds)
         return (float(first.real), float(last.real))
-    limits = {"i64": 2.0**63, "i32": 2.0**31, "i16": 2.0**15, "i8": 128.0}
-    limit = limits.get(dtype.name)
-    return (math.trunc(low), math.trunc(high)) if limit and -limit < low and high < limit else None
+    if not dtype.is_int:
+        return None
+    low, high = (0.0, 2.0**dtype.bits) if dtype.kind == "uint" else (-(2.0 ** (dtype.bits - 1)), 2.0 ** (dtype.bits - 1))
+    return bounds if low <= bounds[0] and bounds[1] < high else None
 
 
 def _arithmetic(
@@ -208,9 +217,7 @@ def _arithmetic(
     else:
         products = [x * y for x in a for y in b]
         found = (min(products), max(products))
-    if not dtype.is_float:
-        return found if max(map(abs, found)) < 2.0 ** (dtype.bits - 1) else None
-    return _cast_interval(found[0], found[1], dtype)
+    return _held(found, dtype)
 
 
 def is_finite(value: Value) -> bool:
@@ -220,7 +227,8 @@ def is_finite(value: Value) -> bool:
 
 
 def never_negative_zero(value: Value) -> bool:
-    """Whether no element can be -0.0: integers, casts from them, squares, magnitudes, exponentials."""
+    """Whether no element can be -0.0: integers, casts from them, magnitudes, exponentials, numbers. Small negative numbers
+    may be -0.0 after a cast."""
     if not isinstance(value.type, TensorType):
         return False
     if not (value.type.dtype.is_float or value.type.dtype.is_complex):
@@ -229,6 +237,9 @@ def never_negative_zero(value: Value) -> bool:
     if node is None:
         return False
     if node.op.name == "cast":
+        number = number_of(node.operand(0))
+        if isinstance(number, float):
+            return math.copysign(1.0, number) > 0
         return never_negative_zero(node.operand(0))
     if node.op.name in _RESHAPING:
         return never_negative_zero(node.operand(0))

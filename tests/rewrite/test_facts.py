@@ -9,6 +9,7 @@ import pytest
 
 from mcomp.ir import Graph, parse_graph
 from mcomp.ir.dtypes import bf16, f16, f32, i64
+from mcomp.ops.evaluate import run_graph
 from mcomp.rewrite.facts import as_held, interval, never_negative_zero, number_of, ramp, shortest
 
 GRAPH = """
@@ -116,3 +117,42 @@ def test_long_chains_of_views_are_no_ramp() -> None:
     deep = parse_graph(text)
     assert ramp(deep.value("v8")) == (-1, 0, 1)
     assert ramp(deep.value("v3000")) is None
+
+
+@pytest.mark.parametrize(("line", "result"), [
+    ("neg %least", "i8"), ("abs %least", "i8"), ("square %hundred", "i8"), ("add %hundred, %hundred", "i8"),
+    ("sub %zero, %one", "u8"), ("neg %one", "u8"), ("square %many", "u8"), ("add %many, %many", "u8"),
+    ("square %huge", "f32"), ("cast %huge {dtype = !f16}", "f16"), ("cast %huge {dtype = !f8e4m3}", "f8e4m3"),
+    ("cast %many {dtype = !i8}", "i8"), ("cast %hundred {dtype = !u8}", "u8"),
+])
+def test_bounds_hold_for_what_torch_computes(line: str, result: str) -> None:
+    wrapping = parse_graph(f"""
+graph @g() -> ({result}[2]) {{
+  %least = full {{value = -128, shape = [2], dtype = !i8}} : i8[2]
+  %hundred = full {{value = 100, shape = [2], dtype = !i8}} : i8[2]
+  %zero = full {{value = 0, shape = [2], dtype = !u8}} : u8[2]
+  %one = full {{value = 1, shape = [2], dtype = !u8}} : u8[2]
+  %many = full {{value = 200, shape = [2], dtype = !u8}} : u8[2]
+  %huge = full {{value = 1e30, shape = [2], dtype = !f32}} : f32[2]
+  %y = {line} : {result}[2]
+  return %y
+}}
+""")
+    known, computed = interval(wrapping.value("y")), run_graph(wrapping, [])[0].double()
+    assert known is None or bool(((computed >= known[0]) & (computed <= known[1])).all())
+
+
+@pytest.mark.parametrize(("number", "dtype", "never"), [
+    (-1e-10, "f16", False), (-1e-50, "f32", False), (1e-50, "f32", True), (0.0, "f32", True), (-0.0, "f32", False),
+])
+def test_small_negative_numbers_may_be_negative_zeros_after_a_cast(number: float, dtype: str, never: bool) -> None:
+    small = parse_graph(f"""
+graph @g() -> ({dtype}[1]) {{
+  %n = full {{value = {number!r}, shape = [1], dtype = !f64}} : f64[1]
+  %y = cast %n {{dtype = !{dtype}}} : {dtype}[1]
+  return %y
+}}
+""")
+    assert never_negative_zero(small.value("y")) is never
+    (computed,) = run_graph(small, [])
+    assert not never or not bool(computed.signbit().any())
