@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,24 @@ def agree_without_torch(path: str, inputs: list[np.ndarray], answers: list[np.nd
             return False
         with np.load(found) as loaded:
             again = [loaded[name] for name in loaded.files]
-    worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(again, answers, strict=True))
+    worst = largest_difference(again, answers)
     print(f"loaded {path} in a process without torch (imported of torch, networkx, rich, sympy: {done.stdout.strip()}): "
           f"largest difference {worst:.2e}")
     return worst <= tolerance
+
+
+def largest_difference(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
+    """The largest absolute difference of arrays; NaN where there is one in either, infinity where shapes differ."""
+    worst = [0.0]
+    for a, b in zip(found, wanted, strict=True):
+        with np.errstate(invalid="ignore"):
+            worst.append(float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) if a.shape == b.shape else np.inf)
+    return float(np.max(worst))
+
+
+def milliseconds(value: float | None, digits: int) -> str:
+    """A time as it is printed; `-` where none was measured."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def summary(rows: list[tuple[str, Any, Any]]) -> None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcomp.demo.common import agree_without_torch, need, summary
+from mcomp.demo.common import agree_without_torch, milliseconds, need, summary
 
 SECONDS = 45.0
 """How long the search may take; what is left of it after planning is spent on training without labels."""
@@ -38,7 +38,7 @@ def main(output: str) -> int:
     before, after = report.original, report.kept
     summary([
         ("accuracy on test digits", f"{accuracy(model, *test):.2%}", f"{accuracy(fast.module(), *test):.2%}"),
-        ("latency, one digit, ms", f"{before.latency_ms:.3f}", f"{after.latency_ms:.3f}"),
+        ("latency, one digit, ms", milliseconds(before.latency_ms, 3), milliseconds(after.latency_ms, 3)),
         ("weights, KiB", f"{(before.weight_bytes or 0) / 1024:.0f}", f"{(after.weight_bytes or 0) / 1024:.0f}"),
         ("file, KiB", "", f"{size / 1024:.0f}"),
     ])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mcomp.demo.common import agree_without_torch, need, summary
+from mcomp.demo.common import agree_without_torch, milliseconds, need, summary
 
 SUBJECTS = ("The engineer", "A student", "My neighbour", "The old sailor", "Her sister", "The committee", "A small dog",
             "The company", "The doctor", "Our teacher")
@@ -46,7 +46,7 @@ def main(output: str) -> int:
     drift = agreement(embed(fast.module(), tokenizer, unseen), embed(model, tokenizer, unseen)).mean()
     summary([
         ("cosine with the original's embeddings, unseen sentences", "1", f"{drift:.4f}"),
-        (f"latency, {TOKENS} tokens, ms", f"{before.latency_ms:.2f}", f"{after.latency_ms:.2f}"),
+        (f"latency, {TOKENS} tokens, ms", milliseconds(before.latency_ms, 2), milliseconds(after.latency_ms, 2)),
         ("weights, MiB", f"{(before.weight_bytes or 0) / 2**20:.1f}", f"{(after.weight_bytes or 0) / 2**20:.1f}"),
         ("file, MiB", "", f"{Path(output).stat().st_size / 2**20:.1f}"),
     ])
