@@ -38,6 +38,12 @@ def microseconds(value: float | None) -> str:
     return "-" if value is None else (f"{value:.1f}" if value < 1000 else f"{value:.0f}")
 
 
+def share(value: float) -> str:
+    """A share as percent; 100.0% is all of it."""
+    text = f"{value:.1%}"
+    return "99.9%" if text == "100.0%" and value < 1 else text
+
+
 def report_text(report: Report, width: int = WIDTH) -> str:
     """The report as plain text."""
     from rich.console import Console
@@ -87,7 +93,7 @@ def _table(title: str, *columns: tuple[str, str]) -> Table:
 
 
 def _head(report: Report) -> str:
-    native = f"{report.native_nodes:.1%} of nodes and {report.native_flops:.1%} of FLOPs run in generated code"
+    native = f"{share(report.native_nodes)} of nodes and {share(report.native_flops)} of FLOPs run in generated code"
     lines = [f"{report.model or 'model'} for {report.target}, objective {report.objective}: {native}"]
     if report.pipeline:
         lines.append(f"pipeline: {report.pipeline}")

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mcomp.report.render import microseconds, print_report, quantity
+from mcomp.report.render import microseconds, print_report, quantity, share
 from mcomp.report.report import Eager, Report, Row, Stage
 
 
@@ -117,6 +117,12 @@ def test_an_empty_report_prints() -> None:
 ])
 def test_quantities(value: float | None, unit: str, base: int, text: str) -> None:
     assert quantity(value, unit, base) == text
+
+
+def test_shares() -> None:
+    assert [share(v) for v in (0.0, 0.5, 0.9994, 0.99951, 0.9999999, 1.0)] == [
+        "0.0%", "50.0%", "99.9%", "99.9%", "99.9%", "100.0%",
+    ]
 
 
 def test_microseconds() -> None:
