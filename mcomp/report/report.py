@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from mcomp.errors import McompError
+
 _Row = TypeVar("_Row")
 
 
@@ -83,13 +85,21 @@ class Report:
 
     @property
     def original(self) -> Stage:
-        """The model as it was given."""
-        return self.stages[0]
+        """The model as it was given. Raises McompError in a report that does not have it."""
+        return self._first(self.stages, "the original")
 
     @property
     def kept(self) -> Stage:
-        """The version that was kept."""
-        return next(s for s in self.stages if s.kept)
+        """The version that was kept. Raises McompError in a report that does not have it."""
+        return self._first([s for s in self.stages if s.kept], "a version that was kept")
+
+    def _first(self, stages: list[Stage], what: str) -> Stage:
+        if not stages:
+            raise McompError(
+                f"the report does not tell of {what}; it has {len(self.stages)} versions",
+                help="look at its `stages`; the report of a compiled model has all versions",
+            )
+        return stages[0]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON data."""

@@ -8,6 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
+from mcomp.errors import McompError
 from mcomp.report.render import microseconds, print_report, quantity, share
 from mcomp.report.report import Eager, Report, Row, Stage
 
@@ -105,6 +106,13 @@ def test_fields_of_a_newer_version_are_left_out(report: Report) -> None:
     for name in ("rows", "stages", "eager_modules"):
         data[name][0]["novelty"] = 1
     assert Report.from_json(data) == report
+
+
+def test_a_report_of_no_version_says_so() -> None:
+    with pytest.raises(McompError, match="does not tell of the original; it has 0"):
+        _ = Report().original
+    with pytest.raises(McompError, match="does not tell of a version that was kept; it has 1"):
+        _ = Report(stages=[Stage("original")]).kept
 
 
 def test_an_empty_report_prints() -> None:
