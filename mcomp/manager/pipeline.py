@@ -24,13 +24,15 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 @dataclass(frozen=True)
 class Fixpoint:
-    """A group of passes repeated until none changes the graph, `limit` times at most."""
+    """A group of passes repeated until none changes the graph, `limit` times at most. As text: `fixpoint(fold,dce)`, or
+    `fixpoint(fold,dce){limit=3}` where the limit is not the usual one."""
 
     items: tuple[Step, ...]
     limit: int = 10
 
     def __str__(self) -> str:
-        return f"fixpoint({pipeline_text(self.items)})"
+        limit = "" if self.limit == type(self).limit else f"{{limit={self.limit}}}"
+        return f"fixpoint({pipeline_text(self.items)}){limit}"
 
 
 Step = Pass | Fixpoint
@@ -139,7 +141,7 @@ class _Reader:
             items = self.steps()
             if not self.take(")"):
                 raise self.error("expected `)`")
-            return Fixpoint(items)
+            return Fixpoint(items, self.limit()) if self.take("{") else Fixpoint(items)
         try:
             cls = pass_named(name)
         except PassError as e:
@@ -152,6 +154,28 @@ class _Reader:
                 key, value = self.option(cls)
                 options[key] = value
         return cls(**options)
+
+    def limit(self) -> int:
+        self.space()
+        at = self.pos
+        key = self.match(_IDENT)
+        if key is None:
+            raise self.error("expected an option")
+        if key != "limit":
+            raise PassError(f"fixpoint has no option {key}", code="MC0202", ir=self.caret(at), help="its options: limit")
+        if not self.take("="):
+            raise self.error("expected `=`")
+        self.space()
+        at = self.pos
+        value = self.value()
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PassError(
+                f"fixpoint: option limit is {value!r}, not a positive int", code="MC0202", ir=self.caret(at),
+                help="write how often the passes may run, such as limit=3",
+            )
+        if not self.take("}"):
+            raise self.error("expected `}`")
+        return value
 
     def option(self, cls: type[Pass]) -> tuple[str, Any]:
         self.space()

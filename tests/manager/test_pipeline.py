@@ -31,9 +31,16 @@ class Options(Pass):
 @pytest.mark.parametrize("text", [
     "test-add-abs", "test-add-abs,test-break", "test-options{ratio=0.25,count=3,on=false,label=\"x y\",items=[1,2]}",
     "fixpoint(test-add-abs,test-break{harmless=0}),test-add-abs{keeps=true}", "",
+    "fixpoint(fixpoint(test-add-abs){limit=2},test-break){limit=3},test-add-abs",
 ])
 def test_text_survives(text: str) -> None:
     steps = parse_pipeline(text)
+    assert parse_pipeline(pipeline_text(steps)) == steps
+
+
+def test_a_fixpoint_keeps_its_limit() -> None:
+    steps = (Fixpoint((AddAbs(),), limit=3), Fixpoint((Break(),)))
+    assert pipeline_text(steps) == "fixpoint(test-add-abs){limit=3},fixpoint(test-break)"
     assert parse_pipeline(pipeline_text(steps)) == steps
 
 
@@ -66,6 +73,9 @@ def test_an_int_serves_where_a_float_is_wanted() -> None:
     ("test-options{rati=1}", "did you mean ratio"),
     ("test-options{count=x}", "count is 'x', not int"),
     ("test-options{on=1}", "not bool"),
+    ("fixpoint(test-add-abs){limit=0}", "limit is 0, not a positive int"),
+    ("fixpoint(test-add-abs){limit=many}", "limit is 'many', not a positive int"),
+    ("fixpoint(test-add-abs){times=3}", "fixpoint has no option times"),
 ])
 def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> None:
     with pytest.raises(PassError, match=message) as caught:
@@ -75,7 +85,7 @@ def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> N
 
 @pytest.mark.parametrize("text", [
     "a,,b", "test-add-abs{", "test-add-abs}", "fixpoint(test-add-abs", "test-add-abs test-break", ",",
-    r'test-options{label="\x"}', 'test-options{label="a\nb"}',
+    "fixpoint(test-add-abs){", "fixpoint(test-add-abs){limit=3", r'test-options{label="\x"}', 'test-options{label="a\nb"}',
 ])
 def test_bad_text_shows_a_caret(text: str) -> None:
     with pytest.raises((ParseError, PassError)) as caught:
