@@ -100,6 +100,8 @@ class Context:
         """How many rewrites were applied."""
         self.last_rewrite = ""
         """The label of the last rewrite that was applied."""
+        self.pass_seconds = 0.0
+        """How long the last pass took."""
         self._remarked: set[Remark] = set()
         self.skip: dict[str, set[str]] = {}
         """Names of nodes that a rule must leave alone, by rule: how the planner keeps single layers as they are."""

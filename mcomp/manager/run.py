@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,8 +65,10 @@ class PassManager:
         for instrument in self.instruments:
             instrument.before(item, index, graph, context)
         version = graph.version
+        start = time.perf_counter()
         try:
             result = item.run(graph, context)
+            context.pass_seconds = time.perf_counter() - start
         except BaseException as e:
             for instrument in self.instruments:
                 instrument.failed(item, index, graph, e, context)

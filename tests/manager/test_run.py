@@ -1,13 +1,14 @@
 """Running pipelines: order, analyses, fixpoints, failures."""
 
 import gc
+import time
 import weakref
 
 import pytest
 
 from mcomp.errors import PassError, VerifyError
 from mcomp.ir import Graph, Node, verify
-from mcomp.manager import Analysis, Context, PassManager, parse_pipeline
+from mcomp.manager import Analysis, Context, Instrument, Pass, PassManager, PassResult, parse_pipeline
 from mcomp.manager.instruments import Statistics, Timing, Verify
 from mcomp.ops.evaluate import run_graph
 from tests.manager.graphs import CountNodes, mlp, same
@@ -82,6 +83,20 @@ def test_statistics_and_timing_see_every_pass() -> None:
     assert [(p.nodes_before, p.nodes_after) for p in timing.passes] == [(5, 6), (6, 6)]
     assert statistics.counts["test-add-abs"]["added"] == 1
     assert "test-add-abs" in str(timing) and "added" in str(statistics)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_timing_leaves_out_what_other_instruments_do(first: bool) -> None:
+    class Slow(Instrument):
+        def before(self, item: Pass, index: int, graph: Graph, context: Context) -> None:
+            time.sleep(0.3)
+
+        def after(self, item: Pass, index: int, graph: Graph, result: PassResult, context: Context) -> None:
+            time.sleep(0.3)
+
+    timing = Timing()
+    PassManager("test-add-abs", [timing, Slow()] if first else [Slow(), timing]).run(mlp())
+    assert timing.passes[0].seconds < 0.2
 
 
 def test_a_crash_undoes_the_edit_it_happened_in() -> None:
