@@ -1,4 +1,4 @@
-"""On a crash: the IR, the rest of the pipeline, and the weights, in a folder that `mcomp opt` can run."""
+"""On a crash: the IR, the pass that failed, and the weights, in a folder that `mcomp opt` can run."""
 
 from __future__ import annotations
 
