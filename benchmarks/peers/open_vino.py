@@ -36,15 +36,17 @@ class OpenVinoRunner:
 
     details: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, model: Any, setup: Setup) -> None:
+    def __init__(self, model: Any, setup: Setup, precision: str | None = "f32") -> None:
+        """precision: of what is not quantized; None leaves it to OpenVINO, which takes bf16 or f16 where CPUs have them."""
         import openvino
 
-        config = {
+        config: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": setup.threads,
             "NUM_STREAMS": 1,
         }
+        if precision is not None:
+            config["INFERENCE_PRECISION_HINT"] = precision
         path = setup.folder() / "openvino.xml"
         openvino.save_model(model, path, compress_to_fp16=False)
         self.size_bytes: int | None = path.stat().st_size + path.with_suffix(".bin").stat().st_size
@@ -91,7 +93,7 @@ def _float(setup: Setup, through: str) -> OpenVinoRunner:
     return OpenVinoRunner(_model(setup, through), setup)
 
 
-def _int8(setup: Setup, through: str, preset: str | None, fast: bool) -> OpenVinoRunner:
+def _int8(setup: Setup, through: str, preset: str | None, fast: bool, precision: str | None) -> OpenVinoRunner:
     import nncf
 
     case = setup.case
@@ -105,7 +107,7 @@ def _int8(setup: Setup, through: str, preset: str | None, fast: bool) -> OpenVin
         fast_bias_correction=fast,
         target_device=nncf.TargetDevice.CPU,
     )
-    return OpenVinoRunner(quantized, setup)
+    return OpenVinoRunner(quantized, setup, precision)
 
 
 def candidates(variant: str, setup: Setup) -> list[Candidate]:
@@ -115,8 +117,13 @@ def candidates(variant: str, setup: Setup) -> list[Candidate]:
     else:
         presets = ("mixed", "performance")
         found = [
-            Candidate(f"NNCF {preset}, from {route}", partial(_int8, setup, route, preset, True))
+            Candidate(
+                f"NNCF {preset}, from {route}{', rest in f32' if precision else ''}",
+                partial(_int8, setup, route, preset, True, precision),
+                {"precision": precision or "default"},
+            )
             for preset in (presets if setup.case.transformer else presets[::-1])
             for route in routes
+            for precision in (None, "f32")
         ]
     return found[:1] if setup.quick else found

@@ -1,0 +1,88 @@
+"""What the peers ask of their runtimes, on stand-ins for these."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from benchmarks.case import Case, Samples
+from benchmarks.peers import open_vino
+from benchmarks.peers.base import Setup
+
+
+@pytest.fixture
+def case() -> Case:
+    x = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    return Case("x", "x", 1, ("x",), nn.Identity, (x[:1],), Samples((x,)))
+
+
+class OpenVino(SimpleNamespace):
+    """As the module: it remembers configurations, and its models double what is in a request's input tensor."""
+
+    def __init__(self) -> None:
+        self.configs: list[dict[str, object]] = []
+        super().__init__(Core=lambda: self, Tensor=lambda array, shared_memory=False: (
+            np.array(array) if not shared_memory else array))
+
+    def save_model(self, model: Any, path: Path, compress_to_fp16: bool) -> None:
+        path.touch()
+        path.with_suffix(".bin").touch()
+
+    def convert_model(self, module: Any, **options: Any) -> Any:
+        return module
+
+    def read_model(self, path: Path) -> Any:
+        return SimpleNamespace(reshape=lambda shapes: None)
+
+    def compile_model(self, model: Any, device: str, config: dict[str, object]) -> Any:
+        self.configs.append(config)
+        return SimpleNamespace(create_infer_request=Request)
+
+
+class Request:
+    """An input tensor that `infer` copies what it is given into."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, np.ndarray] = {}
+
+    def set_input_tensor(self, index: int, tensor: np.ndarray) -> None:
+        self.tensors[index] = tensor
+
+    def infer(self, inputs: list[np.ndarray] | None = None, share_outputs: bool = False) -> list[np.ndarray]:
+        for index, array in enumerate(inputs or []):
+            held = self.tensors.setdefault(index, np.empty_like(array))
+            held[:] = array
+        return [2 * self.tensors[0]]
+
+
+@pytest.fixture
+def openvino(monkeypatch: pytest.MonkeyPatch) -> OpenVino:
+    module = OpenVino()
+    nncf = SimpleNamespace(
+        quantize=lambda model, *given, **options: model, Dataset=list, QuantizationPreset=str,
+        ModelType=SimpleNamespace(TRANSFORMER="transformer"), TargetDevice=SimpleNamespace(CPU="cpu"),
+    )
+    for name, stand_in in (("openvino", module), ("nncf", nncf)):
+        monkeypatch.setitem(sys.modules, name, stand_in)  # type: ignore[arg-type]
+    monkeypatch.setattr(open_vino, "_model", lambda setup, through: None)
+    return module
+
+
+def test_openvino_computes_fp32_in_f32_and_the_rest_of_int8_in_either(
+    case: Case, openvino: OpenVino, tmp_path: Path
+) -> None:
+    asked: dict[str, set[object]] = {}
+    for variant in open_vino.VARIANTS:
+        openvino.configs.clear()
+        found = open_vino.candidates(variant, Setup(case, 1, tmp_path))
+        assert len({candidate.name for candidate in found}) == len(found)
+        for candidate in found:
+            candidate.make()
+        asked[variant] = {config.get("INFERENCE_PRECISION_HINT", "default") for config in openvino.configs}
+    assert asked == {"fp32": {"f32"}, "int8": {"default", "f32"}}
