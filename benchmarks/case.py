@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,29 @@ Array = npt.NDArray[Any]
 Run = Callable[..., Array]
 
 
+def _read_only(arrays: Sequence[Array]) -> tuple[Array, ...]:
+    views = tuple(array.view() for array in arrays)
+    for view in views:
+        view.flags.writeable = False
+    return views
+
+
+def tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
+    """Arrays as contiguous torch tensors; those that are read-only are copied."""
+    import torch
+
+    return tuple(torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays)
+
+
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs, each array ``[N, ...]``, and what the metric compares the outputs with."""
+    """Model inputs, each array ``[N, ...]``, read-only, and what the metric compares the outputs with."""
 
     inputs: tuple[Array, ...]
     labels: Array | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", _read_only(self.inputs))
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -42,7 +59,8 @@ class Case:
 
     `calibration` is unlabelled; `selection` is labelled and is what settings may be chosen on; `test` decides nothing
     and is only reported. `metric` maps outputs ``[N, ...]`` and labels to points, higher is better. A case without
-    real data has neither `selection` nor `test`, and its quality is the error against eager.
+    real data has neither `selection` nor `test`, and its quality is the error against eager. `example` is a copy of its
+    own, read-only.
     """
 
     name: str
@@ -65,6 +83,9 @@ class Case:
     """Scores of other models on the test data, by name, to be told beside."""
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     """Sizes besides the batch that one artifact is to serve, as `mcomp.optimize` takes them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "example", _read_only([np.array(array, order="C") for array in self.example]))
 
     def outputs(self, run: Run, samples: Samples) -> Array:
         """Outputs ``[N, ...]`` of `run` on `samples`, called only at the case's own batch size."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.case import tensors
 from benchmarks.metrics import ranks
 from benchmarks.models import CASES, Options, Unavailable, load
 
@@ -35,16 +36,14 @@ class Row:
 
 def measure(name: str, variant: str, options: Options, threads: int) -> Row:
     """Compile a model and compare prediction and measurement of its kernels."""
-    import torch
-
     import mcomp
     from mcomp.plan.profile import kernel_predictor
 
     case = load(name, options)
-    args = tuple(torch.from_numpy(a) for a in case.example)
+    args = tensors(case.example)
     extra = {}
     if variant == "int8":
-        batches = [tuple(torch.from_numpy(a) for a in b) for b in case.calibration.batches(case.batch)][:16]
+        batches = [tensors(b) for b in case.calibration.batches(case.batch)][:16]
         extra = {"calibration": batches, "pipeline": "quantize{bits=8}"}
     fast = mcomp.optimize(case.build(), args, threads=threads, progress=False, **extra)
     program = fast.only_program("measured")

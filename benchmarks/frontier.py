@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import machine, models, peers
-from benchmarks.case import Array, Case
+from benchmarks.case import Array, Case, tensors
 from benchmarks.cpu import Plan, _names, run_case, say
 from benchmarks.peers.artifact import place
 from benchmarks.peers.ours import INT8_PIPELINE
@@ -88,13 +88,6 @@ GOALS = {
     "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}, objective="size",
                     student=(100, 64, 32, 10), minutes=10),
 }
-
-
-def tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
-    """Arrays as torch tensors."""
-    import torch
-
-    return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
 
 
 def calibration_of(case: Case) -> list[tuple[Any, ...]]:

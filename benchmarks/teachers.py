@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.case import Array, Samples
+from benchmarks.case import Array, Samples, tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,8 @@ def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: flo
     from torch.nn import functional
 
     rows = training_rows(table)
-    x, y = (torch.from_numpy(a) for a in (rows.inputs[0], rows.labels))
+    assert rows.labels is not None
+    x, y = tensors([rows.inputs[0], rows.labels])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
     steps = epochs * (len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -140,5 +141,5 @@ def _score(model: nn.Module, samples: Samples) -> float:
     import torch
 
     with torch.no_grad():
-        found = model(torch.from_numpy(samples.inputs[0])).argmax(-1).numpy()
+        found = model(*tensors(samples.inputs)).argmax(-1).numpy()
     return 100.0 * float((found == samples.labels).mean())

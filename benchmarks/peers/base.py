@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.case import Array, Case
+from benchmarks.case import Array, Case, tensors
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,4 @@ def torch_module(setup: Setup) -> Any:
 
 def torch_example(setup: Setup) -> tuple[Any, ...]:
     """The case's example inputs as tensors."""
-    import torch
-
-    return tuple(torch.from_numpy(array) for array in setup.case.example)
+    return tensors(setup.case.example)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.case import Array
+from benchmarks.case import Array, tensors
 from benchmarks.peers.base import Candidate, Setup, missing_packages, package_versions, torch_module
 
 VARIANTS = ("fp32",)
@@ -35,11 +35,8 @@ class TorchRunner:
             return self.bind(*inputs)().numpy()
 
     def bind(self, *inputs: Array) -> Callable[[], Any]:
-        import torch
-
-        tensors = [torch.from_numpy(array) for array in inputs]
-        function = self.function
-        return lambda: function(*tensors)
+        given, function = tensors(inputs), self.function
+        return lambda: function(*given)
 
     at = bind
 

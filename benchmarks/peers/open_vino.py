@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -31,8 +31,18 @@ def versions() -> dict[str, str]:
     return package_versions(["openvino", "nncf"])
 
 
+def _bound(compiled: Any, inputs: Sequence[Array]) -> Callable[[], object]:
+    """A request of its own over copies of the inputs: the request of `__call__` writes into its tensors."""
+    import openvino
+
+    request = compiled.create_infer_request()
+    for index, array in enumerate(inputs):
+        request.set_input_tensor(index, openvino.Tensor(array))
+    return partial(request.infer, share_outputs=True)
+
+
 class OpenVinoRunner:
-    """One inference request over a compiled model; its size is that of the saved IR."""
+    """A compiled model and one inference request; its size is that of the saved IR."""
 
     details: Mapping[str, Any] = MappingProxyType({})
 
@@ -58,22 +68,13 @@ class OpenVinoRunner:
         return self.request.infer(list(inputs))[0].copy()
 
     def bind(self, *inputs: Array) -> Callable[[], object]:
-        import openvino
-
-        for index, array in enumerate(inputs):
-            self.request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
-        return partial(self.request.infer, share_outputs=True)
+        return _bound(self.compiled, inputs)
 
     def at(self, *inputs: Array) -> Callable[[], object]:
         """A model compiled for just these sizes, which is faster than one for any size."""
-        import openvino
-
         model = self.core.read_model(self.path)
         model.reshape({index: list(array.shape) for index, array in enumerate(inputs)})
-        request = self.core.compile_model(model, "CPU", self.config).create_infer_request()
-        for index, array in enumerate(inputs):
-            request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
-        return partial(request.infer, share_outputs=True)
+        return _bound(self.core.compile_model(model, "CPU", self.config), inputs)
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()

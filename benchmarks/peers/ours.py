@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Array
+from benchmarks.case import Array, tensors
 from benchmarks.peers.base import Candidate, Setup, package_versions, torch_example, torch_module
 
 VARIANTS = ("fp32", "int8", "budget")
@@ -67,12 +67,6 @@ class OurRunner:
         return contextlib.nullcontext()
 
 
-def _tensors(batch: tuple[Array, ...]) -> tuple[Any, ...]:
-    import torch
-
-    return tuple(torch.from_numpy(array) for array in batch)
-
-
 def _lossless(setup: Setup) -> OurRunner:
     import mcomp
 
@@ -85,7 +79,7 @@ def _lossless(setup: Setup) -> OurRunner:
 def _calibration(setup: Setup) -> list[tuple[Any, ...]]:
     case = setup.case
     count = -(-CALIBRATION_SAMPLES // case.batch)
-    return [_tensors(batch) for batch in islice(case.calibration.batches(case.batch), count)]
+    return [tensors(batch) for batch in islice(case.calibration.batches(case.batch), count)]
 
 
 def _int8(setup: Setup) -> OurRunner:
@@ -109,7 +103,7 @@ def _budget(setup: Setup) -> OurRunner:
     case = setup.case
 
     def evaluate(model: Any) -> float:
-        score = case.score(lambda *batch: model(*_tensors(batch)).detach().numpy(), case.selection)
+        score = case.score(lambda *batch: model(*tensors(batch)).detach().numpy(), case.selection)
         if score is None:
             raise ValueError(f"{case.name} has no labelled selection data")
         return score

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import frontier, machine, metrics, models, picture, teachers
-from benchmarks.case import Case, Samples
+from benchmarks.case import Case, Samples, tensors
 from benchmarks.networks import mlp
 from benchmarks.peers import artifact
 from benchmarks.peers.base import Setup
@@ -47,7 +47,7 @@ def test_teachers_are_trained_once_and_kept(folder: Path, tmp_path: Path) -> Non
         return teachers.teacher("small", table, (32,), tmp_path, epochs=epochs, dropout=0.1)
 
     first, again = made(30), made(1)
-    x = torch.from_numpy(table.test.inputs[0])
+    (x,) = tensors(table.test.inputs)
     assert torch.equal(first(x), again(x))
     assert metrics.top1(first(x).detach().numpy(), table.test.labels) > 80.0  # type: ignore[arg-type]
     assert not any(isinstance(m, torch.nn.Dropout) for m in first.modules())

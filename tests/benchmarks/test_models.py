@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from benchmarks import cpu, metrics, models
-from benchmarks.case import Case, Samples
+from benchmarks.case import Case, Samples, tensors
 from benchmarks.networks import CifarResNet, MeanPooled, ResNet18, mlp, randomize
 from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import Results
@@ -74,7 +74,7 @@ def test_cases_with_random_weights_need_no_data(name: str) -> None:
     module = case.build()
     assert not module.training
     with torch.inference_mode():
-        assert module(torch.from_numpy(case.example[0])).shape[0] == 2
+        assert module(*tensors(case.example)).shape[0] == 2
 
 
 def test_batches_are_always_full_and_outputs_cut_to_the_samples() -> None:

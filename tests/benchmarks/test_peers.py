@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from benchmarks.case import Case, Samples
+from benchmarks.case import Case, Samples, tensors
 from benchmarks.peers import open_vino
 from benchmarks.peers.base import Setup
 
@@ -86,3 +86,24 @@ def test_openvino_computes_fp32_in_f32_and_the_rest_of_int8_in_either(
             candidate.make()
         asked[variant] = {config.get("INFERENCE_PRECISION_HINT", "default") for config in openvino.configs}
     assert asked == {"fp32": {"f32"}, "int8": {"default", "f32"}}
+
+
+@pytest.mark.parametrize("way", ["bind", "at"])
+def test_openvino_is_timed_on_the_example_whatever_was_scored(
+    case: Case, openvino: OpenVino, tmp_path: Path, way: str
+) -> None:
+    runner = open_vino.candidates("fp32", Setup(case, 1, tmp_path))[0].make()
+    bound: Any = getattr(runner, way)(*case.example)
+    assert runner(case.calibration.inputs[0][3:])[0].tolist() == [18.0, 20.0, 22.0]
+    assert bound()[0].tolist() == [[0.0, 2.0, 4.0]]
+    assert case.example[0].tolist() == [[0.0, 1.0, 2.0]]
+
+
+def test_inputs_of_a_case_are_its_own_and_cannot_be_written_to(case: Case) -> None:
+    assert not np.shares_memory(case.example[0], case.calibration.inputs[0])
+    for array in (case.example[0], case.calibration.inputs[0], next(case.calibration.batches(2))[0]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+    given = tensors(case.example)[0]
+    given.zero_()
+    assert case.example[0].tolist() == [[0.0, 1.0, 2.0]]
