@@ -21,11 +21,7 @@ from benchmarks.case import Array, Case
 from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import case_sheet, markdown
-from benchmarks.worker import Job, Turn, as_json
-
-SETTLE_S = 0.1
-"""Pause before each turn: idle threads of the runtimes compared here spin for 40 ms at most before they sleep."""
-
+from benchmarks.worker import SETTLE_S, Job, Turn, as_json
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

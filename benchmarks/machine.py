@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8")
@@ -31,6 +32,16 @@ def _compiler() -> str | None:
     except FileNotFoundError:
         return None
     return shown.splitlines()[0] if shown else None
+
+
+def available_memory() -> float:
+    """The share of the memory that new processes could have; 1 where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf8").splitlines()
+    except FileNotFoundError:
+        return 1.0
+    kib = {name: float(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return kib["MemAvailable"] / kib["MemTotal"]
 
 
 def describe(threads: int) -> dict[str, Any]:

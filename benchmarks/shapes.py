@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import machine, models, peers, timing
-from benchmarks.cpu import SETTLE_S, _names, say
+from benchmarks.cpu import _names, say
 from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import markdown
-from benchmarks.worker import Job, as_json
+from benchmarks.worker import SETTLE_S, Job, as_json
 
 RUNNERS = (("eager", "fp32"), ("openvino", "int8"), ("mcomp", "int8"))
 BATCHES = (1, 8, 32)

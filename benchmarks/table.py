@@ -14,6 +14,8 @@ from benchmarks.timing import Spread, speedup
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNLIKE = 1.5
+"""A chosen setting whose time when it was chosen and in the rounds differ by more than this may have been the wrong one."""
 IDLE_WARNING = 0.2
 """A runner that kept more than this many cores busy between its turns may have disturbed the others."""
 
@@ -110,6 +112,22 @@ def overview(results: Results) -> Sheet:
     return Sheet("Median ms [quality]", ("model", *names), rows)
 
 
+def doubts(case: CaseResult) -> list[str]:
+    """What makes times of a case doubtful."""
+    lines: list[str] = []
+    for entry in case.entries:
+        before = next((tried.get("milliseconds") for tried in entry.tried if tried["name"] == entry.chosen), None)
+        if not entry.rounds_ms:
+            continue
+        median = Spread.of(entry.rounds_ms).median
+        if before and max(before / median, median / before) > UNLIKE:
+            lines.append(
+                f"{case.case}: {entry.name} took {milliseconds(before)} ms when its setting was chosen, "
+                f"{milliseconds(median)} ms in the rounds."
+            )
+    return lines
+
+
 def notes(results: Results) -> list[str]:
     """What a reader must know beside the tables: conditions, what was skipped or failed, what may have disturbed."""
     machine = results.machine
@@ -140,6 +158,7 @@ def notes(results: Results) -> list[str]:
                 lines.append(f"{case.case}: {entry.name} runs partly on torch: {shown}")
             if entry.idle_cores > IDLE_WARNING:
                 lines.append(f"{case.case}: {entry.name} used {entry.idle_cores:.2f} cores between its turns.")
+        lines += doubts(case)
     return lines
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models, peers, timing
+from benchmarks import machine, models, peers, timing
 from benchmarks.case import Array
 from benchmarks.peers.base import Candidate, Runner, Setup
 
 SELECTION_TOLERANCE = 1.0
 """A lossy candidate may lose this many points to fp32 on the selection split and still be preferred for its speed."""
+REST_S = 1.0
+"""Pause before candidates are timed: what prepared them has threads that are still awake."""
+SETTLE_S = 0.1
+"""Pause before each turn: idle threads of the runtimes compared here spin for 40 ms at most before they sleep."""
+BURSTS = 3
+"""Each candidate is timed so often, in turns with the others; the median counts."""
+SPARE = 0.25
+"""Candidates are kept for timing together while at least this share of the memory is available."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,18 @@ def choose(tried: list[Tried], reference: float | None) -> Tried:
     return max(alive, key=lambda entry: entry.selection or 0.0)
 
 
+def _others(tried: list[Tried], reference: float | None) -> list[Tried]:
+    """All but the one that is chosen."""
+    best = choose(tried, reference) if tried else None
+    return [entry for entry in tried if entry is not best]
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; its traceback goes to the log."""
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).strip()[:300]}"
+
+
 class Worker:
     """Holds one runner; its public methods are the commands of the controller."""
 
@@ -94,40 +116,68 @@ class Worker:
         self.slept = (time.perf_counter(), time.process_time())
 
     def prepare(self, reference: float | None, burst: float) -> Prepared:
-        """Make every candidate, keep the one that `choose` takes. `reference`: fp32 points on the selection split."""
+        """Make every candidate, keep the one that `choose` takes. `reference`: fp32 points on the selection split.
+
+        Candidates are timed in turns, all together, or where memory is short as many as it holds with the best of those
+        before.
+        """
         peer = peers.module(self.job.peer)
         setup = Setup(self.case, self.job.threads, self.job.scratch, self.job.quick, self.job.options.kept)
         found: list[Candidate] = peer.candidates(self.job.variant, setup)
         if not found:
             raise models.Unavailable(f"{self.job.peer} {self.job.variant}: nothing to do for {self.case.name}")
-        tried: list[Tried] = []
+        tried: dict[str, Tried] = {}
+        alive: dict[str, Runner] = {}
         for candidate in found:
-            outcome, runner = self._try(candidate, reference if len(found) > 1 else None, burst)
-            tried.append(outcome)
-            if runner is not None and choose(tried, reference) is outcome:
-                self.runner = runner
+            tried[candidate.name], runner = self._try(candidate, reference if len(found) > 1 else None)
+            if runner is not None:
+                alive[candidate.name] = runner
             del runner
+            if machine.available_memory() < SPARE or candidate is found[-1]:
+                self._time(tried, alive, burst)
+                for other in _others([tried[name] for name in alive], reference):
+                    del alive[other.name]
             gc.collect()
-        best = choose(tried, reference)
-        runner = self._ready
-        versions = peer.versions()
+        chosen = choose([entry for entry in tried.values() if entry.name in alive or entry.error is not None], reference)
+        self.runner = alive[chosen.name]
         return Prepared(
-            best.name, best.prepare_s, runner.size_bytes, versions, tuple(tried), dict(runner.details)
+            chosen.name, chosen.prepare_s, self.runner.size_bytes, peer.versions(), tuple(tried.values()),
+            dict(self.runner.details),
         )
 
-    def _try(self, candidate: Candidate, reference: float | None, burst: float) -> tuple[Tried, Runner | None]:
+    def _try(self, candidate: Candidate, reference: float | None) -> tuple[Tried, Runner | None]:
+        """Make a candidate, and score it where there is a reference."""
         started = time.perf_counter()
         try:
             runner = candidate.make()
             seconds = time.perf_counter() - started
-            with runner.context():
-                milliseconds = timing.measure(runner.bind(*self.case.example), burst).milliseconds
             selection = None if reference is None else self.case.score(runner, self.case.selection)
         except Exception as error:
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
-            return Tried(candidate.name, time.perf_counter() - started, error=reason), None
-        return Tried(candidate.name, seconds, milliseconds, selection, None, dict(candidate.settings)), runner
+            return Tried(candidate.name, time.perf_counter() - started, error=_reason(error)), None
+        return Tried(candidate.name, seconds, None, selection, None, dict(candidate.settings)), runner
+
+    def _time(self, tried: dict[str, Tried], alive: dict[str, Runner], burst: float) -> None:
+        """Time runners in turns after a rest; one that fails leaves `alive`."""
+        calls: dict[str, Callable[[], object]] = {}
+
+        def turn(name: str) -> float:
+            if name not in alive:
+                return float("nan")
+            try:
+                if name not in calls:
+                    calls[name] = alive[name].bind(*self.case.example)
+                with alive[name].context():
+                    return timing.measure(calls[name], burst).milliseconds
+            except Exception as error:
+                tried[name] = dataclasses.replace(tried[name], error=_reason(error))
+                del alive[name]
+                return float("nan")
+
+        if alive:
+            time.sleep(REST_S)
+        times = timing.interleave({name: partial(turn, name) for name in list(alive)}, BURSTS, lambda: time.sleep(SETTLE_S))
+        for name in alive:
+            tried[name] = dataclasses.replace(tried[name], milliseconds=statistics.median(times[name]))
 
     @property
     def _ready(self) -> Runner:

@@ -27,7 +27,6 @@ def versions() -> dict[str, str]:
 def _compiled(setup: Setup, options: dict[str, Any]) -> TorchRunner:
     import torch
 
-    torch._dynamo.reset()
     module = torch_module(setup)
     function = torch.compile(module, dynamic=False, fullgraph=True, options=options)
     example = torch_example(setup)
