@@ -2,8 +2,8 @@
 int8 model compiled anew for each of them, and eager torch.
 
 mcomp compiles once, with the batch (and for sentences the length) symbolic, and was shown inputs of the first size only.
-OpenVINO gets a model reshaped to each size, its fastest way; where its quantized model cannot be reshaped, it is
-converted and quantized anew at that size. Times are taken in interleaved rounds.
+OpenVINO's best setting at the first size gets a model reshaped to each size, its fastest way; where its quantized model
+cannot be reshaped, it is converted and quantized anew at that size. Times are taken in interleaved rounds.
 """
 
 from __future__ import annotations
@@ -54,21 +54,25 @@ def run_model(name: str, base: models.Options, threads: int, rounds: int, burst:
     results = [CaseResult(name, case.title, case.batch, case.unit, 0) for case in cases]
     with contextlib.ExitStack() as stack:
         alive: dict[str, Remote] = {}
+        reference: float | None = None
         for peer, variant in RUNNERS:
             reason = peers.module(peer).missing()
             if reason is not None:
                 results[0].skipped[f"{peer} {variant}"] = reason
                 continue
             say(f"  {name}: preparing {peer} {variant}")
-            job = Job(name, peer, variant, base, threads, scratch / f"{name}-{peer}-{variant}", quick=True)
+            job = Job(name, peer, variant, base, threads, scratch / f"{name}-{peer}-{variant}", quick=False)
             remote = stack.enter_context(Remote(job))
-            prepared = as_json(remote("prepare", None, burst))
+            prepared = as_json(remote("prepare", None if variant == "fp32" else reference, burst))
+            if peer == "eager":
+                reference = remote("score", "selection")
             for result in results:
                 result.entries.append(Entry(peer=peer, variant=variant, **prepared))
+                prepared = {**prepared, "tried": []}
             alive[results[0].entries[-1].name] = remote
         for number, (result, options) in enumerate(zip(results, sizes, strict=True)):
             say(f"  {result.title}, batch {result.batch}")
-            job = Job(name, "", "", options, threads, scratch / f"{name}-{number}", quick=True)
+            job = Job(name, "", "", options, threads, scratch / f"{name}-{number}", quick=False)
             _time(result, job, alive, rounds, burst)
     return results
 
@@ -88,7 +92,8 @@ def _time(result: CaseResult, job: Job, alive: dict[str, Remote], rounds: int, b
                         raise
                     say(f"    preparing {entry.name} anew at this size")
                     own = dataclasses.replace(
-                        job, peer=entry.peer, variant=entry.variant, scratch=Path(f"{job.scratch}-{entry.peer}")
+                        job, peer=entry.peer, variant=entry.variant, scratch=Path(f"{job.scratch}-{entry.peer}"),
+                        setting=entry.chosen,
                     )
                     remote = stack.enter_context(Remote(own))
                     at = result.entries.index(entry)

@@ -34,7 +34,8 @@ SPARE = 0.25
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker makes: a variant of a peer for a case, with how many threads and where it may write."""
+    """What a worker makes: a variant of a peer for a case, with how many threads and where it may write; with `setting`, by
+    that one alone."""
 
     case: str
     peer: str
@@ -43,6 +44,7 @@ class Job:
     threads: int
     scratch: Path
     quick: bool
+    setting: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class Worker:
         peer = peers.module(self.job.peer)
         setup = Setup(self.case, self.job.threads, self.job.scratch, self.job.quick, self.job.options.kept)
         found: list[Candidate] = peer.candidates(self.job.variant, setup)
+        if self.job.setting:
+            found = [candidate for candidate in found if candidate.name == self.job.setting]
         if not found:
             raise models.Unavailable(f"{self.job.peer} {self.job.variant}: nothing to do for {self.case.name}")
         tried: dict[str, Tried] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -135,3 +136,10 @@ def test_a_choice_that_the_rounds_do_not_bear_out_is_told() -> None:
 
 def test_memory_is_a_share() -> None:
     assert 0.0 < machine.available_memory() <= 1.0
+
+
+def test_a_worker_can_be_told_which_setting_to_make(standing: Prepare) -> None:
+    one, stand = standing({"a": [1.0], "b": [2.0]})
+    one.job = dataclasses.replace(one.job, setting="b")
+    assert one.prepare(None, 0.1).chosen == "b"
+    assert "make a" not in stand.events
