@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.case import tensors
+from benchmarks.machine import describe
 from benchmarks.metrics import ranks
 from benchmarks.models import CASES, Options, Unavailable, load
+from mcomp.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     rows: list[Row] = []
     skipped = 0
+    made_on = describe(arguments.threads)
     print("| model | variant | kernels | predicted us | measured us | median ratio | median factor off | rank correlation |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.models.split(","):
@@ -89,13 +92,11 @@ def main(argv: list[str] | None = None) -> int:
                 skipped += 1
                 break
             rows.append(row)
+            if arguments.json:
+                found = {"machine": made_on, "rows": [asdict(r) for r in rows]}
+                write_whole(arguments.json, json.dumps(found, indent=1) + "\n")
             print(f"| {row.model} | {row.variant} | {row.kernels} | {row.predicted_us:.0f} | {row.measured_us:.0f} "
                   f"| {row.ratio:.2f} | {row.spread:.2f} | {row.rank:.2f} |", flush=True)
-    if arguments.json:
-        from benchmarks.machine import describe
-
-        found = {"machine": describe(arguments.threads), "rows": [asdict(r) for r in rows]}
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if skipped else 0
 
 

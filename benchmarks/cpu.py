@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -97,10 +97,12 @@ def _prepare(remote: Remote, plan: Plan, peer: str, variant: str, eager: Entry |
     return entry
 
 
-def run_case(plan: Plan, case: Case, scratch: Path, quality: bool) -> CaseResult:
-    """Prepare, score and time all runners of one case.
+def run_case(
+    plan: Plan, case: Case, scratch: Path, quality: bool, keep: Callable[[CaseResult], None] = lambda result: None
+) -> CaseResult:
+    """Prepare, score and time all runners of one case. `keep` gets what there is after each of them and each round.
 
-    Raises WorkerFailed when eager itself fails: there is nothing to compare with then.
+    Raises WorkerFailed when eager itself cannot be prepared: there is nothing to compare with then.
     """
     result = CaseResult(case.name, case.title, case.batch, case.unit, 0)
     result.test_samples = len(case.test) if quality and case.test is not None else 0
@@ -121,19 +123,20 @@ def run_case(plan: Plan, case: Case, scratch: Path, quality: bool) -> CaseResult
                 result.skipped[f"{peer} {variant}"] = str(error)
                 remote.close()
                 say(f"    failed: {error}")
+                keep(result)
                 continue
             reference = outputs if reference is None else reference
             entry.relative_error = None if eager is None else metrics.relative_l2(outputs, reference)
             result.entries.append(entry)
             alive[entry.name] = remote
+            keep(result)
             shown = "" if entry.quality is None else f", {entry.quality:.2f}"
             say(f"    {entry.chosen}{shown} ({time.perf_counter() - started:.0f} s)")
-        _time(plan, result, alive)
+        _time(plan, result, alive, keep)
     return result
 
 
-def _time(plan: Plan, result: CaseResult, alive: dict[str, Remote]) -> None:
-    """Take the interleaved rounds and store them in the entries."""
+def _time(plan: Plan, result: CaseResult, alive: dict[str, Remote], keep: Callable[[CaseResult], None]) -> None:
 
     def turn(entry: Entry) -> float:
         answer: Turn = alive[entry.name]("turn", plan.burst_s)
@@ -142,10 +145,35 @@ def _time(plan: Plan, result: CaseResult, alive: dict[str, Remote]) -> None:
         return answer.burst.milliseconds
 
     say(f"  {result.case}: {plan.rounds} rounds")
-    turns = {entry.name: partial(turn, entry) for entry in result.entries}
-    rounds = timing.interleave(turns, plan.rounds, lambda: time.sleep(SETTLE_S))
-    for entry in result.entries:
-        entry.rounds_ms = rounds[entry.name]
+    take_rounds(result, {entry.name: partial(turn, entry) for entry in result.entries}, plan.rounds, keep)
+
+
+def take_rounds(
+    result: CaseResult, turns: Mapping[str, Callable[[], float]], rounds: int,
+    keep: Callable[[CaseResult], None] = lambda result: None,
+) -> None:
+    """Take interleaved rounds and store them in the entries, by whose names the turns go. A runner whose worker fails leaves
+    the entries, and its reason is in `skipped`."""
+
+    def turn(entry: Entry) -> float:
+        if entry not in result.entries:
+            return float("nan")
+        try:
+            return turns[entry.name]()
+        except WorkerFailed as error:
+            say(f"    {entry.name} failed: {error}")
+            result.skipped[f"{entry.peer} {entry.variant}"] = str(error)
+            result.entries = [other for other in result.entries if other is not entry]
+            return float("nan")
+
+    def after(times: Mapping[str, Sequence[float]]) -> None:
+        for entry in result.entries:
+            entry.rounds_ms = list(times[entry.name])
+        keep(result)
+
+    timing.interleave(
+        {entry.name: partial(turn, entry) for entry in result.entries}, rounds, lambda: time.sleep(SETTLE_S), after
+    )
 
 
 def _show(results: Results, against: str | None) -> None:
@@ -183,12 +211,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runners = _runners(wanted, ours, results.skipped)
     plan = Plan(runners, options, chosen.threads, rounds, burst, chosen.quick)
     output = chosen.json or Path("benchmarks/results/cpu.json")
+
+    def keep(result: CaseResult) -> None:
+        results.put(result)
+        results.save(output)
+
     for name in names:
         say(f"{name}:")
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 case = models.load(name, options)
-                results.cases.append(run_case(plan, case, Path(scratch), not chosen.no_quality))
+                run_case(plan, case, Path(scratch), not chosen.no_quality, keep)
         except (models.Unavailable, WorkerFailed) as error:
             say(f"  skipped: {error}")
             results.skipped[name] = str(error)

@@ -12,8 +12,10 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,11 @@ import numpy as np
 
 from benchmarks import machine, models, peers
 from benchmarks.case import Array, Case, tensors
-from benchmarks.cpu import Plan, _names, run_case, say
+from benchmarks.cpu import Plan, _names, _runners, run_case, say
 from benchmarks.peers.artifact import place
 from benchmarks.peers.ours import INT8_PIPELINE
 from benchmarks.remote import WorkerFailed
-from benchmarks.results import Results
+from benchmarks.results import CaseResult, Entry, Results
 
 if TYPE_CHECKING:
     import mcomp
@@ -167,26 +169,65 @@ def planned(
     return names, told
 
 
-def singles(goal: Goal, case: Case, options: argparse.Namespace, kept: Path) -> tuple[list[str], dict[str, Any]]:
-    """Our int8, and each single technique with int8 behind it; names, and what is to be told of each."""
+def single(
+    name: str, pipeline: str, case: Case, batches: Sequence[tuple[Any, ...]], options: argparse.Namespace, kept: Path
+) -> tuple[list[str], dict[str, Any]]:
+    """One technique; its name, and what is to be told of it."""
     import mcomp
 
-    names, told = [], {}
-    batches = calibration_of(case)
-    wanted = {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in goal.singles.items()}}
-    for name, pipeline in wanted.items():
-        say(f"  {case.name}: {name}")
-        begin = time.perf_counter()
-        fast = mcomp.optimize(
-            case.build(), tensors(case.example), calibration=batches[: None if "distill" in pipeline else ANALYSED],
-            pipeline=pipeline, threads=options.threads, dynamic=case.dynamic,
+    say(f"  {case.name}: {name}")
+    begin = time.perf_counter()
+    fast = mcomp.optimize(
+        case.build(), tensors(case.example), calibration=batches[: None if "distill" in pipeline else ANALYSED],
+        pipeline=pipeline, threads=options.threads, dynamic=case.dynamic,
+    )
+    rows = fast.report().rows
+    return [save(fast, kept, case.name, name)], {
+        "pipeline": pipeline, "seconds": time.perf_counter() - begin, "operations": sum(r.flops for r in rows),
+    }
+
+
+@dataclass
+class Made:
+    """What a row has before anything is scored or timed: an entry for each artifact, with what is to be told of it, and why
+    others failed. `keep` gets it after each step."""
+
+    result: CaseResult
+    kept: Path
+    keep: Callable[[CaseResult], None]
+
+    def attempt(self, name: str, make: Callable[[], tuple[list[str], dict[str, Any]]]) -> list[str]:
+        """The names of the artifacts that `make` saves, the first of which it tells of; none where it fails."""
+        try:
+            names, told = make()
+        except Exception as error:
+            self.result.skipped[f"artifact {name}"] = reason_of(error)
+            names, told = [], {}
+        for made in names:
+            size = place(self.kept, self.result.case, made).stat().st_size
+            details, seconds = (told, told["seconds"]) if made == name else ({}, 0.0)
+            self.result.entries.append(Entry("artifact", made, made, seconds, size, {}, [], details))
+        self.keep(self.result)
+        return names
+
+    def joined(self, result: CaseResult) -> CaseResult:
+        """What was scored and timed, with what is told of artifacts, and those whose turn has not come."""
+        for entry in result.entries:
+            entry.details = next((e.details for e in self.result.entries if e.name == entry.name), entry.details)
+        known = {entry.name for entry in result.entries}
+        waiting = [e for e in self.result.entries if e.name not in known and f"artifact {e.variant}" not in result.skipped]
+        return dataclasses.replace(
+            result, entries=[*result.entries, *waiting], skipped={**self.result.skipped, **result.skipped}
         )
-        rows = fast.report().rows
-        names.append(save(fast, kept, case.name, name))
-        told[name] = {
-            "pipeline": pipeline, "seconds": time.perf_counter() - begin, "operations": sum(r.flops for r in rows),
-        }
-    return names, told
+
+
+def reason_of(error: Exception) -> str:
+    """In one line why something was skipped; the traceback of what nobody foresaw goes to stderr."""
+    if isinstance(error, models.Unavailable | WorkerFailed):
+        say(f"  skipped: {error}")
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {str(error).strip()[:300]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,30 +250,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_goal(goal: Goal, options: argparse.Namespace, results: Results, wanted: Sequence[str]) -> None:
-    """Search, save, score and time one row."""
+def run_goal(
+    goal: Goal, options: argparse.Namespace, runners: Sequence[tuple[str, str]], keep: Callable[[CaseResult], None]
+) -> None:
+    """Search, save, score and time one row, beside runners of other peers. `keep` gets what there is after each step."""
     kept = options.kept.resolve()
     loading = models.Options(options.data.resolve(), kept=kept, any_length=True)
     case = models.load(goal.case, loading)
     limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
-    found, told = planned(goal, case, options, kept, limit)
-    more = {PLAN: told}
+    made = Made(CaseResult(case.name, case.title, case.batch, case.unit, 0), kept, keep)
+    found = made.attempt(PLAN, lambda: planned(goal, case, options, kept, limit))
     if goal.untrained and limit and not options.only_trained:
-        names, more[UNTRAINED] = planned(goal, case, options, kept, 0.0, UNTRAINED)
-        found += names
-    alone, others = singles(goal, case, options, kept)
-    more |= others
-    runners = [("eager", "fp32"), *((p, v) for p in wanted for v in peers.module(p).VARIANTS)]
-    runners += [("artifact", name) for name in (*alone, *found)]
-    plan = Plan(tuple(runners), loading, options.threads, options.rounds, options.burst, False)
+        found += made.attempt(UNTRAINED, lambda: planned(goal, case, options, kept, 0.0, UNTRAINED))
+    alone, batches = [], calibration_of(case)
+    for name, pipeline in {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in goal.singles.items()}}.items():
+        alone += made.attempt(name, partial(single, name, pipeline, case, batches, options, kept))
+    wanted = (*runners, *(("artifact", name) for name in (*alone, *found)))
+    plan = Plan(wanted, loading, options.threads, options.rounds, options.burst, False)
     with tempfile.TemporaryDirectory() as scratch:
-        result = run_case(plan, case, Path(scratch), True)
+        result = run_case(plan, case, Path(scratch), True, lambda result: keep(made.joined(result)))
+    eager = result.entry("eager")
     for name, score in case.beside.items():
-        result.entries[0].also[name] = score()
-    for entry in result.entries:
-        if entry.peer == "artifact":
-            entry.details = more.get(entry.variant, {})
-    results.cases.append(result)
+        try:
+            if eager is not None:
+                eager.also[name] = score()
+        except Exception as error:
+            result.skipped[name] = reason_of(error)
+    keep(made.joined(result))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -247,24 +291,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = machine.command_of("frontier", words)
     results = Results(command, machine.describe(options.threads), options.rounds, options.burst, False)
     older = Results.read(output) if output.exists() else None
+    runners = _runners(wanted, (), results.skipped)
+
+    def whole() -> Results:
+        joined = dataclasses.replace(results, cases=[*results.cases])
+        if older is not None:
+            joined.add_older(older)
+        return joined
+
+    def keep(result: CaseResult) -> None:
+        results.put(result)
+        whole().save(output)
+
     for name in names:
         say(f"{name}:")
         try:
-            run_goal(GOALS[name], options, results, wanted)
-        except (models.Unavailable, WorkerFailed) as error:
-            say(f"  skipped: {error}")
-            results.skipped[name] = str(error)
-        whole = dataclasses.replace(results, cases=[*results.cases])
-        if older is not None:
-            whole.add_older(older)
-        whole.save(output)
+            run_goal(GOALS[name], options, runners, keep)
+        except Exception as error:
+            results.skipped[name] = reason_of(error)
+        whole().save(output)
     from benchmarks.picture import draw, table
 
     print(table(results))
     if not options.no_picture:
-        draw(whole, output.with_suffix(".png"))
+        draw(whole(), output.with_suffix(".png"))
     say(f"written: {output}")
-    return 1 if results.skipped else 0
+    return 1 if results.skipped or any(case.skipped for case in results.cases) else 0
 
 
 if __name__ == "__main__":

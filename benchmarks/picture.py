@@ -45,15 +45,18 @@ def _ratio(case: CaseResult, base: str, entry: Entry) -> str:
     return f"{statistics.median(a / b for a, b in zip(other.rounds_ms, entry.rounds_ms)):.2f}"
 
 
-def draw(results: Results, path: Path) -> Path:
-    """A row for each case: quality over time, and over bytes. Eager is left out of the picture where it would flatten it."""
+def draw(results: Results, path: Path) -> Path | None:
+    """A row for each case: quality over time, and over bytes. Eager is left out of the picture where it would flatten it.
+    Nothing is drawn, and None returned, where no runner has a quality."""
+    cases = [c for c in results.cases if any(e.quality is not None for e in c.entries)]
+    if not cases:
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    cases = [c for c in results.cases if any(e.quality is not None for e in c.entries)]
-    figure, axes = pyplot.subplots(len(cases), 2, figsize=(11, 4 * max(1, len(cases))), squeeze=False)
+    figure, axes = pyplot.subplots(len(cases), 2, figsize=(11, 4 * len(cases)), squeeze=False)
     for row, case in zip(axes, cases):
         title = f"{case.title}\n{(case.machine or results.machine)['cpu']}"
         _panel(row[0], case, [(e, _ms(e)) for e in case.entries], "milliseconds, median of rounds")

@@ -74,6 +74,11 @@ class Results:
     skipped: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
+    def put(self, *cases: CaseResult) -> None:
+        """Take cases in, in the place of what there was of them."""
+        names = {case.case for case in cases}
+        self.cases = [*(other for other in self.cases if other.case not in names), *cases]
+
     def add_older(self, older: Results) -> None:
         """Take over the cases of another run that this one has not; they keep the machine and command that they are of."""
         known = {case.case for case in self.cases}

@@ -13,17 +13,16 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import machine, models, peers, timing
-from benchmarks.cpu import _names, say
+from benchmarks import machine, models, peers
+from benchmarks.cpu import _names, say, take_rounds
 from benchmarks.remote import Remote, WorkerFailed
 from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import markdown
-from benchmarks.worker import SETTLE_S, Job, as_json
+from benchmarks.worker import Job, as_json
 
 RUNNERS = (("eager", "fp32"), ("openvino", "int8"), ("mcomp", "int8"))
 BATCHES = (1, 8, 32)
@@ -44,8 +43,11 @@ def sizes_of(name: str, base: models.Options) -> list[models.Options]:
     return list(seen.values())
 
 
-def run_model(name: str, base: models.Options, threads: int, rounds: int, burst: float, scratch: Path) -> list[CaseResult]:
-    """All sizes of one model.
+def run_model(
+    name: str, base: models.Options, threads: int, rounds: int, burst: float, scratch: Path,
+    keep: Callable[..., None] = lambda *results: None,
+) -> list[CaseResult]:
+    """All sizes of one model. `keep` gets what there is of them after each runner and each round.
 
     Raises Unavailable without its data, WorkerFailed when no runner could be prepared.
     """
@@ -63,21 +65,32 @@ def run_model(name: str, base: models.Options, threads: int, rounds: int, burst:
             say(f"  {name}: preparing {peer} {variant}")
             job = Job(name, peer, variant, base, threads, scratch / f"{name}-{peer}-{variant}", quick=False)
             remote = stack.enter_context(Remote(job))
-            prepared = as_json(remote("prepare", None if variant == "fp32" else reference, burst))
-            if peer == "eager":
-                reference = remote("score", "selection")
+            try:
+                prepared = as_json(remote("prepare", None if variant == "fp32" else reference, burst))
+                if peer == "eager":
+                    reference = remote("score", "selection")
+            except WorkerFailed as error:
+                say(f"    failed: {error}")
+                results[0].skipped[f"{peer} {variant}"] = str(error)
+                remote.close()
+                continue
             for result in results:
                 result.entries.append(Entry(peer=peer, variant=variant, **prepared))
                 prepared = {**prepared, "tried": []}
             alive[results[0].entries[-1].name] = remote
+            keep(*results)
+        if not alive:
+            raise WorkerFailed("; ".join(f"{what}: {why}" for what, why in results[0].skipped.items()))
         for number, (result, options) in enumerate(zip(results, sizes, strict=True)):
             say(f"  {result.title}, batch {result.batch}")
             job = Job(name, "", "", options, threads, scratch / f"{name}-{number}", quick=False)
-            _time(result, job, alive, rounds, burst)
+            _time(result, job, alive, rounds, burst, lambda _: keep(*results))
     return results
 
 
-def _time(result: CaseResult, job: Job, alive: dict[str, Remote], rounds: int, burst: float) -> None:
+def _time(
+    result: CaseResult, job: Job, alive: dict[str, Remote], rounds: int, burst: float, keep: Callable[[CaseResult], None]
+) -> None:
     """Times of all runners at one size, `job.options`. A peer that cannot take the size is prepared for it alone; ours
     is not."""
     with contextlib.ExitStack() as stack:
@@ -101,13 +114,11 @@ def _time(result: CaseResult, job: Job, alive: dict[str, Remote], rounds: int, b
                     result.entries[at] = entry
                     remote("turn_at", job.options, 0.0)
             except WorkerFailed as error:
-                result.skipped[entry.name] = str(error)
+                result.skipped[f"{entry.peer} {entry.variant}"] = str(error)
                 result.entries = [e for e in result.entries if e.name != entry.name]
                 continue
             turns[entry.name] = partial(remote, "turn_at", job.options, burst)
-        times = timing.interleave(turns, rounds, lambda: time.sleep(SETTLE_S))
-    for entry in result.entries:
-        entry.rounds_ms = times[entry.name]
+        take_rounds(result, turns, rounds, keep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,11 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base = models.Options(folder, None, 128, 200, any_length=True)
     command = machine.command_of("shapes", words)
     results = Results(command, machine.describe(chosen.threads), chosen.rounds, chosen.burst, quick=False)
+
+    def keep(*cases: CaseResult) -> None:
+        results.put(*cases)
+        results.save(chosen.json)
+
     for name in names:
         say(f"{name}:")
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                results.cases += run_model(name, base, chosen.threads, chosen.rounds, chosen.burst, Path(scratch))
+                run_model(name, base, chosen.threads, chosen.rounds, chosen.burst, Path(scratch), keep)
         except (models.Unavailable, WorkerFailed) as error:
             say(f"  skipped: {error}")
             results.skipped[name] = str(error)

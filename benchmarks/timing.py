@@ -44,12 +44,13 @@ def measure(call: Callable[[], object], seconds: float, warmup: int = 3, clock: 
 
 
 def interleave(
-    turns: Mapping[str, Callable[[], float]], rounds: int, pause: Callable[[], None] = lambda: None
+    turns: Mapping[str, Callable[[], float]], rounds: int, pause: Callable[[], None] = lambda: None,
+    after: Callable[[Mapping[str, Sequence[float]]], None] = lambda results: None,
 ) -> dict[str, list[float]]:
     """Take every turn once a round, `rounds` times; returns what the turns returned, in order of rounds.
 
     The order is rotated by one each round, so that no runner always follows the same one. `pause` runs before each
-    turn.
+    turn, `after` with what there is after each round.
     """
     names = list(turns)
     results: dict[str, list[float]] = {name: [] for name in names}
@@ -58,6 +59,7 @@ def interleave(
         for name in names[shift:] + names[:shift]:
             pause()
             results[name].append(turns[name]())
+        after(results)
     return results
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cpu, models, shapes, timing
+from benchmarks import cost, cpu, frontier, machine, models, picture, shapes, timing
+from benchmarks.peers import artifact
 from benchmarks.remote import WorkerFailed
+from benchmarks.results import Results
 from benchmarks.worker import Job, Prepared, Tried, Turn
 
 
@@ -77,3 +79,142 @@ def test_other_sizes_get_the_setting_that_was_best_at_the_first(stand: Stand, tm
     assert [given for peer, command, (given, *_) in stand.asked if command == "prepare"][:3] == [None, 90.0, 90.0]
     assert [len(entry.tried) for entry in results[0].entries if entry.peer == "mcomp"] == [2]
     assert {len(entry.tried) for result in results[1:] for entry in result.entries if entry.peer == "mcomp"} == {0}
+
+
+def _died(peer: str, command: str, count: int = 1) -> Callable[[Job, str], None]:
+    """A peer's worker dies at the count-th of these commands, and stays dead."""
+    seen: list[str] = []
+
+    def fail(job: Job, asked: str) -> None:
+        if (job.peer, asked) == (peer, command):
+            seen.append(asked)
+            if len(seen) >= count:
+                raise WorkerFailed("worker died with exit code -9")
+
+    return fail
+
+
+CPU = ["--models", "mlp_small", "--peers", "openvino", "--rounds", "3"]
+
+
+def test_a_worker_that_dies_in_a_round_loses_its_own_entry_only(stand: Stand, tmp_path: Path) -> None:
+    stand.fail = _died("mcomp", "turn", 3)
+    assert cpu.main([*CPU, "--json", str(tmp_path / "r.json")]) == 1
+    case = Results.read(tmp_path / "r.json").cases[0]
+    assert {entry.name: len(entry.rounds_ms) for entry in case.entries} == {"eager": 3, "openvino fp32": 3, "openvino int8": 3}
+    assert case.skipped == {f"mcomp {variant}": "worker died with exit code -9" for variant in ("fp32", "int8")}
+
+
+def test_a_dead_eager_leaves_the_others_their_times(stand: Stand, tmp_path: Path) -> None:
+    stand.fail = _died("eager", "turn")
+    assert cpu.main([*CPU, "--json", str(tmp_path / "r.json")]) == 1
+    case = Results.read(tmp_path / "r.json").cases[0]
+    assert "eager fp32" in case.skipped
+    assert [entry.quality for entry in case.entries] == [90.0] * 4
+
+
+def test_results_are_written_after_each_runner_and_each_round(stand: Stand, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    seen: list[tuple[str, list[int]]] = []
+
+    def look(job: Job, command: str) -> None:
+        if job.peer == "openvino" and command in ("prepare", "turn"):
+            entries = Results.read(output).cases[0].entries
+            seen.append((command, [len(entry.rounds_ms) for entry in entries]))
+
+    stand.fail = look
+    assert cpu.main([*CPU, "--ours", "", "--json", str(output)]) == 0
+    assert seen == [
+        ("prepare", [0]), ("prepare", [0, 0]),
+        *[("turn", [0, 0, 0])] * 2, *[("turn", [1, 1, 1])] * 2, *[("turn", [2, 2, 2])] * 2,
+    ]
+
+
+@pytest.mark.parametrize("command", ["prepare", "turn_at"])
+def test_a_worker_that_dies_at_a_size_loses_its_own_entry_only(stand: Stand, tmp_path: Path, command: str) -> None:
+    stand.fail = _died("mcomp", command, 1 if command == "prepare" else 4)
+    output = tmp_path / "r.json"
+    assert shapes.main(["--models", "mlp_small", "--rounds", "2", "--json", str(output)]) == 1
+    cases = Results.read(output).cases
+    assert len(cases) == 5
+    assert "mcomp int8" in {what for case in cases for what in case.skipped}
+    assert all([len(entry.rounds_ms) for entry in case.entries if entry.peer != "mcomp"] == [2, 2] for case in cases)
+
+
+FRONTIER = ["--models", "tiny", "--no-picture", "--rounds", "2"]
+
+
+@pytest.fixture
+def tiny(stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Words for `frontier.main`: a model with two single techniques, of which the first fails, as the search does."""
+    load = models.load
+
+    def single(name: str, pipeline: str, *rest: Any) -> tuple[list[str], dict[str, Any]]:
+        if name == "bad":
+            raise KeyError("bad")
+        path = artifact.place(tmp_path, "mlp_small", name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1234")
+        return [name], {"pipeline": pipeline, "seconds": 1.5}
+
+    def planned(*given: Any) -> None:
+        raise ValueError("no plan")
+
+    monkeypatch.setattr(models, "load", lambda name, options: load("mlp_small", models.Options()))
+    monkeypatch.setattr(frontier, "single", single)
+    monkeypatch.setattr(frontier, "planned", planned)
+    monkeypatch.setattr(frontier, "GOALS", {"tiny": frontier.Goal("tiny", singles={"bad": "x", "good": "y"})})
+    return [*FRONTIER, "--data", str(tmp_path), "--kept", str(tmp_path), "--json", str(tmp_path / "r.json")]
+
+
+def test_one_technique_that_fails_is_told_and_the_others_go_on(tiny: list[str], tmp_path: Path) -> None:
+    assert frontier.main(tiny) == 1
+    case = Results.read(tmp_path / "r.json").cases[0]
+    assert [entry.name for entry in case.entries] == ["eager", "mcomp int8", "mcomp good"]
+    assert case.entries[2].details["pipeline"].startswith("y,")
+    assert [len(entry.rounds_ms) for entry in case.entries] == [2, 2, 2]
+    assert case.skipped == {"artifact plan": "ValueError: no plan", "artifact bad": "KeyError: 'bad'"}
+
+
+def test_what_a_search_made_is_written_before_anything_is_timed(tiny: list[str], stand: Stand, tmp_path: Path) -> None:
+    seen: list[list[tuple[str, int | None]]] = []
+
+    def look(job: Job, command: str) -> None:
+        if command == "prepare":
+            case = Results.read(tmp_path / "r.json").cases[0]
+            seen.append([(entry.name, entry.size_bytes) for entry in case.entries])
+
+    stand.fail = look
+    frontier.main(tiny)
+    made = [("mcomp int8", 4), ("mcomp good", 4)]
+    assert seen == [made, [("eager", 100), *made], [("eager", 100), ("mcomp int8", 100), made[1]]]
+
+
+def test_a_model_that_fails_is_told_and_leaves_no_picture(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(models, "load", lambda name, options: [][0])
+    assert frontier.main([word for word in tiny if word != "--no-picture"]) == 1
+    assert Results.read(tmp_path / "r.json").skipped == {"tiny": "IndexError: list index out of range"}
+    assert [path.name for path in tmp_path.glob("*.png")] == []
+
+
+def test_a_missing_peer_is_told(tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(frontier.peers.module("openvino"), "missing", lambda: "not installed: openvino")
+    assert frontier.main([*tiny, "--peers", "openvino"]) == 1
+    assert Results.read(tmp_path / "r.json").skipped == {"openvino": "not installed: openvino"}
+
+
+def test_nothing_is_drawn_of_no_quality(tmp_path: Path) -> None:
+    assert picture.draw(Results("x", machine.describe(1), 1, 0.1, False), tmp_path / "x.png") is None
+
+
+def test_rows_of_the_cost_model_are_written_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measure(name: str, variant: str, options: models.Options, threads: int) -> cost.Row:
+        if variant == "int8":
+            assert '"model": "mlp_small"' in (tmp_path / "c.json").read_text()
+            raise models.Unavailable("no more")
+        return cost.Row(name, variant, 3, 1.0, 1.0, 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(cost, "measure", measure)
+    assert cost.main(["--models", "mlp_small", "--json", str(tmp_path / "c.json")]) == 1
