@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=128, help="tokens per sentence")
     parser.add_argument("--rounds", type=int, help="interleaved rounds; default 15 (quick: 5)")
     parser.add_argument("--burst", type=float, metavar="S", help="seconds per turn; default 0.3 (quick: 0.1)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="result file; default benchmarks/results/cpu.json")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="result file, in which models of other runs stay; default "
+                        "benchmarks/results/cpu.json (quick: none)")
     parser.add_argument("--against", metavar="NAME", help="also show speed relative to this runner ('openvino int8')")
     parser.add_argument("--no-quality", action="store_true", help="time only: no test scores")
     parser.add_argument("--quick", action="store_true", help="few rounds, one setting per runner, 200 test samples")
@@ -210,11 +211,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(machine.command_of("cpu", words), machine.describe(chosen.threads), rounds, burst, chosen.quick)
     runners = _runners(wanted, ours, results.skipped)
     plan = Plan(runners, options, chosen.threads, rounds, burst, chosen.quick)
-    output = chosen.json or Path("benchmarks/results/cpu.json")
+    output = chosen.json or (None if chosen.quick else Path("benchmarks/results/cpu.json"))
+    older = Results.read_if_there(output)
+
+    def write() -> None:
+        if output is not None:
+            results.joined(older).save(output)
 
     def keep(result: CaseResult) -> None:
         results.put(result)
-        results.save(output)
+        write()
 
     for name in names:
         say(f"{name}:")
@@ -225,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (models.Unavailable, WorkerFailed) as error:
             say(f"  skipped: {error}")
             results.skipped[name] = str(error)
-        results.save(output)
+        write()
     _show(results, chosen.against)
-    say(f"written: {output}")
+    say("nothing was written: give --json OUT" if output is None else f"written: {output}")
     return 1 if results.skipped or any(case.skipped for case in results.cases) else 0
 
 

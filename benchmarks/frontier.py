@@ -290,18 +290,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.json or Path("benchmarks/results/frontier.json")
     command = machine.command_of("frontier", words)
     results = Results(command, machine.describe(options.threads), options.rounds, options.burst, False)
-    older = Results.read(output) if output.exists() else None
+    older = Results.read_if_there(output)
     runners = _runners(wanted, (), results.skipped)
-
-    def whole() -> Results:
-        joined = dataclasses.replace(results, cases=[*results.cases])
-        if older is not None:
-            joined.add_older(older)
-        return joined
 
     def keep(result: CaseResult) -> None:
         results.put(result)
-        whole().save(output)
+        results.joined(older).save(output)
 
     for name in names:
         say(f"{name}:")
@@ -309,12 +303,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_goal(GOALS[name], options, runners, keep)
         except Exception as error:
             results.skipped[name] = reason_of(error)
-        whole().save(output)
+        results.joined(older).save(output)
     from benchmarks.picture import draw, table
 
     print(table(results))
     if not options.no_picture:
-        draw(whole(), output.with_suffix(".png"))
+        draw(results.joined(older), output.with_suffix(".png"))
     say(f"written: {output}")
     return 1 if results.skipped or any(case.skipped for case in results.cases) else 0
 

@@ -88,12 +88,24 @@ class Results:
                 self.cases.append(dataclasses.replace(case, **own))
         self.cases.sort(key=lambda case: case.case)
 
+    def joined(self, older: Results | None) -> Results:
+        """A copy with the cases of another run that this one has not."""
+        whole = dataclasses.replace(self, cases=[*self.cases], skipped={**self.skipped})
+        if older is not None:
+            whole.add_older(older)
+        return whole
+
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(path.suffix + ".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf8")
         partial.replace(path)
+
+    @staticmethod
+    def read_if_there(path: Path | None) -> Results | None:
+        """What is at a path; None where there is nothing. Raises ValueError for a file of another format."""
+        return Results.read(path) if path is not None and path.exists() else None
 
     @staticmethod
     def read(path: Path) -> Results:

@@ -130,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--burst", type=float, metavar="S", default=0.2, help="seconds per turn")
-    parser.add_argument("--json", type=Path, metavar="OUT", default=Path("benchmarks/results/shapes.json"))
+    parser.add_argument("--json", type=Path, metavar="OUT", default=Path("benchmarks/results/shapes.json"),
+                        help="result file, in which models of other runs stay")
     chosen = parser.parse_args(words)
     names = _names(chosen.models, list(models.CASES), "models")
     folder = None if chosen.data is None else chosen.data.resolve()
@@ -138,9 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = machine.command_of("shapes", words)
     results = Results(command, machine.describe(chosen.threads), chosen.rounds, chosen.burst, quick=False)
 
+    older = Results.read_if_there(chosen.json)
+
     def keep(*cases: CaseResult) -> None:
         results.put(*cases)
-        results.save(chosen.json)
+        results.joined(older).save(chosen.json)
 
     for name in names:
         say(f"{name}:")
@@ -150,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (models.Unavailable, WorkerFailed) as error:
             say(f"  skipped: {error}")
             results.skipped[name] = str(error)
-        results.save(chosen.json)
+        results.joined(older).save(chosen.json)
     print(markdown(results, "openvino int8"))
     return 1 if results.skipped or any(case.skipped for case in results.cases) else 0
 

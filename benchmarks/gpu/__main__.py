@@ -14,6 +14,17 @@ import sys
 from benchmarks.gpu import report
 
 
+def default_place(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """The committed file for whole runs only."""
+    part = options.only or options.small or options.no_kernels or any(
+        getattr(options, name) != parser.get_default(name) for name in ("models", "batches")
+    )
+    if not part:
+        return "benchmarks/results/gpu.json"
+    os.makedirs("build", exist_ok=True)
+    return "build/gpu.json"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 1 where something is wrong or was skipped."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Checks and times target cuda.")
@@ -29,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-kernels", action="store_true", help="networks only")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-times", action="store_true", help="correctness only")
-    parser.add_argument("--json", default="benchmarks/results/gpu.json",
-                        help="where the results go, beside a table in Markdown")
+    parser.add_argument("--json", help="where the results go, beside a table in Markdown; default "
+                        "benchmarks/results/gpu.json, of a part of the benchmark build/gpu.json")
     options = parser.parse_args(argv)
+    if options.json is None:
+        options.json = default_place(options, parser)
     if options.interpret:
         os.environ["TRITON_INTERPRET"] = "1"
     if options.aot:

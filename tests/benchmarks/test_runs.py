@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,44 @@ def test_rows_of_the_cost_model_are_written_as_they_come(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cost, "measure", measure)
     assert cost.main(["--models", "mlp_small", "--json", str(tmp_path / "c.json")]) == 1
+
+
+def test_models_of_other_runs_stay_in_the_file(stand: Stand, tmp_path: Path) -> None:
+    output = tmp_path / "r.json"
+    for main, words in ((cpu.main, ["--peers", ""]), (shapes.main, [])):
+        output.unlink(missing_ok=True)
+        for name in ("mlp_small", "mlp_large"):
+            assert main([*words, "--models", name, "--rounds", "1", "--json", str(output)]) == 0
+        found = Results.read(output)
+        assert {case.case for case in found.cases} == {"mlp_small", "mlp_large"}
+        assert "mlp_large" in found.command
+        assert all("mlp_small" in case.command for case in found.cases if case.case == "mlp_small")
+
+
+def test_a_quick_run_writes_no_file_unasked(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cpu.main([*CPU, "--quick"]) == 0
+    assert list(tmp_path.rglob("*.json")) == []
+    assert cpu.main(CPU) == 0
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["cpu.json"]
+
+
+@pytest.mark.parametrize(("words", "place"), [
+    ([], "benchmarks/results/gpu.json"), (["--rounds", "5"], "benchmarks/results/gpu.json"),
+    (["--models", "bert"], "build/gpu.json"), (["--small"], "build/gpu.json"), (["--only", "x"], "build/gpu.json"),
+    (["--only", "x", "--json", "y.json"], "y.json"),
+])
+def test_a_part_of_the_gpu_benchmark_has_a_file_of_its_own(
+    words: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from benchmarks.gpu.__main__ import main
+
+    asked: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mcomp.backend.backend_named", lambda name: SimpleNamespace(available=lambda: None))
+    stand_in = SimpleNamespace(run=lambda options: asked.append(options.json) or 0)
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.run", stand_in)
+    assert main(words) == 0
+    assert asked == [place]
