@@ -105,7 +105,9 @@ def run_case(
 
     Raises WorkerFailed when eager itself cannot be prepared: there is nothing to compare with then.
     """
-    result = CaseResult(case.name, case.title, case.batch, case.unit, 0)
+    result = CaseResult(
+        case.name, case.title, case.batch, case.unit, 0, commit=machine.revision(), date=machine.today()
+    )
     result.test_samples = len(case.test) if quality and case.test is not None else 0
     with contextlib.ExitStack() as stack:
         alive: dict[str, Remote] = {}

@@ -258,7 +258,10 @@ def run_goal(
     loading = models.Options(options.data.resolve(), kept=kept, any_length=True)
     case = models.load(goal.case, loading)
     limit = 60 * goal.minutes if options.time_limit is None else options.time_limit
-    made = Made(CaseResult(case.name, case.title, case.batch, case.unit, 0), kept, keep)
+    started = CaseResult(
+        case.name, case.title, case.batch, case.unit, 0, commit=machine.revision(), date=machine.today()
+    )
+    made = Made(started, kept, keep)
     found = made.attempt(PLAN, lambda: planned(goal, case, options, kept, limit))
     if goal.untrained and limit and not options.only_trained:
         found += made.attempt(UNTRAINED, lambda: planned(goal, case, options, kept, 0.0, UNTRAINED))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,28 @@ def _compiler() -> str | None:
     except FileNotFoundError:
         return None
     return shown.splitlines()[0] if shown else None
+
+
+@functools.cache
+def revision() -> str | None:
+    """What `git describe` calls this code, as it was when first asked; None without git or outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        shown = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return shown.stdout.strip() or None
+
+
+def today() -> str:
+    """The date in UTC, as 2026-01-31."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def conditions(made: Mapping[str, Any]) -> str:
+    """What `describe` found, in words."""
+    cpu = f"{made['cpu']} ({', '.join(made['isa'])})"
+    return f"{cpu}, {made['cores']} cores, {made['threads']} threads, Python {made['python']}"
 
 
 def available_memory() -> float:

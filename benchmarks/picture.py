@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import CaseResult, Entry, Results
+from benchmarks.table import origins
 
 PLAN, INT8, EAGER = "mcomp plan", "mcomp int8", "eager"
 _LOOKS = (("mcomp front", "o", "tab:blue"), (PLAN, "*", "tab:red"), (INT8, "s", "black"), ("mcomp", "^", "tab:green"))
@@ -18,7 +19,7 @@ _SHOWN = 5.0
 
 
 def table(results: Results) -> str:
-    """Markdown: every runner of every case."""
+    """Markdown: every runner of every case, and what cases of other runs were made on."""
     lines = [
         "| model | runner | quality | ms | times eager | times our int8 | bytes | also |",
         "|---|---|---|---|---|---|---|---|",
@@ -31,7 +32,8 @@ def table(results: Results) -> str:
                 f"| {case.case} | {entry.name} | {quality} | {_ms(entry):.4g} | {_ratio(case, EAGER, entry)} | "
                 f"{_ratio(case, INT8, entry)} | {size} | {', '.join(f'{k} {v:.2f}' for k, v in entry.also.items())} |"
             )
-    return "\n".join(lines)
+    told = origins(results)
+    return "\n".join([*lines, *([""] if told else []), *(f"- {line}" for line in told)])
 
 
 def _ms(entry: Entry) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import PEERS
+
 FORMAT = 1
 
 
@@ -44,8 +46,9 @@ class Entry:
 
 @dataclass
 class CaseResult:
-    """All runners of one case, and those that could not take part, with the reason. `machine` and `command`: of this case,
-    where they are not the file's."""
+    """All runners of one case, and those that could not take part, with the reason. `machine`, `command`, `rounds`,
+    `burst_s` and `quick`: of this case, where they are not the file's. `commit`: what git calls the code, where it is in a
+    repository. `date`: when, in UTC."""
 
     case: str
     title: str
@@ -56,6 +59,11 @@ class CaseResult:
     skipped: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+    rounds: int = 0
+    burst_s: float = 0.0
+    quick: bool = False
+    commit: str | None = None
+    date: str = ""
 
     def entry(self, name: str) -> Entry | None:
         return next((entry for entry in self.entries if entry.name == name), None)
@@ -80,13 +88,24 @@ class Results:
         self.cases = [*(other for other in self.cases if other.case not in names), *cases]
 
     def add_older(self, older: Results) -> None:
-        """Take over the cases of another run that this one has not; they keep the machine and command that they are of."""
+        """Take over the cases of another run that this one has not, and why it skipped others; they keep the machine and
+        command that they are of."""
         known = {case.case for case in self.cases}
+        missing = {what: why for what, why in older.skipped.items() if what in PEERS}
         for case in older.cases:
             if case.case not in known:
-                own = {"machine": case.machine or older.machine, "command": case.command or older.command}
-                self.cases.append(dataclasses.replace(case, **own))
+                self.cases.append(case if case.command else older._told(case, missing))
+        for what, why in older.skipped.items():
+            if what not in missing and what not in known:
+                self.skipped.setdefault(what, why)
         self.cases.sort(key=lambda case: case.case)
+
+    def _told(self, case: CaseResult, missing: dict[str, str]) -> CaseResult:
+        """A case of this run with what the file says of all."""
+        return dataclasses.replace(
+            case, machine=self.machine, command=self.command, rounds=self.rounds, burst_s=self.burst_s, quick=self.quick,
+            skipped={**missing, **case.skipped},
+        )
 
     def joined(self, older: Results | None) -> Results:
         """A copy with the cases of another run that this one has not."""

@@ -53,7 +53,10 @@ def run_model(
     """
     sizes = sizes_of(name, base)
     cases = [models.load(name, options) for options in sizes]
-    results = [CaseResult(name, case.title, case.batch, case.unit, 0) for case in cases]
+    results = [
+        CaseResult(name, case.title, case.batch, case.unit, 0, commit=machine.revision(), date=machine.today())
+        for case in cases
+    ]
     with contextlib.ExitStack() as stack:
         alive: dict[str, Remote] = {}
         reference: float | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import machine
 from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.timing import Spread, speedup
 
@@ -128,19 +129,42 @@ def doubts(case: CaseResult) -> list[str]:
     return lines
 
 
+def origins(results: Results) -> list[str]:
+    """What cases of other runs were made by, on what and when."""
+    runs: dict[tuple[str, ...], list[CaseResult]] = {}
+    for case in results.cases:
+        if case.command or case.machine:
+            made = machine.conditions(case.machine or results.machine)
+            of = f"{case.rounds} rounds of {case.burst_s:g} s" if case.rounds else ""
+            of += ", quick, not for quoting" if case.quick else ""
+            runs.setdefault((case.command or results.command, made, of), []).append(case)
+    return [
+        f"{', '.join(dict.fromkeys(c.case for c in cases))}: "
+        + "; ".join(part for part in (f"`{command}`", made, of, _versions(cases), *_when(cases)) if part)
+        for (command, made, of), cases in runs.items()
+    ]
+
+
+def _versions(cases: Sequence[CaseResult]) -> str:
+    versions = {name: version for case in cases for entry in case.entries for name, version in entry.versions.items()}
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def _when(cases: Sequence[CaseResult]) -> list[str]:
+    """Dates and commits."""
+    found = dict.fromkeys((case.date, case.commit) for case in cases if case.date)
+    return [date if commit is None else f"{date}, commit {commit}" for date, commit in found]
+
+
 def notes(results: Results) -> list[str]:
     """What a reader must know beside the tables: conditions, what was skipped or failed, what may have disturbed."""
-    machine = results.machine
-    versions: dict[str, str] = {}
-    for case in results.cases:
-        for entry in case.entries:
-            versions.update(entry.versions)
+    own = [case for case in results.cases if not case.command]
     lines = [
         f"`{results.command}`",
-        f"{machine['cpu']} ({', '.join(machine['isa'])}), {machine['cores']} cores, {machine['threads']} threads, "
-        f"load {machine['load_average']:.1f} at the start; Python {machine['python']}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+        f"{machine.conditions(results.machine)}, load {results.machine['load_average']:.1f} at the start; {_versions(own)}"
+        + "".join(f"; {when}" for when in _when(own)),
         f"{results.rounds} interleaved rounds of {results.burst_s:g} s; ratios: median over rounds (least-greatest).",
+        *origins(results),
     ]
     if results.quick:
         lines.append("Quick run: few rounds, one setting per runner, few test samples; not for quoting.")
@@ -159,6 +183,10 @@ def notes(results: Results) -> list[str]:
             if entry.idle_cores > IDLE_WARNING:
                 lines.append(f"{case.case}: {entry.name} used {entry.idle_cores:.2f} cores between its turns.")
         lines += doubts(case)
+        wanted = case.rounds or (0 if case.command else results.rounds)
+        least = min((len(entry.rounds_ms) for entry in case.entries), default=wanted)
+        if least < wanted:
+            lines.append(f"{case.case}: {least} of {wanted} rounds were taken.")
     return lines
 
 

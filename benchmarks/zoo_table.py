@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class Row:
 
     `errors` are relative L2 errors of the results, and of the arguments that the model changes, at each batch size.
     `native_nodes` and `native_flops` are shares, 0 to 1. `round_trip`: printing and parsing gave the same text.
-    `seconds`: capture and compilation; `total_seconds`: comparisons too.
+    `seconds`: capture and compilation; `total_seconds`: comparisons too. `run`: the place in the table's `earlier` of the
+    run that the row is of; None: the last one.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Row:
     notes: tuple[str, ...] = ()
     failure: str = ""
     total_seconds: float = 0.0
+    run: int | None = None
 
     @property
     def shortfalls(self) -> list[str]:
@@ -72,16 +75,39 @@ class Row:
         return f"{self.name}: {'; '.join([*self.shortfalls, *self.notes])}"[:700]
 
 
+def _conditions() -> dict[str, Any]:
+    """Machine, versions and commit that rows are made with now."""
+    made = machine.describe(1)
+    made.pop("load_average")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"machine": made, "versions": versions, "commit": machine.revision()}
+
+
+def _told(run: Mapping[str, Any]) -> str:
+    """Command and conditions of a run in a sentence."""
+    made = run["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    parts = [
+        f"`{run['command']}`" if run["command"] else "",
+        f"{made['cpu']} ({', '.join(made['isa'])}), Python {made['python']}, {versions}", str(made["compiler"]),
+        ", ".join(word for word in (run.get("date"), run.get("commit") and f"commit {run['commit']}") if word),
+    ]
+    return "; ".join(part for part in parts if part) + "."
+
+
 @dataclass
 class Table:
-    """Rows by model name, with the command and the target that they were made with."""
+    """Rows by model name, with the command and the target that they were made with; `earlier`: commands and conditions of
+    runs that rows were taken over from."""
 
     command: str
     target: str
     rows: dict[str, Row] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
     def resumed(self, path: Path) -> Table:
-        """This table with the rows that were written to `path`, if there are any. ValueError for another target."""
+        """This table with the rows that were written to `path`, if there are any, and what these were made on. ValueError
+        for another target."""
         file = path.with_suffix(".json")
         if not file.exists():
             return self
@@ -89,30 +115,34 @@ class Table:
         if data["target"] != self.target:
             raise ValueError(f"{file} is about target {data['target']}, not {self.target}")
         rows = [Row(**{**row, "errors": tuple(row["errors"]), "notes": tuple(row["notes"])}) for row in data["rows"]]
-        return Table(self.command, self.target, {row.name: row for row in rows})
+        earlier, last = data.get("earlier", []), {name: data.get(name) for name in ("command", "date", *_conditions())}
+        if any(last[name] != now for name, now in _conditions().items()):
+            rows = [dataclasses.replace(row, run=len(earlier) if row.run is None else row.run) for row in rows]
+            earlier = [*earlier, last]
+        return Table(self.command, self.target, {row.name: row for row in rows}, earlier)
 
     def write(self, path: Path) -> None:
         """Write `path`.json and `path`.md."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = machine.describe(1)
-        made.pop("load_average")
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        now = {"command": self.command, **_conditions(), "date": machine.today()}
         data: dict[str, Any] = {
-            "command": self.command, "target": self.target, "machine": made, "versions": versions,
-            "good": sum(row.good for row in self.rows.values()), "rows": [asdict(row) for row in self.rows.values()],
+            **now, "target": self.target, "good": sum(row.good for row in self.rows.values()), "earlier": self.earlier,
+            "rows": [asdict(row) for row in self.rows.values()],
         }
         path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf8")
-        path.with_suffix(".md").write_text(self.markdown(made, versions), encoding="utf8")
+        path.with_suffix(".md").write_text(self.markdown(now), encoding="utf8")
 
-    def markdown(self, made: dict[str, Any], versions: dict[str, str]) -> str:
-        """The table as a document."""
+    def markdown(self, now: dict[str, Any]) -> str:
+        """The table as a document. `now`: command and conditions of the last run."""
         rows = list(self.rows.values())
         short = [row for row in rows if not row.good]
+        counts = [sum(row.run == place for row in rows) for place in range(len(self.earlier))]
+        told = [f"Rows of an earlier run ({count}): {_told(run)}" for count, run in zip(counts, self.earlier) if count]
         lines = [
             f"# The zoo on target `{self.target}`", "",
-            f"`{self.command}`", "",
-            f"{made['cpu']} ({', '.join(made['isa'])}), Python {made['python']}, "
-            + ", ".join(f"{name} {version}" for name, version in versions.items()) + f"; {made['compiler']}.", "",
+            f"`{now['command']}`", "",
+            _told({**now, "command": None}), "",
+            *(line for text in told for line in (text, "")),
             f"**{len(rows) - len(short)} of {len(rows)} models meet every requirement**: error to eager at most "
             f"{TOLERANCE:g} at every batch size of one capture, no eager module, at least {100 * SHARE:g} % of nodes and "
             "of FLOPs in generated code, text that parses back to the same graph. In a model with eager modules, nodes and "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import zoo
+from benchmarks import machine, zoo
 from benchmarks.zoo_check import check
 from benchmarks.zoo_pool import check_all
 from benchmarks.zoo_table import Row, Table
@@ -44,6 +45,24 @@ def test_the_files_hold_failures_too(tmp_path: Path) -> None:
     assert "**1 of 2 models" in text and "| two * |" in text and "- two: stopped after 5 seconds" in text
     with pytest.raises(ValueError, match="target cpu, not capture"):
         Table("another", "capture").resumed(tmp_path / "zoo")
+
+
+def test_rows_that_are_taken_over_keep_what_they_were_made_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = machine.describe(1)
+    monkeypatch.setattr(machine, "describe", lambda threads: {**described, "cpu": "The first"})
+    Table("one command", "cpu", {"one": GOOD}).write(tmp_path / "zoo")
+    for cpu, name in (("The second", "two"), ("The third", "three")):
+        monkeypatch.setattr(machine, "describe", lambda threads, cpu=cpu: {**described, "cpu": cpu})
+        table = Table(f"command of {name}", "cpu").resumed(tmp_path / "zoo")
+        table.rows[name] = dataclasses.replace(GOOD, name=name)
+        table.write(tmp_path / "zoo")
+    found = json.loads((tmp_path / "zoo.json").read_text())
+    assert (found["machine"]["cpu"], found["command"]) == ("The third", "command of three")
+    assert [(run["machine"]["cpu"], run["command"]) for run in found["earlier"]] == [
+        ("The first", "one command"), ("The second", "command of two"),
+    ]
+    assert [row["run"] for row in found["rows"]] == [0, 1, None]
+    assert "Rows of an earlier run (1): `one command`; The first (" in (tmp_path / "zoo.md").read_text()
 
 
 def test_a_model_that_takes_too_long_does_not_stop_the_table() -> None:

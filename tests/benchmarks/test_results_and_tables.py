@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cpu, machine, table
+from benchmarks import cpu, machine, picture, table
 from benchmarks.results import CaseResult, Entry, Results
 
 
@@ -51,6 +51,54 @@ def test_cases_of_another_run_keep_the_machine_they_ran_on(results: Results) -> 
         ("first", "another", "earlier"), ("net", None, ""), ("oldest", "a third", "earliest"),
     ]
     assert results.cases[1].entries
+
+
+def test_cases_of_another_run_keep_its_rounds_and_what_it_skipped(results: Results) -> None:
+    cases = [CaseResult(name, name, 1, "%", 9, skipped={"mcomp int8": "died"}) for name in ("net", "first")]
+    skipped = {"openvino": "missing", "second": "x", "third": "y"}
+    older = Results("earlier", machine.describe(1), 7, 0.2, True, cases, skipped)
+    older.cases.append(CaseResult("oldest", "oldest", 1, "%", 9, machine={"cpu": "a third"}, command="earliest", rounds=9))
+    results.add_older(older)
+    first, _, oldest = results.cases
+    assert (first.rounds, first.burst_s, first.quick) == (7, 0.2, True)
+    assert first.skipped == {"openvino": "missing", "mcomp int8": "died"}
+    assert (oldest.rounds, oldest.skipped) == (9, {})
+    assert results.skipped == {"second": "no data", "third": "y"}
+
+
+def test_tables_tell_what_cases_of_other_runs_were_made_on(results: Results) -> None:
+    other = {**machine.describe(1), "cpu": "Another CPU"}
+    older = Results("python -m earlier", other, 7, 0.2, False, [
+        CaseResult(name, name, 1, "%", 9, [_entry("other", "int8", [1.0] * 7)], commit="abc123", date="2026-01-31")
+        for name in ("first", "last")
+    ])
+    assert table.origins(results) == []
+    results.add_older(older)
+    told = (
+        f"first, last: `python -m earlier`; {machine.conditions(other)}; 7 rounds of 0.2 s; other 1.0; "
+        "2026-01-31, commit abc123"
+    )
+    assert table.origins(results) == [told]
+    assert f"- {told}" in table.markdown(results)
+    assert f"- {told}" in picture.table(results)
+    assert "Another CPU" not in table.notes(results)[1]
+
+
+def test_cases_tell_when_and_of_which_commit_they_are(results: Results) -> None:
+    results.cases[0].commit, results.cases[0].date = "abc123-dirty", "2026-01-31"
+    assert table.notes(results)[1].endswith("; 2026-01-31, commit abc123-dirty")
+
+
+def test_rounds_that_are_missing_are_told(results: Results) -> None:
+    results.rounds = 15
+    assert "net: 3 of 15 rounds were taken." in table.notes(results)
+
+
+def test_there_is_no_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    machine.revision.cache_clear()
+    assert machine.revision() is None
+    machine.revision.cache_clear()
 
 
 def test_commands_name_no_place_of_this_machine() -> None:

@@ -18,8 +18,8 @@ from benchmarks.worker import Job, Prepared, Tried, Turn
 
 
 class Stand:
-    """Worker processes that answer at once; `jobs` and `asked` tell what was wanted of them. `fail` may raise for a job and a
-    command."""
+    """Worker processes that answer at once; `jobs` and `asked` tell what was wanted of them. `fail` may raise for a job
+    and a command."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -102,8 +102,18 @@ def test_a_worker_that_dies_in_a_round_loses_its_own_entry_only(stand: Stand, tm
     stand.fail = _died("mcomp", "turn", 3)
     assert cpu.main([*CPU, "--json", str(tmp_path / "r.json")]) == 1
     case = Results.read(tmp_path / "r.json").cases[0]
-    assert {entry.name: len(entry.rounds_ms) for entry in case.entries} == {"eager": 3, "openvino fp32": 3, "openvino int8": 3}
+    found = {entry.name: len(entry.rounds_ms) for entry in case.entries}
+    assert found == {"eager": 3, "openvino fp32": 3, "openvino int8": 3}
     assert case.skipped == {f"mcomp {variant}": "worker died with exit code -9" for variant in ("fp32", "int8")}
+
+
+def test_each_case_has_a_date_and_a_commit(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "revision", lambda: "abc123")
+    monkeypatch.setattr(machine, "today", lambda: "2026-01-31")
+    for main, words in ((cpu.main, CPU), (shapes.main, ["--models", "mlp_small", "--rounds", "1"])):
+        main([*words, "--json", str(tmp_path / f"{main.__module__}.json")])
+        cases = Results.read(tmp_path / f"{main.__module__}.json").cases
+        assert {(case.commit, case.date) for case in cases} == {("abc123", "2026-01-31")}
 
 
 def test_a_dead_eager_leaves_the_others_their_times(stand: Stand, tmp_path: Path) -> None:
