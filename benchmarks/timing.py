@@ -5,6 +5,7 @@ One slow moment of the machine then hits every runner of that round alike and le
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,18 +46,17 @@ def measure(call: Callable[[], object], seconds: float, warmup: int = 3, clock: 
 
 def interleave(
     turns: Mapping[str, Callable[[], float]], rounds: int, pause: Callable[[], None] = lambda: None,
-    after: Callable[[Mapping[str, Sequence[float]]], None] = lambda results: None,
+    after: Callable[[Mapping[str, Sequence[float]]], None] = lambda results: None, seed: int = 0,
 ) -> dict[str, list[float]]:
     """Take every turn once a round, `rounds` times; returns what the turns returned, in order of rounds.
 
-    The order is rotated by one each round, so that no runner always follows the same one. `pause` runs before each
-    turn, `after` with what there is after each round.
+    The order is drawn anew each round, the same for the same seed, so that no runner always follows the same one. `pause`
+    runs before each turn, `after` with what there is after each round.
     """
-    names = list(turns)
+    names, draw = list(turns), random.Random(seed)
     results: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        shift = index % len(names) if names else 0
-        for name in names[shift:] + names[:shift]:
+    for _ in range(rounds):
+        for name in draw.sample(names, len(names)):
             pause()
             results[name].append(turns[name]())
         after(results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from benchmarks import timing
@@ -54,16 +56,36 @@ def test_measure_takes_the_median_not_the_mean() -> None:
     assert timing.measure(work, 0.1, clock=clock).milliseconds == pytest.approx(1.0)
 
 
-def test_interleave_takes_every_turn_once_a_round_and_rotates_the_order() -> None:
+def _taken(names: str, rounds: int, seed: int = 0) -> tuple[list[str], dict[str, list[float]]]:
+    """The order of turns by round, and what they returned: how many had been taken."""
     order: list[str] = []
 
     def turn(name: str) -> float:
         order.append(name)
         return float(len(order))
 
-    result = timing.interleave({name: lambda name=name: turn(name) for name in "abc"}, 3)  # type: ignore[misc]
-    assert "".join(order) == "abcbcacab"
-    assert result == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+    result = timing.interleave({name: partial(turn, name) for name in names}, rounds, seed=seed)
+    return ["".join(order[i : i + len(names)]) for i in range(0, len(order), len(names))], result
+
+
+def test_interleave_takes_every_turn_once_a_round() -> None:
+    rounds, result = _taken("abc", 3)
+    assert ["".join(sorted(taken)) for taken in rounds] == ["abc"] * 3
+    assert result == {name: [3.0 * i + taken.index(name) + 1 for i, taken in enumerate(rounds)] for name in "abc"}
+
+
+def test_interleave_draws_the_order_anew_each_round_the_same_for_the_same_seed() -> None:
+    rounds, _ = _taken("abcd", 15)
+    assert rounds == _taken("abcd", 15)[0] != _taken("abcd", 15, seed=1)[0]
+    before = {name: {taken[taken.index(name) - 1] for taken in rounds if taken.index(name)} for name in "abcd"}
+    assert before == {name: set("abcd") - {name} for name in "abcd"}
+
+
+def test_interleave_tells_after_each_round_what_there_is() -> None:
+    seen: list[list[int]] = []
+    turns = {"a": lambda: 0.0, "b": lambda: 0.0}
+    timing.interleave(turns, 2, after=lambda results: seen.append([len(values) for values in results.values()]))
+    assert seen == [[1, 1], [2, 2]]
 
 
 def test_interleave_pauses_before_each_turn() -> None:
