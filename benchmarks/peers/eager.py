@@ -22,20 +22,26 @@ def versions() -> dict[str, str]:
 
 
 class TorchRunner:
-    """A callable on tensors, be it a module or a compiled function; its size is that of the weights."""
+    """A callable on tensors, be it a module or a compiled function; its size is that of the weights. With `channels_last` it
+    gets images in that layout."""
 
     details: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, function: Callable[..., Any], size_bytes: int | None) -> None:
+    def __init__(self, function: Callable[..., Any], size_bytes: int | None, channels_last: bool = False) -> None:
         self.function = function
         self.size_bytes = size_bytes
+        self.channels_last = channels_last
 
     def __call__(self, *inputs: Array) -> Array:
         with self.context():
             return self.bind(*inputs)().numpy()
 
     def bind(self, *inputs: Array) -> Callable[[], Any]:
+        import torch
+
         given, function = tensors(inputs), self.function
+        if self.channels_last:
+            given = tuple(t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in given)
         return lambda: function(*given)
 
     at = bind

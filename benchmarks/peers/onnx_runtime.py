@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from benchmarks.case import Array
 from benchmarks.peers.base import Candidate, Setup, missing_packages, package_versions
 from benchmarks.peers.onnx_files import export
@@ -45,11 +47,14 @@ class OrtRunner:
         return self.session.run(None, dict(zip(self.names, inputs, strict=True)))[0]
 
     def bind(self, *inputs: Array) -> Callable[[], object]:
+        import onnxruntime
+
         binding = self.session.io_binding()
         for name, array in zip(self.names, inputs, strict=True):
             binding.bind_cpu_input(name, array)
-        output = self.session.get_outputs()[0]
-        binding.bind_output(output.name, "cpu")
+        found = self(*inputs)
+        held = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty_like(found, order="C"), "cpu")
+        binding.bind_ortvalue_output(self.session.get_outputs()[0].name, held)
         return partial(self.session.run_with_iobinding, binding)
 
     def at(self, *inputs: Array) -> Callable[[], object]:
@@ -84,7 +89,17 @@ def _dynamic(setup: Setup, fuse: bool) -> OrtRunner:
     return OrtRunner(target, setup)
 
 
-def _static(setup: Setup, fuse: bool, method: str) -> OrtRunner:
+def _without_weights(path: Path) -> list[str]:
+    """Names of products of two activations. QDQ quantizes them whatever `MatMulConstBOnly` says."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+
+
+def _static(setup: Setup, fuse: bool, method: str, products: bool) -> OrtRunner:
+    """`products`: of the operators only products with weights are quantized; else all that ONNX Runtime can."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -119,6 +134,9 @@ def _static(setup: Setup, fuse: bool, method: str) -> OrtRunner:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod[method],
+        op_types_to_quantize=["MatMul", "Gemm"] if products else None,
+        nodes_to_exclude=_without_weights(ready) if products else None,
+        extra_options={"MatMulConstBOnly": True} if products else None,
     )
     return OrtRunner(target, setup)
 
@@ -135,7 +153,11 @@ def candidates(variant: str, setup: Setup) -> list[Candidate]:
         dynamic = [Candidate(title("dynamic", fuse), partial(_dynamic, setup, fuse)) for fuse in fusions]
         methods = ("MinMax",) if setup.quick else ("MinMax", "Percentile")
         static = [
-            Candidate(title(f"static QDQ, {method}", fuse), partial(_static, setup, fuse, method))
+            Candidate(
+                title(f"static QDQ{' of products' if products else ''}, {method}", fuse),
+                partial(_static, setup, fuse, method, products),
+            )
+            for products in ((True, False) if setup.case.transformer else (False,))
             for method in methods
             for fuse in fusions
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from torch import nn
 
 from benchmarks.case import Case, Samples, tensors
-from benchmarks.peers import open_vino
+from benchmarks.peers import eager, inductor, onnx_runtime, open_vino
 from benchmarks.peers.base import Setup
 
 
@@ -107,3 +108,63 @@ def test_inputs_of_a_case_are_its_own_and_cannot_be_written_to(case: Case) -> No
     given = tensors(case.example)[0]
     given.zero_()
     assert case.example[0].tolist() == [[0.0, 1.0, 2.0]]
+
+
+def test_onnxruntime_writes_where_it_wrote_before(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: dict[str, object] = {}
+
+    class Value:
+        @staticmethod
+        def ortvalue_from_numpy(array: np.ndarray, device: str) -> np.ndarray:
+            return array
+
+    binding = SimpleNamespace(
+        bind_cpu_input=bound.__setitem__, bind_ortvalue_output=bound.__setitem__,
+        bind_output=lambda *given: pytest.fail("ONNX Runtime allocates what it has no place for, each time"),
+    )
+    session = SimpleNamespace(
+        io_binding=lambda: binding, get_outputs=lambda: [SimpleNamespace(name="output")],
+        run=lambda names, feed: [feed["x"] * 2], run_with_iobinding=lambda given: None,
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(OrtValue=Value))  # type: ignore[arg-type]
+    runner = onnx_runtime.OrtRunner.__new__(onnx_runtime.OrtRunner)
+    runner.session, runner.names = session, ["x"]
+    runner.bind(*case.example)()
+    output = bound["output"]
+    assert isinstance(output, np.ndarray)
+    assert (output.shape, output.dtype, output.flags.writeable) == ((1, 3), np.float32, True)
+
+
+@pytest.mark.parametrize("transformer", [True, False])
+def test_onnxruntime_quantizes_products_of_transformers_alone_too(case: Case, tmp_path: Path, transformer: bool) -> None:
+    setup = Setup(dataclasses.replace(case, transformer=transformer), 1, tmp_path)
+    names = [candidate.name for candidate in onnx_runtime.candidates("int8", setup)]
+    assert len(set(names)) == len(names)
+    assert ("static QDQ of products, MinMax" in names) is transformer
+    assert "static QDQ, MinMax" in names
+
+
+def test_products_of_activations_are_told_from_those_with_weights(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper.make_node
+    nodes = [make("MatMul", ["x", "w"], ["y"], "fc"), make("MatMul", ["y", "x"], ["z"], "scores")]
+    weight = onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [2, 2])], [value("z", 1, [2, 2])], [weight])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    assert onnx_runtime._without_weights(tmp_path / "m.onnx") == ["scores"]
+
+
+def test_inductor_is_tried_with_a_cpp_wrapper_and_images_with_channels_last(case: Case, tmp_path: Path) -> None:
+    names = [candidate.name for candidate in inductor.candidates("fp32", Setup(case, 1, tmp_path))]
+    assert "freezing, C++ wrapper" in names
+    assert not any("channels last" in name for name in names)
+    images = dataclasses.replace(case, example=(np.zeros((1, 3, 4, 4), np.float32),))
+    more = [candidate.name for candidate in inductor.candidates("fp32", Setup(images, 1, tmp_path))]
+    assert set(more) - set(names) == {"freezing, channels last", "freezing, C++ wrapper, channels last"}
+
+
+def test_images_go_in_with_channels_last_where_that_is_asked_for() -> None:
+    x = np.zeros((2, 3, 4, 4), np.float32)
+    strides = [eager.TorchRunner(lambda t: t.stride(), None, last).bind(x)() for last in (False, True)]
+    assert strides == [(48, 16, 4, 1), (48, 1, 12, 3)]
