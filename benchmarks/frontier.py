@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import sys
 import tempfile
 import time
@@ -47,7 +48,7 @@ PLAN, UNTRAINED = "plan", "plan, no training"
 class Goal:
     """A row of the goals: the case, how much of its metric may go, how long a search may take, and single techniques beside
     which the plan is shown. untrained: also a search without training. student: widths of an MLP that the search is given
-    as a student for the whole model."""
+    as a student for the whole model. augment: how inputs are changed when single techniques are trained, as searches do."""
 
     case: str
     drop: float = 1.0
@@ -56,6 +57,16 @@ class Goal:
     objective: str = "latency"
     untrained: bool = False
     student: tuple[int, ...] = ()
+    augment: str = ""
+
+    def trained(self, seconds: float) -> dict[str, str]:
+        """Single techniques that remove or factor something, each with a training of so many seconds behind it."""
+        augment = f"augment={self.augment}," if self.augment else ""
+        return {
+            f"{name}, distill": f"{pipeline},distill{{{augment}seconds={seconds:g}}}"
+            for name, pipeline in self.singles.items()
+            if "distill" not in pipeline and not pipeline.startswith("quantize") and f"{name}, distill" not in self.singles
+        }
 
     def students(self) -> dict[str, Any]:
         """What `mcomp.optimize(students=...)` gets."""
@@ -69,26 +80,30 @@ class Goal:
 
 _CHANNELS = {
     "prune 73%": "prune{flops=0.728,what=[channels]}", "prune 50%": "prune{flops=0.5,what=[channels]}",
-    "lowrank": "lowrank{ratio=0.6}",
+    "lowrank": "lowrank{ratio=0.6}", "lowrank, faster layers": "lowrank{ratio=0.6,measured=true}",
 }
 _DISTILLED = {
     "prune 73%, 4 rounds": "prune{flops=0.728,what=[channels],rounds=4}",
     "prune 73%, distill": "prune{flops=0.728,what=[channels]},distill{augment=images,seconds=600}",
     "prune 50%, distill": "prune{flops=0.5,what=[channels]},distill{augment=images,seconds=1800}",
 }
+_INT4 = {"int4": "quantize{bits=4}", "int4, int8 activations": "quantize{bits=4,activations=static}"}
 _UNITS = {
-    "prune 50%": "prune{flops=0.5,what=[ffn]}", "lowrank": "lowrank{ratio=0.5}", "int4": "quantize{bits=4}",
+    "prune 50%": "prune{flops=0.5,what=[ffn]}", "lowrank": "lowrank{ratio=0.5}",
+    "lowrank, faster layers": "lowrank{ratio=0.5,measured=true}", "blocks 50%": "prune{ratio=0.5,what=[blocks]}", **_INT4,
 }
+_HEADS = {"prune 50%, heads": "prune{flops=0.5,what=[ffn,heads]}"}
 GOALS = {
-    "resnet20": Goal("resnet20", singles={**_CHANNELS, **_DISTILLED}, minutes=10),
-    "resnet56": Goal("resnet56", singles=_CHANNELS, untrained=True),
-    "minilm": Goal("minilm", singles=_UNITS, untrained=True),
-    "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS),
+    "resnet20": Goal("resnet20", singles={**_CHANNELS, **_DISTILLED}, minutes=10, augment="images"),
+    "resnet56": Goal("resnet56", singles=_CHANNELS, untrained=True, augment="images"),
+    "minilm": Goal("minilm", singles={**_UNITS, **_HEADS}, untrained=True),
+    "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS, augment="images"),
     **{
-        f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=4, objective="size", untrained=True) for i in range(5)
+        f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=4, objective="size", untrained=True, augment="mix")
+        for i in range(5)
     },
-    "fashion": Goal("fashion", drop=0.5, singles={"int4": "quantize{bits=4}"}, objective="size",
-                    student=(100, 64, 32, 10), minutes=10),
+    "fashion": Goal("fashion", drop=0.5, singles=_INT4, objective="size", student=(100, 64, 32, 10), minutes=10,
+                    augment="mix"),
 }
 
 
@@ -144,16 +159,19 @@ def planned(
     goal: Goal, case: Case, options: argparse.Namespace, kept: Path, limit: float, name: str = PLAN
 ) -> tuple[list[str], dict[str, Any]]:
     """One search in at most `limit` seconds (0: without a limit, and without training); the names of what it kept (first)
-    and of the rest of its front, and what is to be told of it."""
+    and of the rest of its front, and what is to be told of it: also, whether it went on from what a search before left, and
+    how many times of layers the cost table had at its start."""
     import mcomp
+    from mcomp.plan.costs import CostTable
 
     begin = time.perf_counter()
     objective = options.objective or goal.objective
-    search = f"{case.name}-{limit:g}-{objective}-{len(case.selection or ())}"
+    search = kept / "searches" / f"{case.name}-{limit:g}-{objective}-{len(case.selection or ())}"
+    there, priced = identity_at(search), len(CostTable.load("cpu", options.threads).times)
     fast = mcomp.optimize(
         case.build(), tensors(case.example), calibration=calibration_of(case), evaluate=evaluator(case), max_drop=goal.drop,
         threads=options.threads, time_limit=limit or None, dynamic=case.dynamic, seed=options.seed, objective=objective,
-        resume=kept / "searches" / search, students=goal.students(),
+        resume=search, students=goal.students(),
     )
     report = fast.report()
     names = [save(fast, kept, case.name, name)]
@@ -164,9 +182,18 @@ def planned(
         "seconds": time.perf_counter() - begin, "time_limit": limit, "max_drop": goal.drop, "objective": objective,
         "pipeline": report.pipeline, "kept": report.kept.name, "within_budget": report.within_budget,
         "evaluations": report.evaluations, "notes": report.notes, "stages": [dataclasses.asdict(s) for s in report.stages],
+        "resumed": there is not None and there == identity_at(search), "cost_table": priced,
         "operations": sum(r.flops for r in report.rows), "operations_before": sum(r.flops_before for r in report.rows),
     }
     return names, told
+
+
+def identity_at(search: Path) -> str | None:
+    """Of which model, data and options what a search left in a folder is; None where there is nothing that can be used."""
+    try:
+        return str(json.loads((search / "search.json").read_text(encoding="utf8"))["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def single(
@@ -237,6 +264,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds of a search; 0: none, without training; "
                         "default: each model's own")
     parser.add_argument("--only-trained", action="store_true", help="leave out the second search, without training")
+    parser.add_argument("--with-trained-singles", action="store_true",
+                        help="single techniques also trained, each as long as a search may take")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--objective", choices=["latency", "size", "balanced"], help="default: each model's own")
@@ -266,7 +295,8 @@ def run_goal(
     if goal.untrained and limit and not options.only_trained:
         found += made.attempt(UNTRAINED, lambda: planned(goal, case, options, kept, 0.0, UNTRAINED))
     alone, batches = [], calibration_of(case)
-    for name, pipeline in {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in goal.singles.items()}}.items():
+    techniques = {**goal.singles, **(goal.trained(limit) if options.with_trained_singles and limit else {})}
+    for name, pipeline in {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in techniques.items()}}.items():
         alone += made.attempt(name, partial(single, name, pipeline, case, batches, options, kept))
     wanted = (*runners, *(("artifact", name) for name in (*alone, *found)))
     plan = Plan(wanted, loading, options.threads, options.rounds, options.burst, False)

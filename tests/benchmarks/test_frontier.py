@@ -15,7 +15,9 @@ from benchmarks.case import Case, Samples, tensors
 from benchmarks.networks import mlp
 from benchmarks.peers import artifact
 from benchmarks.peers.base import Setup
+from benchmarks.peers.ours import INT8_PIPELINE
 from benchmarks.results import CaseResult, Entry, Results
+from mcomp.manager.pipeline import parse_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,24 @@ def test_a_search_leaves_artifacts_that_are_loaded_and_scored(
     assert case.score(runner, case.test) >= 90.0  # type: ignore[operator]
     runner.bind(*case.example)()
     assert (tmp_path / "searches" / "tiny-0-size-100" / "search.json").exists()
+    assert (told["resumed"], told["cost_table"] >= 0) == (False, True)
+    assert frontier.planned(goal, case, options, tmp_path, 0.0)[1]["resumed"] is True
+
+
+@pytest.mark.parametrize("name", list(frontier.GOALS))
+def test_single_techniques_are_pipelines(name: str) -> None:
+    goal = frontier.GOALS[name]
+    for pipeline in {**goal.singles, **goal.trained(60)}.values():
+        assert parse_pipeline(f"{pipeline},{INT8_PIPELINE}")
+
+
+def test_single_techniques_can_be_trained_as_long_as_a_search() -> None:
+    goal = frontier.GOALS["resnet56"]
+    trained = goal.trained(1800)
+    assert trained["prune 50%, distill"] == "prune{flops=0.5,what=[channels]},distill{augment=images,seconds=1800}"
+    assert "distill{seconds=1800}" in frontier.GOALS["minilm"].trained(1800)["prune 50%, heads, distill"]
+    assert not any(name.startswith("int4") for name in frontier.GOALS["minilm"].trained(1800))
+    assert not set(frontier.GOALS["resnet20"].trained(60)) & set(frontier.GOALS["resnet20"].singles)
 
 
 def test_table_and_picture(tmp_path: Path) -> None:

@@ -187,6 +187,17 @@ def test_one_technique_that_fails_is_told_and_the_others_go_on(tiny: list[str], 
     assert case.skipped == {"artifact plan": "ValueError: no plan", "artifact bad": "KeyError: 'bad'"}
 
 
+def test_trained_techniques_are_asked_for(tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    goal = frontier.Goal("tiny", singles={"narrow": "prune{flops=0.5}"}, minutes=2)
+    monkeypatch.setattr(frontier, "GOALS", {"tiny": goal})
+    for words, more in (([], []), (["--with-trained-singles"], ["mcomp narrow, distill"]),
+                        (["--with-trained-singles", "--time-limit", "0"], [])):
+        frontier.main([*tiny, *words])
+        entries = Results.read(tmp_path / "r.json").cases[0].entries
+        assert [entry.name for entry in entries] == ["eager", "mcomp int8", "mcomp narrow", *more]
+        assert all("seconds=120" in entry.details["pipeline"] for entry in entries[3:])
+
+
 def test_what_a_search_made_is_written_before_anything_is_timed(tiny: list[str], stand: Stand, tmp_path: Path) -> None:
     seen: list[list[tuple[str, int | None]]] = []
 
