@@ -55,6 +55,37 @@ def test_teachers_are_trained_once_and_kept(folder: Path, tmp_path: Path) -> Non
     assert not any(isinstance(m, torch.nn.Dropout) for m in first.modules())
 
 
+def test_logistic_regression_is_chosen_on_the_selection_rows_and_fitted_on_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = teachers.isolet(folder, 0)
+    fits: list[tuple[float, int]] = []
+
+    class Regression:
+        """One that is right about selection rows for one C, and about test rows always."""
+
+        def __init__(self, C: float, max_iter: int) -> None:
+            self.penalty = C
+
+        def fit(self, x: np.ndarray, y: np.ndarray) -> Regression:
+            fits.append((self.penalty, len(x)))
+            return self
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            samples = table.test if len(x) == len(table.test) else table.selection
+            assert samples.labels is not None
+            return samples.labels if samples is table.test or self.penalty == 0.01 else samples.labels + 1
+
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", Regression)
+    assert teachers.linear_score(table) == 100.0
+    without = len(table.train) - len(table.selection)
+    assert fits == [*((penalty, without) for penalty in teachers.PENALTIES), (0.01, len(table.train))]
+
+
+def test_logistic_regression_learns_what_is_linear(folder: Path) -> None:
+    assert teachers.linear_score(teachers.isolet(folder, 0)) > 90.0
+
+
 @pytest.fixture
 def case() -> Case:
     torch.manual_seed(0)
