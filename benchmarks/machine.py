@@ -86,6 +86,12 @@ def describe(threads: int) -> dict[str, Any]:
     }
 
 
+def provenance(benchmark: str, words: Sequence[str], threads: int) -> dict[str, Any]:
+    """What figures were made by, on what and when."""
+    command = command_of(benchmark, words)
+    return {"command": command, "machine": describe(threads), "commit": revision(), "date": today()}
+
+
 def command_of(benchmark: str, words: Sequence[str]) -> str:
     """The command line without this machine's paths: the words after options that take a place become DIR and OUT."""
     places = {"--data": "DIR", "--kept": "DIR", "--json": "OUT", "--results": "OUT"}
