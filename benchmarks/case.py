@@ -43,6 +43,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    @property
+    def judged(self) -> int:
+        """How many labels there are: of pairs of sentences half as many as inputs."""
+        return len(self) if self.labels is None else len(self.labels)
+
     def batches(self, size: int) -> Iterator[tuple[Array, ...]]:
         """Input tuples of exactly `size` rows; the last one is filled up by repeating its final row."""
         for start in range(0, len(self), size):

@@ -108,7 +108,7 @@ def run_case(
     result = CaseResult(
         case.name, case.title, case.batch, case.unit, 0, commit=machine.revision(), date=machine.today()
     )
-    result.test_samples = len(case.test) if quality and case.test is not None else 0
+    result.test_samples = case.test.judged if quality and case.test is not None else 0
     with contextlib.ExitStack() as stack:
         alive: dict[str, Remote] = {}
         reference: Array | None = None

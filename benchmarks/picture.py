@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import CaseResult, Entry, Results
-from benchmarks.table import origins
+from benchmarks.table import TWO_SPEEDS, doubts, origins, varied
 
 PLAN, INT8, EAGER = "mcomp plan", "mcomp int8", "eager"
 _LOOKS = (("mcomp front", "o", "tab:blue"), (PLAN, "*", "tab:red"), (INT8, "s", "black"), ("mcomp", "^", "tab:green"))
@@ -19,7 +19,7 @@ _SHOWN = 5.0
 
 
 def table(results: Results) -> str:
-    """Markdown: every runner of every case, and what cases of other runs were made on."""
+    """Markdown: every runner of every case, what cases of other runs were made on, and what makes times doubtful."""
     lines = [
         "| model | runner | quality | ms | times eager | times our int8 | bytes | also |",
         "|---|---|---|---|---|---|---|---|",
@@ -32,7 +32,7 @@ def table(results: Results) -> str:
                 f"| {case.case} | {entry.name} | {quality} | {_ms(entry):.4g} | {_ratio(case, EAGER, entry)} | "
                 f"{_ratio(case, INT8, entry)} | {size} | {', '.join(f'{k} {v:.2f}' for k, v in entry.also.items())} |"
             )
-    told = origins(results)
+    told = [*origins(results), *(line for case in results.cases for line in doubts(case))]
     return "\n".join([*lines, *([""] if told else []), *(f"- {line}" for line in told)])
 
 
@@ -61,10 +61,12 @@ def draw(results: Results, path: Path) -> Path | None:
     figure, axes = pyplot.subplots(len(cases), 2, figsize=(11, 4 * len(cases)), squeeze=False)
     for row, case in zip(axes, cases):
         title = f"{case.title}\n{(case.machine or results.machine)['cpu']}"
+        unsteady = varied(case)
+        few = f"; rounds of {len(unsteady)} of {len(case.entries)} differ by more than {TWO_SPEEDS:g} times"
         _panel(row[0], case, [(e, _ms(e)) for e in case.entries], "milliseconds, median of rounds")
         _panel(row[1], case, [(e, float(e.size_bytes)) for e in case.entries if e.size_bytes], "bytes of the artifact")
-        for panel in row:
-            panel.set_title(title, fontsize=9, pad=14)
+        for panel, more in zip(row, (few if unsteady else "", "")):
+            panel.set_title(title + more, fontsize=9, pad=14)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

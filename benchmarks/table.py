@@ -15,6 +15,8 @@ from benchmarks.timing import Spread, speedup
 if TYPE_CHECKING:
     from rich.table import Table
 
+TWO_SPEEDS = 1.2
+"""A runner whose slowest round takes more than this times its fastest may have met two speeds of the machine."""
 UNLIKE = 1.5
 """A chosen setting whose time when it was chosen and in the rounds differ by more than this may have been the wrong one."""
 IDLE_WARNING = 0.2
@@ -113,9 +115,20 @@ def overview(results: Results) -> Sheet:
     return Sheet("Median ms [quality]", ("model", *names), rows)
 
 
+def varied(case: CaseResult) -> dict[str, float]:
+    """The slowest round as a multiple of the fastest, of runners for which that is more than `TWO_SPEEDS`."""
+    found = {entry.name: max(entry.rounds_ms) / min(entry.rounds_ms) for entry in case.entries if entry.rounds_ms}
+    return {name: ratio for name, ratio in found.items() if ratio > TWO_SPEEDS}
+
+
 def doubts(case: CaseResult) -> list[str]:
     """What makes times of a case doubtful."""
     lines: list[str] = []
+    ratios = varied(case)
+    if ratios:
+        shown = ", ".join(f"{name} {ratio:.2g}" for name, ratio in ratios.items())
+        beyond = f"rounds differ by more than {TWO_SPEEDS:g} times, as on a machine of two speeds"
+        lines.append(f"{case.case}: {beyond}: {shown}.")
     for entry in case.entries:
         before = next((tried.get("milliseconds") for tried in entry.tried if tried["name"] == entry.chosen), None)
         if not entry.rounds_ms:

@@ -89,6 +89,14 @@ def test_cases_tell_when_and_of_which_commit_they_are(results: Results) -> None:
     assert table.notes(results)[1].endswith("; 2026-01-31, commit abc123-dirty")
 
 
+def test_two_speeds_of_the_machine_are_told(results: Results) -> None:
+    assert table.varied(results.cases[0]) == {}
+    results.cases[0].entries[0].rounds_ms = [10.0, 13.0, 11.0]
+    told = "net: rounds differ by more than 1.2 times, as on a machine of two speeds: eager 1.3."
+    assert told in table.notes(results)
+    assert f"- {told}" in picture.table(results)
+
+
 def test_rounds_that_are_missing_are_told(results: Results) -> None:
     results.rounds = 15
     assert "net: 3 of 15 rounds were taken." in table.notes(results)

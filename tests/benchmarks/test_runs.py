@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cost, cpu, frontier, machine, models, picture, shapes, timing
+from benchmarks import cost, cpu, frontier, machine, models, picture, shapes, table, timing
+from benchmarks.case import Case, Samples
 from benchmarks.peers import artifact
 from benchmarks.remote import WorkerFailed
 from benchmarks.results import Results
@@ -114,6 +115,14 @@ def test_each_case_has_a_date_and_a_commit(stand: Stand, tmp_path: Path, monkeyp
         main([*words, "--json", str(tmp_path / f"{main.__module__}.json")])
         cases = Results.read(tmp_path / f"{main.__module__}.json").cases
         assert {(case.commit, case.date) for case in cases} == {("abc123", "2026-01-31")}
+
+
+def test_titles_count_what_is_judged(stand: Stand, tmp_path: Path) -> None:
+    pairs = Samples((np.zeros((6, 2), np.float32),), np.zeros(3))
+    case = Case("x", "X", 1, ("x",), list, (np.zeros((1, 2)),), pairs, test=pairs, metric=lambda outputs, labels: 1.0)
+    plan = cpu.Plan((("eager", "fp32"),), models.Options(), 1, 1, 0.1, False)
+    result = cpu.run_case(plan, case, tmp_path, True)
+    assert table.case_sheet(result).title == "X, batch 1, 3 test samples"
 
 
 def test_a_dead_eager_leaves_the_others_their_times(stand: Stand, tmp_path: Path) -> None:
