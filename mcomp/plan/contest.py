@@ -72,7 +72,15 @@ def _eager(workshop: Workshop) -> Callable[..., object]:
 
 
 def _runner(workshop: Workshop, version: Version) -> Callable[..., object]:
+    """What runs a version. Those of a model in parts share its eager module, into which a version's parts go when its turn
+    comes."""
     program = version.built.program
     if program is not None:
         return lambda *args, **kwargs: program.call(args, kwargs)
-    return workshop.compiled(version)
+    compiled = workshop.compiled(version)
+
+    def run(*args: Any, **kwargs: Any) -> object:
+        workshop.install(version)
+        return compiled(*args, **kwargs)
+
+    return run

@@ -136,6 +136,8 @@ class Workshop:
         self.memory = Memory.open(None if settings.resume is None else Path(settings.resume), self._identity())
         self.interrupted = False
         """Whether the user interrupted a pass that gave what it had by then."""
+        self.installed: Version | None = None
+        """Whose parts are in the eager module."""
 
     def _identity(self) -> str:
         """What a search that goes on from disk must agree in."""
@@ -296,10 +298,12 @@ class Workshop:
     # judging versions
 
     def install(self, version: Version) -> None:
-        """Put a version's parts into the eager module, where the model was captured in parts."""
-        if version.built.program is None:
+        """Put a version's parts into the eager module, where the model was captured in parts and they are not there yet."""
+        if version.built.program is None and self.installed is not version:
+            self.installed = None
             for path, program in version.built.parts.items():
                 self.captured.install(path, _caller(program))
+            self.installed = version
 
     def compiled(self, version: Version) -> CompiledModel:
         """A version as users see it."""
