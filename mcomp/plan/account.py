@@ -23,9 +23,10 @@ GONE = "(gone)"
 
 
 def fill_report(
-    report: Report, workshop: Workshop, lossless: Version, chosen: Version
+    report: Report, workshop: Workshop, lossless: Version, chosen: Version, *, timed: bool = True
 ) -> None:
-    """Fill rows and totals, shares of generated code, ledger and remarks. Times are for the example arguments."""
+    """Fill rows and totals, shares of generated code, ledger and remarks. Times are for the example arguments; none where it
+    is not to be `timed`."""
     target, threads = workshop.settings.target, workshop.settings.threads
     native = total = native_flops = total_flops = 0
     opaque: Counter[str] = Counter()
@@ -38,9 +39,9 @@ def fill_report(
         symbols = program.symbols(leaves)
         inputs = work.calibration.inputs(program.graph, leaves)
         kernels = program.executable.kernels(symbols)
-        times = program.executable.profile(inputs, symbols, repeats=10)
+        times = program.executable.profile(inputs, symbols, repeats=10) if timed else None
         before_times: dict[str, float] = {}
-        if chosen is not lossless:
+        if timed and chosen is not lossless:
             base = lossless.built.programs()[work.path].executable
             before_times = _by_layer(base.kernels(symbols), base.profile(inputs, symbols, repeats=10))
         rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path,
@@ -127,7 +128,7 @@ def _value(node: Node, symbols: dict[str, int]) -> int:
 
 
 def _rows(
-    before: Graph, after: Graph, kernels: list[KernelInfo], times: list[float], before_times: dict[str, float],
+    before: Graph, after: Graph, kernels: list[KernelInfo], times: list[float] | None, before_times: dict[str, float],
     symbols: dict[str, int], chosen: Version, path: str, target: str, threads: int | None,
 ) -> list[Row]:
     weights_before, flops_before = weights_and_flops(before, symbols)
@@ -135,12 +136,13 @@ def _rows(
     done, why = _done(after), _why(chosen, path)
     predict = kernel_predictor(target, threads, all_weights=float(sum(weights.values())))
     rows: dict[str, Row] = {}
-    for kernel, measured in zip(kernels, times):
+    for kernel, measured in zip(kernels, times if times is not None else [None] * len(kernels)):
         layer = _layer_of(kernel)
-        row = rows.setdefault(layer, Row(layer=layer, ops="", done="", measured_us=0.0, predicted_us=None))
+        row = rows.setdefault(layer, Row(layer=layer, ops="", done=""))
         row.ops = _joined(row.ops, [op for op in kernel.ops if op not in ("full", "const")])
         row.native = row.native and kernel.native
-        row.measured_us = (row.measured_us or 0.0) + measured
+        if measured is not None:
+            row.measured_us = (row.measured_us or 0.0) + measured
         predicted = predict(kernel)
         if predicted is not None:
             row.predicted_us = (row.predicted_us or 0.0) + predicted

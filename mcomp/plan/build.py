@@ -64,11 +64,13 @@ def _build(
         watch.lap("lossless")
         chosen = _choose(workshop, lossless)
         watch.lap("search")
-        progress.step("measuring")
-        workshop.measure(workshop.versions)
-        workshop.try_quality(chosen)
+        _measure(workshop, lossless, chosen)
         front = frontier(workshop, chosen)
-        report = _report(workshop, captured, lossless, chosen, settings)
+        try:
+            report = _report(workshop, captured, lossless, chosen, settings)
+        except KeyboardInterrupt:
+            workshop.warnings.append("measuring layers was interrupted: they have no times")
+            report = _report(workshop, captured, lossless, chosen, settings, timed=False)
         watch.lap("measuring")
         report.seconds = watch.seconds
         for version in front:
@@ -155,8 +157,43 @@ def _choose(workshop: Workshop, lossless: Version) -> Version:
     return search(workshop, lossless) if settings.lossy else lossless
 
 
+def _measure(workshop: Workshop, lossless: Version, chosen: Version) -> None:
+    """Time all versions, and evaluate the chosen one. Where the user interrupted, or the time is up, only what is kept and
+    the lossless version are timed; so they are where some other version cannot be."""
+    workshop.progress.step("measuring")
+    few = [lossless] if chosen is lossless else [lossless, chosen]
+    hurried = workshop.interrupted or workshop.out_of_time()
+    try:
+        for versions in [few] if hurried else [workshop.versions, few]:
+            if _measured(workshop, versions, last=versions is few):
+                break
+        if not workshop.interrupted:
+            workshop.try_quality(chosen)
+    except KeyboardInterrupt:
+        workshop.interrupted = True
+        workshop.warnings.append("measuring was interrupted: what is kept was not measured to the end")
+
+
+def _measured(workshop: Workshop, versions: Sequence[Version], *, last: bool) -> bool:
+    """Whether versions could be timed. `last`: raises what came instead, which is noted else."""
+    try:
+        workshop.measure(versions)
+    except KeyboardInterrupt:
+        if last:
+            raise
+        workshop.interrupted = True
+        workshop.warnings.append("measuring was interrupted: some versions have no time, or that of an earlier race")
+        return False
+    except Exception as e:
+        if last:
+            raise
+        workshop.warnings.append(f"some versions have no time: {type(e).__name__} while they were timed: {e}")
+        return False
+    return True
+
+
 def _report(
-    workshop: Workshop, captured: Any, lossless: Version, chosen: Version, settings: Settings
+    workshop: Workshop, captured: Any, lossless: Version, chosen: Version, settings: Settings, *, timed: bool = True
 ) -> Report:
     report = Report(
         target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
@@ -171,7 +208,7 @@ def _report(
     ]
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
     report.notes = notes(workshop, chosen)
-    fill_report(report, workshop, lossless, chosen)
+    fill_report(report, workshop, lossless, chosen, timed=timed)
     for kind, remarks in (("note", captured.notes), ("warning", captured.warnings)):
         report.remarks += [
             {"kind": kind, "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}

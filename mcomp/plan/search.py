@@ -7,9 +7,11 @@ together. Whatever ends the search, the best version so far is the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from mcomp.errors import BudgetError
+from mcomp.errors import BudgetError, PassError
+from mcomp.plan.diagnose import refusal
 from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.planner import Planner, offered
 from mcomp.plan.pricing import BESIDE_TIME
@@ -31,7 +33,7 @@ def search(workshop: Workshop, lossless: Version) -> Version:
     """The best version within the budget; the lossless one when nothing fits.
 
     An evaluate that fails on the original is an error; failing later, it ends the search with the best version so far, as
-    do the time limit and an interruption.
+    do the time limit and an interruption. Anything else that fails costs the candidate that it fails for.
     """
     if workshop.settings.max_drop is not None:
         workshop.judge_original()
@@ -45,9 +47,14 @@ def search(workshop: Workshop, lossless: Version) -> Version:
     except BudgetError as e:
         workshop.warnings.append(f"the search ended early: {e.message}")
     except KeyboardInterrupt:
+        workshop.interrupted = True
         workshop.warnings.append("the search was interrupted; this is the best version so far")
     if standing.best is lossless:
-        workshop.try_budget(lossless)
+        try:
+            workshop.try_budget(lossless)
+        except KeyboardInterrupt:
+            workshop.interrupted = True
+            workshop.warnings.append("judging the lossless version was interrupted")
         workshop.warnings.append("no compressed version was within the budget and better than the lossless one")
     return standing.best
 
@@ -56,19 +63,53 @@ def _search(workshop: Workshop, standing: Standing) -> None:
     lossless = standing.best
     useful = _useful(workshop, lossless)
     first = next(iter(useful), None)
-    if first is not None:
-        standing.judge(first[0])
+    if first is not None and not _judged(workshop, standing, first[0]):
+        useful, first = useful[1:], None
     reason = offered(workshop)
     if reason is None:
         Planner(workshop, standing, None if first is None else first[0]).run()
         return
     workshop.warnings.append(f"only int8 was tried: {reason}")
     for candidate, pipeline in useful:
-        if standing.judge(candidate):
+        if not _judged(workshop, standing, candidate):
+            continue
+        if candidate.within_budget:
             return
-        found = retreat(workshop, standing, candidate, pipeline)
+        found = False
+        with _at_its_own_risk(workshop, f"{candidate.name}, with layers in float,"):
+            found = retreat(workshop, standing, candidate, pipeline)
         if found or workshop.out_of_time():
             return
+
+
+@contextmanager
+def _at_its_own_risk(workshop: Workshop, name: str, *, asked: bool = False) -> Iterator[None]:
+    """What goes wrong inside is noted, and costs what it is done for, but for what ends a search. `asked`: raises PassError,
+    since options of the user's may be refused inside."""
+    try:
+        yield
+    except (BudgetError, OutOfTime):
+        raise
+    except Exception as e:
+        if asked and isinstance(e, PassError):
+            raise
+        _left_out(workshop, name, e)
+
+
+def _left_out(workshop: Workshop, name: str, error: Exception) -> None:
+    """Note what went wrong. Raises it where the model itself fails on the example or the calibration data."""
+    if refusal(workshop.model, workshop.example, workshop.settings.calibration or ()) is not None:
+        raise error
+    workshop.warnings.append(f"{name} was left out ({type(error).__name__}: {error})")
+
+
+def _judged(workshop: Workshop, standing: Standing, version: Version) -> bool:
+    """Whether a version could be judged; one that cannot be run is none any more."""
+    with _at_its_own_risk(workshop, version.name):
+        standing.judge(version)
+        return True
+    workshop.leave_out(version)
+    return False
 
 
 def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
@@ -78,14 +119,30 @@ def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
     for name, pipeline in CANDIDATES:
         if made and workshop.out_of_time():
             break
-        version = workshop.make(name, pipeline)
-        if version.ledger():
-            made.append((version, pipeline))
-        else:
-            version.verdict = "it changes nothing"
-    gains = _gains(workshop, [v for v, _ in made], lossless)
-    useful = [(gain, item) for gain, item in zip(gains, made) if _pays(workshop, item[0], gain)]
+        with _at_its_own_risk(workshop, name, asked=True):
+            version = workshop.make(name, pipeline)
+            if version.ledger():
+                made.append((version, pipeline))
+            else:
+                version.verdict = "it changes nothing"
+    useful = [(gain, item) for gain, item in _timed(workshop, made, lossless) if _pays(workshop, item[0], gain)]
     return [item for _, item in sorted(useful, key=lambda pair: -round(math.log(pair[0]) / math.log(TELLING)))]
+
+
+def _timed(
+    workshop: Workshop, made: Sequence[tuple[Version, str]], lossless: Version
+) -> list[tuple[float, tuple[Version, str]]]:
+    """Gains over the lossless version, of those that can be run: where a race fails, each one races alone."""
+    try:
+        return list(zip(_gains(workshop, [v for v, _ in made], lossless), made))
+    except OutOfTime:
+        raise
+    except Exception as e:
+        if len(made) == 1:
+            _left_out(workshop, made[0][0].name, e)
+            workshop.leave_out(made[0][0])
+            return []
+    return [pair for one in made for pair in _timed(workshop, [one], lossless)]
 
 
 def _pays(workshop: Workshop, version: Version, gain: float) -> bool:

@@ -36,11 +36,12 @@ def notes(workshop: Workshop, chosen: Version) -> list[str]:
 
 
 def frontier(workshop: Workshop, chosen: Version) -> list[Version]:
-    """The chosen version, and those that no other beats in quality (or error), latency and bytes at once."""
-    measured = [v for v in workshop.versions if v.latency_ms is not None]
-    for version in measured:
-        workshop.judge_error(version)
-    return [v for v in measured if v is chosen or not any(_dominates(o, v) for o in measured if o is not v)]
+    """The chosen version, and those that were measured and that no other beats in quality (or error), latency and bytes at
+    once."""
+    measured = [v for v in workshop.versions if v.latency_ms is not None and v.error is not None]
+    beaten = {id(v) for v in measured if any(_dominates(o, v) for o in measured if o is not v)}
+    front = {id(v) for v in measured} - beaten | {id(chosen)}
+    return [v for v in workshop.versions if id(v) in front]
 
 
 def _loss(version: Version) -> float:

@@ -135,7 +135,7 @@ class Workshop:
         self.warnings: list[str] = []
         self.memory = Memory.open(None if settings.resume is None else Path(settings.resume), self._identity())
         self.interrupted = False
-        """Whether the user interrupted a pass that gave what it had by then."""
+        """Whether the user interrupted the search, or a pass that gave what it had by then."""
         self.installed: Version | None = None
         """Whose parts are in the eager module."""
 
@@ -277,6 +277,10 @@ class Workshop:
         version = Version(name, pipeline, graphs, contexts, built)
         self.versions.append(version)
         return version
+
+    def leave_out(self, version: Version) -> None:
+        """Forget a version, one that cannot be run."""
+        self.versions = [v for v in self.versions if v is not version]
 
     def hints(self, work: Work) -> dict[str, int]:
         """The sizes of the example arguments, by symbol."""
