@@ -361,7 +361,7 @@ class Workshop:
             found.append(_share(self.judge_error(version), settings.max_error))
         if settings.max_drop is not None and version.score is not None:
             found.append(_share(version.score.drop_from(self.judge_original())[1], settings.max_drop))
-        return max(found)
+        return min(1.0, max(found)) if version.within_budget else max(found)
 
     def within_budget(self, version: Version) -> bool:
         """Whether a version keeps the budget; measures what that needs."""
