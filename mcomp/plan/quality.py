@@ -23,10 +23,17 @@ class Score:
     value: float
     samples: np.ndarray | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether it can be compared: no score of a sample is NaN or infinite."""
+        return math.isfinite(self.value)
+
     def drop_from(self, reference: Score) -> tuple[float, float]:
         """How much lower this is than `reference`, and the upper end of the one-sided 95 % confidence interval of that
         drop. With per-sample scores of both, the interval is the paired one, mean + 1.645 s / sqrt(n); without, the drop
-        itself."""
+        itself. Both are infinite where this is not finite."""
+        if not self.finite:
+            return math.inf, math.inf
         drop = reference.value - self.value
         if self.samples is None or reference.samples is None or self.samples.shape != reference.samples.shape:
             return drop, drop
@@ -44,7 +51,8 @@ class Evaluator:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, model: Any, label: str) -> Score:
-        """Evaluate a model. Raises BudgetError when the function raises, or returns something that is no number."""
+        """Evaluate a model. Raises BudgetError when the function raises, or returns something that is no number. A score
+        may be NaN or infinite."""
         start = time.perf_counter()
         try:
             result = self.function(model)
@@ -70,14 +78,24 @@ def _as_score(result: Any, label: str) -> Score:
             f"evaluate returned {type(result).__name__} on {label}", code="MC0521",
             help="return a number, higher is better, or an array with a score for each sample",
         ) from e
-    if array.size == 0 or not np.isfinite(array).all():
-        raise BudgetError(
-            f"evaluate returned {'nothing' if array.size == 0 else 'NaN or infinity'} on {label}", code="MC0522",
-            help="return a finite number, higher is better",
-        )
+    if array.size == 0:
+        raise _useless("nothing", label)
     if array.ndim == 0 or array.size == 1:
         return Score(float(array.reshape(-1)[0]))
-    return Score(float(array.mean()), array.reshape(-1))
+    return Score(float(array.mean()) if np.isfinite(array).all() else math.nan, array.reshape(-1))
+
+
+def check_reference(score: Score, label: str) -> Score:
+    """A score that others are compared with. Raises BudgetError where it is not finite."""
+    if not score.finite:
+        raise _useless("NaN or infinity", label)
+    return score
+
+
+def _useless(what: str, label: str) -> BudgetError:
+    return BudgetError(
+        f"evaluate returned {what} on {label}", code="MC0522", help="return a finite number, higher is better",
+    )
 
 
 def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]]) -> float:

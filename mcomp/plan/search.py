@@ -32,8 +32,9 @@ _TIME_IS_UP = "the time limit ended the search; this is the best version so far"
 def search(workshop: Workshop, lossless: Version) -> Version:
     """The best version within the budget; the lossless one when nothing fits.
 
-    An evaluate that fails on the original is an error; failing later, it ends the search with the best version so far, as
-    do the time limit and an interruption. Anything else that fails costs the candidate that it fails for.
+    An evaluate that fails on the original is an error; failing later on two versions in a row, it ends the search with the
+    best version so far, as do the time limit and an interruption. Anything else that fails costs the candidate that it fails
+    for.
     """
     if workshop.settings.max_drop is not None:
         workshop.judge_original()

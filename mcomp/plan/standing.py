@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcomp.errors import BudgetError
 from mcomp.plan.pricing import BESIDE_TIME
 from mcomp.plan.work import Version, Workshop
 
@@ -18,17 +19,32 @@ class Standing:
         self.workshop = workshop
         self.best = lossless
         self.lossless = lossless
+        self.failed = False
+        """Whether evaluate failed when it was called last."""
 
     def judge(self, version: Version) -> bool:
         """Whether a version keeps the budget; measures what that needs, and compares it with the best so far. Each version
-        is judged once. Raises KeyboardInterrupt, after that, when the user interrupted what made it."""
+        is judged once. One on which evaluate fails does not keep it. Raises BudgetError where evaluate failed on the one
+        before, too; KeyboardInterrupt, once it is judged, when the user interrupted what made the version."""
         if version.within_budget is None:
-            fits = self.workshop.within_budget(version)
+            fits = self._fits(version)
             if fits and self._is_better(version):
                 self.best = version
         if self.workshop.interrupted:
             raise KeyboardInterrupt
         return bool(version.within_budget)
+
+    def _fits(self, version: Version) -> bool:
+        try:
+            fits = self.workshop.within_budget(version)
+        except BudgetError as e:
+            if self.failed:
+                raise
+            self.failed, version.within_budget, version.verdict = True, False, f"not judged: {e.message}"
+            self.workshop.warnings.append(f"{version.name} counts as over budget: {e.message}")
+            return False
+        self.failed &= version.score is None
+        return fits
 
     def _is_better(self, version: Version) -> bool:
         """Whether it costs less than the best one; where that is near, by two races."""

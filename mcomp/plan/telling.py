@@ -45,13 +45,13 @@ def frontier(workshop: Workshop, chosen: Version) -> list[Version]:
 
 
 def _loss(version: Version) -> float:
-    if version.score is not None:
-        return -version.score.value
+    if version.quality is not None:
+        return -version.quality
     return version.error if version.error is not None else 0.0
 
 
 def _dominates(a: Version, b: Version) -> bool:
-    if (a.score is None) != (b.score is None):
+    if (a.quality is None) != (b.quality is None):
         return False
     left = (_loss(a), a.latency_ms or 0.0, a.weight_bytes)
     right = (_loss(b), b.latency_ms or 0.0, b.weight_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from mcomp.plan.hurry import Hurry, OutOfTime
 from mcomp.plan.identity import identity_of
 from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
-from mcomp.plan.quality import Evaluator, Score, relative_error
+from mcomp.plan.quality import Evaluator, Score, check_reference, relative_error
 from mcomp.plan.settings import Settings
 from mcomp.plan.spread import Spread
 from mcomp.plan.trail import Trail
@@ -97,8 +98,8 @@ class Version:
 
     @property
     def quality(self) -> float | None:
-        """The result of evaluate, if it was called."""
-        return None if self.score is None else self.score.value
+        """The result of evaluate, if it was called and gave a number that is finite."""
+        return self.score.value if self.score is not None and self.score.finite else None
 
     @property
     def weight_bytes(self) -> int:
@@ -350,18 +351,22 @@ class Workshop:
             self.original_score = self.memory.score(ORIGINAL, self.evaluator)
         if self.original_score is None:
             self.progress.step("evaluating the original")
-            self.original_score = self.evaluator(self.model, ORIGINAL)
+            self.original_score = check_reference(self.evaluator(self.model, ORIGINAL), ORIGINAL)
             self.memory.keep_score(ORIGINAL, self.original_score, self.evaluator)
         return self.original_score
 
     def load(self, version: Version) -> float:
-        """What was measured of a version as a share of the budget: at most 1 within it, at most 0 where nothing is lost."""
+        """What was measured of a version as a share of the budget: at most 1 within it, 0 where nothing is lost; infinite
+        where evaluate gave nothing to compare."""
         settings, found = self.settings, [0.0]
         if settings.max_error is not None:
             found.append(_share(self.judge_error(version), settings.max_error))
         if settings.max_drop is not None and version.score is not None:
             found.append(_share(version.score.drop_from(self.judge_original())[1], settings.max_drop))
-        return min(1.0, max(found)) if version.within_budget else max(found)
+        if version.within_budget:
+            return min(1.0, max(found))
+        failed = version.within_budget is False and max(found) <= 1.0
+        return math.inf if failed else max(found)
 
     def within_budget(self, version: Version) -> bool:
         """Whether a version keeps the budget; measures what that needs."""
@@ -375,7 +380,9 @@ class Workshop:
         if fits and settings.max_drop is not None:
             drop, upper = self.judge_quality(version).drop_from(self.judge_original())
             fits = upper <= settings.max_drop + 1e-12
-            if not fits:
+            if not math.isfinite(drop):
+                version.verdict = "over budget: evaluate gave NaN or infinity"
+            elif not fits:
                 surely = f" (95 % sure: at most {upper:.3g})" if upper > drop else ""
                 version.verdict = f"over budget: evaluate drops by {drop:.4g}{surely}"
         version.within_budget = fits
@@ -394,7 +401,8 @@ class Workshop:
         if self.evaluator is None or version.score is not None:
             return
         try:
-            self.judge_quality(version)
+            if not self.judge_quality(version).finite:
+                self.warnings.append(f"{version.name} has no quality: evaluate gave NaN or infinity")
         except BudgetError as e:
             self.warnings.append(f"{version.name} has no quality: {e.message}")
 

@@ -137,7 +137,7 @@ def test_what_is_no_executor_is_refused() -> None:
 
 # the best so far, whatever happens
 
-def test_an_evaluate_that_fails_later_gives_the_best_so_far() -> None:
+def test_an_evaluate_that_fails_twice_in_a_row_gives_the_best_so_far() -> None:
     good, calls = agreement(model()), []
 
     def evaluate(given: Any) -> Any:
@@ -147,10 +147,36 @@ def test_an_evaluate_that_fails_later_gives_the_best_so_far() -> None:
         return good(given)
 
     report = optimize(evaluate=evaluate, max_drop=0.2).report()
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert report.kept.name != "lossless"
     assert report.within_budget is True
+    assert "the search ended early: evaluate raised RuntimeError" in " ".join(report.notes)
     assert "the disk is full" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(("failure", "verdict"), [
+    (float("nan"), "over budget: evaluate gave NaN or infinity"),
+    (ValueError("one class only"), "not judged: evaluate raised ValueError"),
+    (None, "not judged: evaluate returned NoneType"),
+])
+def test_an_evaluate_that_fails_on_one_version_costs_that_version(failure: Any, verdict: str) -> None:
+    """It is over budget, and the search goes on below it."""
+    good, calls = agreement(model()), []
+
+    def evaluate(given: Any) -> Any:
+        calls.append(given)
+        if len(calls) in (3, 5):
+            if isinstance(failure, Exception):
+                raise failure
+            return failure
+        return good(given)
+
+    report = optimize(evaluate=evaluate, max_drop=0.2).report()
+    assert len(calls) > 5
+    assert "ended early" not in " ".join(report.notes)
+    failed = [s for s in report.stages if s.verdict.startswith(verdict)]
+    assert len(failed) == 2 and not any(s.kept or s.quality is not None for s in failed)
+    assert report.within_budget is True and report.kept.name.startswith("plan")
 
 
 def test_ctrl_c_gives_the_best_so_far() -> None:

@@ -146,7 +146,7 @@ def test_an_evaluate_that_fails_on_the_original(result: Any, words: list[str]) -
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("failure", [ValueError("later"), float("nan"), None])
+@pytest.mark.parametrize("failure", [ValueError("later"), None])
 def test_an_evaluate_that_fails_later_keeps_the_best_model(failure: Any) -> None:
     calls: list[Any] = []
 
@@ -163,6 +163,21 @@ def test_an_evaluate_that_fails_later_keeps_the_best_model(failure: Any) -> None
     report = fast.report()
     assert report.kept.name == "lossless"
     assert any("the search ended early" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("nan")]])
+def test_scores_that_are_not_finite_are_over_budget(value: Any) -> None:
+    calls: list[Any] = []
+
+    def evaluate(model: Any) -> Any:
+        calls.append(model)
+        return 1.0 if len(calls) == 1 else value
+
+    report = optimize((X,), evaluate=evaluate, max_drop=0.1, objective="size").report()
+    assert report.kept.name == "lossless" and report.within_budget is False
+    assert next(s.verdict for s in report.stages if s.name == "int8") == "over budget: evaluate gave NaN or infinity"
+    assert not any("ended early" in note for note in report.notes)
+    assert str(report)
 
 
 def test_an_interrupted_search_keeps_the_best_model() -> None:
