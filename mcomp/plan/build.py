@@ -9,12 +9,13 @@ from typing import Any
 
 from mcomp.errors import BudgetError, McompError
 from mcomp.plan.account import fill_report
+from mcomp.plan.captured import Work
 from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
 from mcomp.plan.search import search
 from mcomp.plan.settings import Settings
 from mcomp.plan.telling import budget_text, frontier, notes, verdict
-from mcomp.plan.work import Version, Work, Workshop
+from mcomp.plan.work import Version, Workshop
 from mcomp.report.report import Eager, Report, Stage
 from mcomp.runtime.calibration import calibration_from
 from mcomp.runtime.compiled import Built

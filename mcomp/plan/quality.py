@@ -98,33 +98,58 @@ def _useless(what: str, label: str) -> BudgetError:
     )
 
 
-def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]]) -> float:
-    """Relative L2 error over all floating-point outputs: ||y - y0|| / ||y0||; infinity where NaN or infinity appear in
-    places where the expected outputs are finite. Where all outputs are integers or booleans, the share of their elements
-    that differ."""
-    error = scale = 0.0
-    floats, others, differing = False, 0, 0
-    for batch, wanted in zip(outputs, expected, strict=True):
-        for y, y0 in zip(batch, wanted, strict=True):
+@dataclass
+class RelativeError:
+    """Relative L2 error over all floating-point outputs, ||y - y0|| / ||y0||, added up batch by batch; infinity where NaN or
+    infinity appear in places where the expected outputs are finite. Where all outputs are integers or booleans, the share of
+    their elements that differ."""
+
+    error: float = 0.0
+    scale: float = 0.0
+    floats: bool = False
+    others: int = 0
+    differing: int = 0
+
+    def add(self, outputs: Sequence[Any], expected: Sequence[Any]) -> None:
+        """The outputs of one batch, and what they should be."""
+        for y, y0 in zip(outputs, expected, strict=True):
             a, b = _as_float(y), _as_float(y0)
             if a is None or b is None:
-                ours, theirs = _as_whole(y), _as_whole(y0)
-                if ours is not None and theirs is not None:
-                    same = ours.shape == theirs.shape
-                    others += theirs.size if same else max(ours.size, theirs.size)
-                    differing += int(np.sum(ours != theirs)) if same else max(ours.size, theirs.size)
+                self._add_whole(_as_whole(y), _as_whole(y0))
                 continue
-            floats = True
+            self.floats = True
             finite = np.isfinite(b)
             if not np.isfinite(a[finite]).all():
-                return math.inf
-            error += float(np.sum((a[finite] - b[finite]) ** 2))
-            scale += float(np.sum(b[finite] ** 2))
-    if not floats:
-        return differing / max(1, others)
-    if scale == 0.0:
-        return 0.0 if error == 0.0 else math.inf
-    return math.sqrt(error / scale)
+                self.error = math.inf
+                continue
+            self.error += float(np.sum((a[finite] - b[finite]) ** 2))
+            self.scale += float(np.sum(b[finite] ** 2))
+
+    def _add_whole(self, ours: np.ndarray | None, theirs: np.ndarray | None) -> None:
+        if ours is None or theirs is None:
+            return
+        same = ours.shape == theirs.shape
+        self.others += theirs.size if same else max(ours.size, theirs.size)
+        self.differing += int(np.sum(ours != theirs)) if same else max(ours.size, theirs.size)
+
+    @property
+    def value(self) -> float:
+        """The error over all that was added."""
+        if not self.floats:
+            return self.differing / max(1, self.others)
+        if math.isinf(self.error):
+            return math.inf
+        if self.scale == 0.0:
+            return 0.0 if self.error == 0.0 else math.inf
+        return math.sqrt(self.error / self.scale)
+
+
+def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]]) -> float:
+    """The `RelativeError` over all batches."""
+    found = RelativeError()
+    for batch, wanted in zip(outputs, expected, strict=True):
+        found.add(batch, wanted)
+    return found.value
 
 
 def _as_float(value: Any) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, 
 from mcomp.manager.defaults import AFTER, CLEANUP
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.manager.run import PassManager
+from mcomp.plan.captured import KEPT_BYTES, Work
 from mcomp.plan.contest import race
 from mcomp.plan.hurry import Hurry, OutOfTime
 from mcomp.plan.identity import identity_of
 from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
-from mcomp.plan.quality import Evaluator, Score, check_reference, relative_error
+from mcomp.plan.quality import Evaluator, RelativeError, Score, check_reference
 from mcomp.plan.settings import Settings
 from mcomp.plan.spread import Spread
-from mcomp.plan.trail import Trail
 from mcomp.runtime.artifact import used_weights
 from mcomp.runtime.calibration import Calibration
 from mcomp.runtime.choose import compile_on
@@ -34,47 +34,8 @@ from mcomp.runtime.program import CompiledProgram
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 ORIGINAL = "original"
-JUDGED = 128
-"""Calibration batches that the error of outputs is measured on, at most."""
 _TRIAL_BATCHES = 4
 """Calibration batches that trials are measured on."""
-_GLANCED = 32
-"""Calibration batches that the passes of a trial see, at most: what is fitted to these errs about as if fitted to all."""
-
-
-@dataclass
-class Work:
-    """One captured program, its calibration data, and its cleaned-up graph once there is one."""
-
-    path: str
-    program: Any
-    calibration: Calibration
-    cleaned: Graph | None = None
-    outputs: list[list[Any]] | None = None
-    trail: Trail = field(default_factory=Trail)
-    glances: Trail = field(default_factory=Trail)
-    """Of trials, whose passes see less."""
-    few: Calibration = field(init=False)
-    """The calibration data of trials."""
-
-    def __post_init__(self) -> None:
-        given = self.calibration
-        self.few = given if len(given) <= _GLANCED else Calibration(given.batches[:_GLANCED], given.given)
-
-    @property
-    def program_is_plain(self) -> bool:
-        """Whether the program keeps no state and writes to none of its arguments."""
-        graph = self.program.graph
-        return (
-            not self.program.rebinds and all(s.kind == "arg" for s in graph.input_specs)
-            and all(s.kind == "result" for s in graph.output_specs)
-        )
-
-    def expected(self) -> list[list[Any]]:
-        """Outputs of the graph as captured, on the first `JUDGED` batches of the calibration data."""
-        if self.outputs is None:
-            self.outputs = self.calibration.outputs(self.program.graph, limit=JUDGED)
-        return self.outputs
 
 
 @dataclass
@@ -125,6 +86,8 @@ class Workshop:
         self.model = model
         self.captured = captured
         self.works = works
+        for work in works:
+            work.room = KEPT_BYTES // len(works)
         self.example = example
         self.settings = settings
         self.progress = progress
@@ -225,11 +188,13 @@ class Workshop:
     def trial_error(self, work: Work) -> Callable[[str], float]:
         """A function from a pipeline to the relative L2 error of the interpreted graph's outputs on some calibration
         data, of which passes see a part, too."""
-        expected = work.expected()[:_TRIAL_BATCHES]
 
         def measure(pipeline: str) -> float:
             graph = self.trial(work, pipeline, self.context_of(work, work.few))
-            return relative_error(work.calibration.outputs(graph, limit=_TRIAL_BATCHES), expected)
+            error = RelativeError()
+            for batch, expected in work.expected(_TRIAL_BATCHES):
+                error.add(work.calibration.outputs_of(graph, batch), expected)
+            return error.value
 
         return measure
 
@@ -318,16 +283,14 @@ class Workshop:
     def judge_error(self, version: Version) -> float:
         """Relative L2 error of a version's compiled outputs on calibration data."""
         if version.error is None:
-            ours: list[list[Any]] = []
-            theirs: list[list[Any]] = []
+            error = RelativeError()
             for work in self.works:
                 program = version.built.programs()[work.path]
-                for batch, expected in zip(work.calibration.batches, work.expected()):
-                    kinds = [s.kind for s in version.graphs[work.path].output_specs]
+                kinds = [s.kind for s in version.graphs[work.path].output_specs]
+                for batch, expected in work.expected():
                     outputs = program.session().run([t.clone() for t in batch], numpy=False)
-                    ours.append(outputs)
-                    theirs.append([y for y, kind in zip(expected, kinds) if kind == "result"])
-            version.error = relative_error(ours, theirs)
+                    error.add(outputs, [y for y, kind in zip(expected, kinds) if kind == "result"])
+            version.error = error.value
         return version.error
 
     def judge_quality(self, version: Version) -> Score:
@@ -430,7 +393,7 @@ class Workshop:
             work.glances.forget()
             work.calibration.memo.clear()
             work.few.memo.clear()
-            work.outputs = None
+            work.outputs.clear()
         for version in self.versions:
             for context in version.contexts.values():
                 context.shared.clear()

@@ -40,9 +40,13 @@ class Calibration:
 
     def outputs(self, graph: Graph, *, limit: int | None = None) -> list[list[Any]]:
         """The graph's outputs on every batch."""
+        return [self.outputs_of(graph, b) for b in self.batches[:limit]]
+
+    def outputs_of(self, graph: Graph, batch: Sequence[Any]) -> list[Any]:
+        """The graph's outputs on one batch."""
         from mcomp.ops.evaluate import run_graph
 
-        return [list(run_graph(graph, self.inputs(graph, b))) for b in self.batches[:limit]]
+        return list(run_graph(graph, self.inputs(graph, batch)))
 
     def inputs(self, graph: Graph, batch: Sequence[Any]) -> list[Any]:
         """The inputs of a graph for a batch: the arguments, then states at their initial value."""
