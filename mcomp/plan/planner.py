@@ -52,7 +52,7 @@ def offered(workshop: Workshop) -> str | None:
 
 
 class Planner:
-    """One search. `int8`: the version with all layers in int8, where it is of use."""
+    """One search. `int8`: the version that the catalog's plain choice comes to, where it is of use."""
 
     def __init__(self, workshop: Workshop, standing: Standing, int8: Version | None) -> None:
         self.workshop, self.standing, self.int8 = workshop, standing, int8
@@ -150,7 +150,7 @@ class Planner:
         self.looks.learn(plain, error)
         self.tried[self.catalog.pipeline(plain)] = self.int8
         self.aim.add(error, self.workshop.load(self.int8))
-        if self.int8.within_budget:
+        if self.standing.best is self.int8:
             self.best = plain
 
     def _attempt(self, choice: Choice, name: str, *, aims: bool = True) -> bool:

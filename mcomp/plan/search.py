@@ -6,7 +6,6 @@ together. Whatever ends the search, the best version so far is the answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +22,7 @@ CANDIDATES = (
     ("int8", "quantize{bits=8}"),
     ("int8, dynamic", "quantize{bits=8,activations=dynamic}"),
 )
-"""Pipelines tried first, in order of preference."""
+"""Pipelines tried first, in order of preference. The first one is what catalogs call plain."""
 TELLING = 1.15
 """A ratio of times that noise does not explain."""
 _TIME_IS_UP = "the time limit ended the search; this is the best version so far"
@@ -68,7 +67,8 @@ def _search(workshop: Workshop, standing: Standing) -> None:
         useful, first = useful[1:], None
     reason = offered(workshop)
     if reason is None:
-        Planner(workshop, standing, None if first is None else first[0]).run()
+        plain = first is not None and first[1] == CANDIDATES[0][1]
+        Planner(workshop, standing, first[0] if first is not None and plain else None).run()
         return
     workshop.warnings.append(f"only int8 was tried: {reason}")
     for candidate, pipeline in useful:
@@ -114,8 +114,8 @@ def _judged(workshop: Workshop, standing: Standing, version: Version) -> bool:
 
 
 def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
-    """Candidates that are faster or smaller than the lossless version, fastest or smallest first; those that differ by less
-    than the clock can tell, in order of preference."""
+    """Candidates that are faster or smaller than the lossless version, fastest or smallest first; of those that are not
+    clearly worse than that, the one that is preferred."""
     made: list[tuple[Version, str]] = []
     for name, pipeline in CANDIDATES:
         if made and workshop.out_of_time():
@@ -126,8 +126,13 @@ def _useful(workshop: Workshop, lossless: Version) -> list[tuple[Version, str]]:
                 made.append((version, pipeline))
             else:
                 version.verdict = "it changes nothing"
-    useful = [(gain, item) for gain, item in _timed(workshop, made, lossless) if _pays(workshop, item[0], gain)]
-    return [item for _, item in sorted(useful, key=lambda pair: -round(math.log(pair[0]) / math.log(TELLING)))]
+    left = [(gain, item) for gain, item in _timed(workshop, made, lossless) if _pays(workshop, item[0], gain)]
+    useful = []
+    while left:
+        enough = max(gain for gain, _ in left) / TELLING
+        first = next(index for index, (gain, _) in enumerate(left) if gain >= enough)
+        useful.append(left.pop(first)[1])
+    return useful
 
 
 def _timed(
