@@ -43,6 +43,10 @@ class Training(Protocol):
     def improved(self) -> bool:
         """Whether it brought anything."""
 
+    @property
+    def cut(self) -> bool:
+        """Whether the time or the user ended it early."""
+
     def seconds_for(self, steps: int, *, rated: bool = False) -> float:
         """How long one of so many steps would take; rated: at a rate that is given."""
 

@@ -159,10 +159,6 @@ class Trainer:
         version = self.workshop.make(f"trained {number}", pipeline)
         if not self._students(choice):
             self._learn_rate(version)
-        if self.workshop.out_of_time():
-            self.workshop.warnings.append(
-                f"the time limit cut the training of {version.name} short: its pipeline gives another model when run again"
-            )
         return version
 
     def _students(self, choice: Choice) -> frozenset[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,7 @@ class Workshop:
                 if self.memory.folder is not None:
                     context.shared[CHECKPOINTS] = self.memory.folder / f"{stem_of(text)}-states"
                 graphs[work.path] = self._run(work, steps, context, hurry)
-            trained = any(context.shared.get(TRAINED) for context in contexts.values())
-            cut = self.interrupted or (trained and self.out_of_time())
+            cut = self._cut(name, contexts)
             if not cut:
                 self.memory.keep_version(text, graphs, contexts)
         version = self._finish(name, text, graphs, contexts)
@@ -176,6 +175,15 @@ class Workshop:
                 r for r in self.versions[0].contexts[work.path].remarks if r not in contexts[work.path].remarks
             ]
         return version
+
+    def _cut(self, name: str, contexts: Mapping[str, Context]) -> bool:
+        """Whether training was interrupted or ran out of time, which the user is told."""
+        interrupted = any(context.shared.get(INTERRUPTED) for context in contexts.values())
+        if not interrupted and not any(t.cut for context in contexts.values() for t in context.shared.get(TRAINED, ())):
+            return False
+        how = "interrupted" if interrupted else "cut short by the time limit"
+        self.warnings.append(f"the training of {name} was {how}: its pipeline gives another model when run again")
+        return True
 
     def trial(self, work: Work, pipeline: str, context: Context | None = None) -> Graph:
         """A cleaned-up graph after a pipeline, not compiled. Raises OutOfTime between passes when the time is up, and

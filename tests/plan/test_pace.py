@@ -17,6 +17,7 @@ class Took:
     began: float = 0.0
     rate: float = 1e-3
     improved: bool = True
+    cut: bool = False
 
     @property
     def seconds(self) -> float:

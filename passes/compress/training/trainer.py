@@ -101,6 +101,11 @@ class Outcome:
         return self.stopped == "interrupted"
 
     @property
+    def cut(self) -> bool:
+        """Whether the time or the user ended it: the same training, run again, may come to something else."""
+        return self.interrupted or self.stopped == _TIME
+
+    @property
     def improved(self) -> bool:
         """Whether the held-out loss is lower than at the start."""
         return self.best < self.first
