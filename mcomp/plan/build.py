@@ -68,14 +68,14 @@ def _build(
         _measure(workshop, lossless, chosen)
         front = frontier(workshop, chosen)
         try:
-            report = _report(workshop, captured, lossless, chosen, settings)
+            report = _report(workshop, captured, lossless, chosen, chosen)
         except KeyboardInterrupt:
             workshop.warnings.append("measuring layers was interrupted: they have no times")
-            report = _report(workshop, captured, lossless, chosen, settings, timed=False)
+            report = _report(workshop, captured, lossless, chosen, chosen, timed=False)
         watch.lap("measuring")
         report.seconds = watch.seconds
         for version in front:
-            version.built.report_later(partial(_report, workshop, captured, lossless, version, settings))
+            version.built.report_later(partial(_report, workshop, captured, lossless, chosen, version))
         built = chosen.built
         built.report = report
         built.frontier = front
@@ -194,8 +194,10 @@ def _measured(workshop: Workshop, versions: Sequence[Version], *, last: bool) ->
 
 
 def _report(
-    workshop: Workshop, captured: Any, lossless: Version, chosen: Version, settings: Settings, *, timed: bool = True
+    workshop: Workshop, captured: Any, lossless: Version, best: Version, chosen: Version, *, timed: bool = True
 ) -> Report:
+    """The report of the version that was chosen: the best one, which the search kept, or another that was picked."""
+    settings = workshop.settings
     report = Report(
         target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
         pipeline=chosen.pipeline, budget=budget_text(settings), within_budget=chosen.within_budget,
@@ -204,11 +206,11 @@ def _report(
     report.stages = [Stage("original", quality=workshop.original_quality, error=None,
                            latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
     report.stages += [
-        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, verdict(workshop, v, chosen), v is chosen)
+        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, verdict(workshop, v, best, chosen), v is chosen)
         for v in workshop.versions
     ]
     report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
-    report.notes = notes(workshop, chosen)
+    report.notes = notes(workshop, best, chosen)
     fill_report(report, workshop, lossless, chosen, timed=timed)
     for kind, remarks in (("note", captured.notes), ("warning", captured.warnings)):
         report.remarks += [

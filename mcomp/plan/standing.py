@@ -37,10 +37,14 @@ class Standing:
     def _fits(self, version: Version) -> bool:
         try:
             fits = self.workshop.within_budget(version)
+        except KeyboardInterrupt:
+            version.verdict = "not judged: the search was interrupted"
+            raise
         except BudgetError as e:
+            version.verdict = f"not judged: {e.message}"
             if self.failed:
                 raise
-            self.failed, version.within_budget, version.verdict = True, False, f"not judged: {e.message}"
+            self.failed, version.within_budget = True, False
             self.workshop.warnings.append(f"{version.name} counts as over budget: {e.message}")
             return False
         self.failed &= version.score is None

@@ -16,23 +16,40 @@ def budget_text(settings: Settings) -> str:
     return " and ".join(parts)
 
 
-def verdict(workshop: Workshop, version: Version, chosen: Version) -> str:
-    """Why a version was kept or not, in words."""
+def verdict(workshop: Workshop, version: Version, best: Version, chosen: Version) -> str:
+    """Why a version was kept or not, in words. best: the one that the search kept; chosen: the one that the user picked, in
+    whose report this is said (the same, where none was)."""
+    if version is best:
+        return "kept" if best is chosen else "kept by the search"
     if version is chosen:
-        return "kept"
+        return f"picked; {version.verdict}" if version.verdict else "picked"
     if version.verdict or version is workshop.versions[0]:
         return version.verdict
-    return f"within budget, but {chosen.name} is better" if version.within_budget else f"not judged: {chosen.name} fits"
+    if version.within_budget:
+        return f"within budget, but {best.name} is better"
+    return f"not judged: {best.name} fits" if best.within_budget and not workshop.interrupted else "not judged"
 
 
-def notes(workshop: Workshop, chosen: Version) -> list[str]:
-    """Sentences about the outcome."""
+def notes(workshop: Workshop, best: Version, chosen: Version) -> list[str]:
+    """Sentences about the outcome; best, chosen: as in `verdict`."""
     out = list(workshop.warnings)
     if chosen.speedup is not None and chosen.speedup < 0.98:
         out.append(f"on the example arguments the compiled model is {1 / chosen.speedup:.2f}x slower than the original")
     if chosen.within_budget is False:
-        out.append("the budget could not be met; this is the nearest version found")
+        out.append(_missed(workshop, best, chosen))
     return out
+
+
+def _missed(workshop: Workshop, best: Version, chosen: Version) -> str:
+    """That a version does not keep the budget, in words."""
+    own = f"does not keep the budget ({chosen.verdict})" if chosen.verdict else "does not keep the budget"
+    if any(v.within_budget for v in workshop.versions):
+        return f"this version {own}; others do"
+    if workshop.settings.pipeline is not None:
+        return "the budget could not be met by this pipeline"
+    if chosen is best:
+        return "the budget could not be met; this is the nearest version found"
+    return f"the budget could not be met; this version {own}"
 
 
 def frontier(workshop: Workshop, chosen: Version) -> list[Version]:
