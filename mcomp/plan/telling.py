@@ -53,23 +53,23 @@ def _missed(workshop: Workshop, best: Version, chosen: Version) -> str:
 
 
 def frontier(workshop: Workshop, chosen: Version) -> list[Version]:
-    """The chosen version, and those that were measured and that no other beats in quality (or error), latency and bytes at
-    once."""
+    """The chosen version, and those that were measured and that no other beats in quality, latency and bytes at once; in
+    error, where one of the two was not evaluated."""
     measured = [v for v in workshop.versions if v.latency_ms is not None and v.error is not None]
     beaten = {id(v) for v in measured if any(_dominates(o, v) for o in measured if o is not v)}
     front = {id(v) for v in measured} - beaten | {id(chosen)}
     return [v for v in workshop.versions if id(v) in front]
 
 
-def _loss(version: Version) -> float:
-    if version.quality is not None:
-        return -version.quality
-    return version.error if version.error is not None else 0.0
+def _losses(a: Version, b: Version) -> tuple[float, float]:
+    """What two versions lose: by their qualities, where both have one, by the errors of their outputs else."""
+    if a.quality is not None and b.quality is not None:
+        return -a.quality, -b.quality
+    return a.error or 0.0, b.error or 0.0
 
 
 def _dominates(a: Version, b: Version) -> bool:
-    if (a.quality is None) != (b.quality is None):
-        return False
-    left = (_loss(a), a.latency_ms or 0.0, a.weight_bytes)
-    right = (_loss(b), b.latency_ms or 0.0, b.weight_bytes)
+    losses = _losses(a, b)
+    left = (losses[0], a.latency_ms or 0.0, a.weight_bytes)
+    right = (losses[1], b.latency_ms or 0.0, b.weight_bytes)
     return all(x <= y for x, y in zip(left, right)) and left != right
