@@ -10,6 +10,7 @@ from collections.abc import Callable
 from mcomp.backend import backend_named
 from mcomp.errors import BudgetError
 from mcomp.plan.aim import Aim
+from mcomp.plan.binding import NO_TIME, binding, nearest
 from mcomp.plan.blame import settle_kinds
 from mcomp.plan.costs import CostTable
 from mcomp.plan.hurry import OutOfTime
@@ -59,6 +60,10 @@ class Planner:
         self.work = workshop.works[0]
         self.tried: dict[str, Version] = {}
         """By pipeline: choices that differ in what others take away come to the same."""
+        self.attempts: list[tuple[Choice, Version]] = []
+        """Choices and what was made with them, int8 first."""
+        self.short = False
+        """Whether there was no time to try anything else than int8 without training."""
         self.aim = Aim()
         self.best: Choice | None = None
         self.unfinished: list[Choice] = []
@@ -85,6 +90,23 @@ class Planner:
             )
 
     def _run(self) -> None:
+        try:
+            found = self._survey()
+        except OutOfTime:
+            self.workshop.warnings.append(NO_TIME)
+            raise
+        if not found:
+            self.workshop.warnings.append("there is nothing to choose in this model")
+            return
+        ended = False
+        try:
+            self._search()
+            ended = True
+        finally:
+            self._tell(ended)
+
+    def _survey(self) -> bool:
+        """Find out what could be done; whether there is anything."""
         settings = self.workshop.settings
         survey = registered_offers()[-1]
         assert self.work.cleaned is not None
@@ -96,26 +118,31 @@ class Planner:
         )
         self.workshop.warnings += catalog.notes
         if not catalog.groups:
-            self.workshop.warnings.append("there is nothing to choose in this model")
-            return
+            return False
         table = self._table()
         self.pricing = Pricing(catalog, settings.objective, table, self.workshop.hints(self.work), self.workshop.say)
         self.catalog = catalog
         self.looks = Looks(self.pricing, self._look)
+        return True
+
+    def _search(self) -> None:
         self._learn_from_int8()
         self._try_students()
         self._settle()
         self._bisect()
+        self.short = self._late() and not self._planned()
         self._switch()
-        if settings.time_limit is not None and not self.workshop.out_of_time():
-            start = self.best or self.catalog.plain
-            known = self.tried.get(self.catalog.pipeline(start))
-            load = None if known is None else self.workshop.load(known)
-            Trainer(
-                self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
-                [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(), self._bound(),
-            ).run()
-        self._tell()
+        if self.workshop.settings.time_limit is not None and not self.workshop.out_of_time():
+            self._train()
+
+    def _train(self) -> None:
+        start = self.best or self.catalog.plain
+        known = self.tried.get(self.catalog.pipeline(start))
+        load = None if known is None else self.workshop.load(known)
+        Trainer(
+            self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
+            [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(), self._bound(),
+        ).run()
 
     def _bound(self) -> float:
         """The squared error up to which the budget is expected to hold without training: where nothing broke it, not much
@@ -149,6 +176,7 @@ class Planner:
         self.pricing.learn(plain, error)
         self.looks.learn(plain, error)
         self.tried[self.catalog.pipeline(plain)] = self.int8
+        self.attempts.append((plain, self.int8))
         self.aim.add(error, self.workshop.load(self.int8))
         if self.standing.best is self.int8:
             self.best = plain
@@ -159,6 +187,7 @@ class Planner:
         start = time.monotonic()
         pipeline = self.catalog.pipeline(choice)
         version = self.tried[pipeline] = self.workshop.make(name, pipeline, hurry=True)
+        self.attempts.append((choice, version))
         error = self.workshop.judge_error(version) ** 2
         self.pricing.learn(choice, error)
         self.looks.learn(choice, error)
@@ -322,22 +351,17 @@ class Planner:
 
     # telling
 
-    def _tell(self) -> None:
-        """Say what was decided, and what binds."""
+    def _planned(self) -> bool:
+        """Whether anything else than int8 was tried."""
+        return any(version is not self.int8 for _, version in self.attempts)
+
+    def _tell(self, ended: bool) -> None:
+        """Say what was decided, and what binds. ended: whether nothing broke the search off."""
+        if self.short or (self.workshop.out_of_time() and not self._planned()):
+            self.workshop.warnings.append(NO_TIME)
         if self.best is None:
-            return
-        errors = self.pricing.errors_by_group(self.best)
-        total = sum(errors)
-        most = sorted(range(len(errors)), key=lambda g: -errors[g])[:3]
-        named = [f"{self.catalog.groups[g].key} ({errors[g] / total:.0%})" for g in most if total > 0 and errors[g] > 0]
-        if named:
-            self.workshop.warnings.append(
-                f"without training {self._binding()}; most of the error comes from {', '.join(named)}"
-            )
-
-    def _binding(self) -> str:
-        if self.aim.broken is None:
-            return "nothing that would pay broke the budget"
-        return f"the budget binds at an output error of about {self.aim.broken**0.5:.2g}"
-
-
+            found = nearest(self.workshop, self.pricing, self.attempts)
+        else:
+            found = binding(self.pricing, self.aim, self.best, ended)
+        if found is not None:
+            self.workshop.warnings.append(found)
