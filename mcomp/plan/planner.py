@@ -28,6 +28,8 @@ SWITCHES = 4
 """Groups that are switched back to see what they really cost, at most, where no time limit says otherwise."""
 _UNTRAINED = 0.3
 """Share of the time limit after which training begins."""
+_ALL = 0.9
+"""The same where nothing can be trained: the rest is for measuring what is kept."""
 _WORTH = 0.99
 _MOVES = 8
 _STUDENTS, _HOPE = 0.6, 5.0
@@ -62,12 +64,17 @@ class Planner:
         """By pipeline: choices that differ in what others take away come to the same."""
         self.attempts: list[tuple[Choice, Version]] = []
         """Choices and what was made with them, int8 first."""
+        self.plans = 0
         self.short = False
         """Whether there was no time to try anything else than int8 without training."""
         self.aim = Aim()
         self.best: Choice | None = None
         self.unfinished: list[Choice] = []
         """Students that a little more training may bring into the budget."""
+        self.until = _UNTRAINED
+        """The share of the time limit after which nothing is tried without training any more."""
+        self.switched: Choice | None = None
+        """Of which choice single groups were switched back."""
         self.teaching = 0.0
         """The share of the time limit that trying students took: searching without training is to have its own."""
         self.seconds = 0.0
@@ -132,17 +139,23 @@ class Planner:
         self._bisect()
         self.short = self._late() and not self._planned()
         self._switch()
-        if self.workshop.settings.time_limit is not None and not self.workshop.out_of_time():
-            self._train()
+        if self.workshop.settings.time_limit is None or self.workshop.out_of_time() or self._train():
+            return
+        self.until, self.teaching = _ALL, 0.0
+        self._bisect()
+        self._switch()
 
-    def _train(self) -> None:
+    def _train(self) -> bool:
+        """Use the time that is left for training; whether anything was trained."""
         start = self.best or self.catalog.plain
         known = self.tried.get(self.catalog.pipeline(start))
         load = None if known is None else self.workshop.load(known)
-        Trainer(
+        trainer = Trainer(
             self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
             [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(), self._bound(),
-        ).run()
+        )
+        trainer.run()
+        return trainer.made > 0
 
     def _bound(self) -> float:
         """The squared error up to which the budget is expected to hold without training: where nothing broke it, not much
@@ -242,13 +255,14 @@ class Planner:
     def _bisect(self) -> None:
         """Aim at the largest error that the budget allows; after each attempt expected errors are corrected by what was
         measured of the whole."""
-        target = self._first_target()
+        target = self.aim.next() if self._planned() else self._first_target()
         start = self.best or self.catalog.plain
-        for number in range(1, self._trials() + 1):
+        for _ in range(self._trials()):
             choice = self._chosen(target, start)
             if choice is None:
                 return
-            self._attempt(choice, f"plan {number}")
+            self.plans += 1
+            self._attempt(choice, f"plan {self.plans}")
             start = choice
             target = self.aim.next()
 
@@ -305,7 +319,7 @@ class Planner:
         return price.number(price.cost(choice)) < _WORTH * price.number(price.cost(self.best))
 
     def _late(self) -> bool:
-        return self.workshop.out_of_time(_UNTRAINED + self.teaching)
+        return self.workshop.out_of_time(self.until + self.teaching)
 
     # refinement
 
@@ -315,7 +329,7 @@ class Planner:
         target = self.aim.within
         if self.best is None or target is None or self._late() or self.best == self.catalog.plain:
             return
-        if not self.looks.is_possible(self.best):
+        if not self.looks.is_possible(self.best) or self.best == self.switched:
             return
         measure = self._glance()
         whole = measure(self.catalog.pipeline(self.best)) ** 2
@@ -330,6 +344,7 @@ class Planner:
                 continue
             real = (whole - measure(self.catalog.pipeline(stricter)) ** 2) / gained
             self.pricing.correction.groups[g] = min(_TRUST, max(1 / _TRUST, real))
+        self.switched = self.best
         self.pricing.learn(self.best, self.looks.error(self.best))
         choice = self.pricing.best(target, self.best)
         tried = self.catalog.pipeline(choice) in self.tried
@@ -337,7 +352,7 @@ class Planner:
             self._attempt(choice, "plan, levels switched")
 
     def _switches(self) -> int:
-        left = self.workshop.seconds_left(_UNTRAINED + self.teaching)
+        left = self.workshop.seconds_left(self.until + self.teaching)
         if left is None:
             return SWITCHES
         return min(2 * SWITCHES, int(0.5 * left / max(self.seconds, 0.1)))
@@ -357,7 +372,7 @@ class Planner:
 
     def _tell(self, ended: bool) -> None:
         """Say what was decided, and what binds. ended: whether nothing broke the search off."""
-        if self.short or (self.workshop.out_of_time() and not self._planned()):
+        if not self._planned() and (self.short or self.workshop.out_of_time()):
             self.workshop.warnings.append(NO_TIME)
         if self.best is None:
             found = nearest(self.workshop, self.pricing, self.attempts)

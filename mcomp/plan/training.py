@@ -62,7 +62,8 @@ class Trainer:
         self.looks = looks
         self.tried: set[str] = set()
         """Pipelines before training."""
-        self.count = 0
+        self.count = self.made = 0
+        """Choices that were to be trained, and those that were."""
         self.paces: dict[frozenset[int], tuple[Pace, Choice]] = {}
         """By the groups in which something is trained anyway, and of which choice."""
         self.rate: float | None = workshop.memory.recall("rate", "trained")
@@ -113,6 +114,7 @@ class Trainer:
         self.count += 1
         version = self._train(choice, self.count)
         if version is not None:
+            self.made += 1
             self.standing.judge(version)
         return version
 
