@@ -6,6 +6,7 @@ but for the levels of one kind says what that kind is off by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mcomp.plan.offers import Catalog, Choice
@@ -29,13 +30,16 @@ def settle_kinds(
     pricing: Pricing, choice: Choice, measure: Callable[[Choice], float], late: Callable[[], bool], leave: frozenset[str]
 ) -> None:
     """Correct the kinds of a choice's levels, but for those to `leave`, by what each adds alone. `measure(choice)` gives the
-    squared error of the outputs. Does nothing where there is one kind only: the whole tells as much."""
+    squared error of the outputs. Does nothing where there is one kind only: the whole tells as much; nor where the plain
+    choice gives outputs that are not finite."""
     catalog = pricing.catalog
     ours = {g.options[level].kind for g, level, plain in zip(catalog.groups, choice, catalog.plain) if level != plain}
     kinds = sorted(ours - leave)
     if len(ours) < 2 or late():
         return
     base, known = measure(catalog.plain), pricing.error(catalog.plain)
+    if not math.isfinite(base + known):
+        return
     for kind in kinds:
         if late():
             return

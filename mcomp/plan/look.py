@@ -8,6 +8,7 @@ are off by, since passes see less data in them, is learned from whole models tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ class Looks:
         key = self.pricing.catalog.pipeline(choice)
         self.wholes[key] = error
         look = self.errors.get(key, 0.0)
-        if look > 0.0 and error > 0.0:
+        if 0.0 < look < math.inf and 0.0 < error < math.inf:
             self.bias = min(_BIAS, max(1.0 / _BIAS, error / look))
 
     def off(self, choice: Choice, target: float) -> float:

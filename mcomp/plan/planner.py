@@ -3,6 +3,7 @@ is left of the time spent on training."""
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -264,7 +265,8 @@ class Planner:
             self.plans += 1
             self._attempt(choice, f"plan {self.plans}")
             start = choice
-            target = self.aim.next()
+            if self.aim.attempts:  # as long as no error was finite, what comes next is below the same target
+                target = self.aim.next()
 
     def _chosen(self, target: float | None, start: Choice) -> Choice | None:
         """What to attempt next: a choice near a target, as far as some looks can tell."""
@@ -333,6 +335,8 @@ class Planner:
             return
         measure = self._glance()
         whole = measure(self.catalog.pipeline(self.best)) ** 2
+        if not math.isfinite(whole):
+            return
         errors = self.pricing.errors_by_group(self.best)
         order = sorted((g for g, level in enumerate(self.best) if level), key=lambda g: -errors[g])
         for g in order[: self._switches()]:

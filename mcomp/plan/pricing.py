@@ -182,14 +182,16 @@ class Pricing:
             if choice in seen:
                 break
             seen.add(choice)
-            point = pareto(self._levels(choice), limit=_POINTS).within(budget)
+            possible, levels = self._levels(choice)
+            point = pareto(levels, limit=_POINTS).within(budget) if all(levels) else None
             if point is None:
                 break
-            choice = point.choice
+            choice = tuple(own[level] for own, level in zip(possible, point.choice, strict=True))
         return found
 
-    def _levels(self, choice: Choice) -> list[list[Level]]:
-        """For every group its levels, with what the whole would cost if this group alone changed."""
+    def _levels(self, choice: Choice) -> tuple[list[list[int]], list[list[Level]]]:
+        """For every group its levels whose error is finite, by index, and with what the whole would cost if this group alone
+        changed."""
         touched: list[list[int]] = [[] for _ in self.catalog.groups]
         for part, groups in enumerate(self.catalog.touching):
             for g in groups:
@@ -199,16 +201,16 @@ class Pricing:
             for g, group in enumerate(self.catalog.groups) for level in range(len(group.options))
         }
         self._cover([(part, moved) for (g, _), moved in moves.items() for part in touched[g]])
-        found = []
-        for g, group in enumerate(self.catalog.groups):
-            levels = []
-            for level, option in enumerate(group.options):
-                moved = moves[g, level]
-                parts = [Cost(self._time(part, moved), self._nbytes(part, moved)) for part in touched[g]]
-                number = sum(map(self.number, parts))
-                levels.append(Level(option.name, self._moved_error(g, level, choice), number))
-            found.append(levels)
-        return found
+        possible: list[list[int]] = [[] for _ in self.catalog.groups]
+        found: list[list[Level]] = [[] for _ in self.catalog.groups]
+        for (g, level), moved in moves.items():
+            error = self._moved_error(g, level, choice)
+            if not math.isfinite(error):
+                continue
+            parts = [Cost(self._time(part, moved), self._nbytes(part, moved)) for part in touched[g]]
+            possible[g].append(level)
+            found[g].append(Level(self.catalog.groups[g].options[level].name, error, sum(map(self.number, parts))))
+        return possible, found
 
     def _moved_error(self, group: int, level: int, choice: Choice) -> float:
         """The error of a level; of one that takes other groups away, less what these add now."""
@@ -217,7 +219,8 @@ class Pricing:
         if not inner or level == 0:
             return own
         kept = (*choice[:group], 0, *choice[group + 1 :])
-        return max(0.0, own - sum(self._error(g, choice[g], kept) for g in inner))
+        now = [self._error(g, choice[g], kept) for g in inner]
+        return max(0.0, own - sum(error for error in now if math.isfinite(error)))
 
     # learning
 
@@ -227,7 +230,7 @@ class Pricing:
         shares: dict[str, float] = {}
         for group, error in enumerate(self.errors_by_group(choice)):
             kind = self.catalog.groups[group].options[choice[group]].kind
-            if error > 0.0:
+            if 0.0 < error < math.inf:
                 shares[kind] = shares.get(kind, 0.0) + error
         if not shares or not 0.0 < measured < math.inf:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mcomp.manager.context import TRAINED
@@ -82,9 +83,10 @@ class Trainer:
         left = self.workshop.seconds_left() or 0.0
         many = left > _SEVERAL * LEAST_SECONDS and left * _FIRST > _MANY * _MOSTLY * self.untrained
         far = BEYOND if many else NEARER
-        least = max(self.looks.error(self.start), 1e-4)
+        error = self.looks.error(self.start)
+        least = max(error, 1e-4) if math.isfinite(error) else 1e-4
         if self.load is not None and self.load <= 1.0:
-            self.held = least, min(_ROOM, max(0.0, self.load))
+            self.held = (least, min(_ROOM, max(0.0, self.load))) if math.isfinite(error) else None
             self.tried.add(self.catalog.pipeline(self.start))  # nothing is gained by training what fits without
         target: float | None = far * max(least, self.bound)
         choice = self.start

@@ -53,3 +53,13 @@ def test_a_budget_of_nothing_ends() -> None:
     aim = run(lambda e: float("inf"), 0.1)
     assert aim.within is None
     assert all(error > 0 for error, _ in aim.attempts)
+
+
+@pytest.mark.parametrize("error", [float("inf"), float("nan")])
+def test_an_error_that_is_not_finite_tells_nothing(error: float) -> None:
+    """A metric may be fine all the same."""
+    aim = Aim()
+    for attempt in ((error, 0.5), (0.01, 0.4), (error, 2.0)):
+        aim.add(*attempt)
+    assert aim.attempts == [(0.01, 0.4)]
+    assert 0.01 < aim.next() < 0.1  # type: ignore[operator]

@@ -52,3 +52,17 @@ def test_what_is_left_alone() -> None:
     assert not asked and not pricing.correction.kinds
     settle_kinds(pricing, MIXED, real({"width": 1e4}, asked), lambda: False, frozenset({"branch"}))
     assert pricing.correction.kinds["width"] == TRUST and "branch" not in pricing.correction.kinds
+
+
+def test_outputs_that_are_not_finite_blame_no_kind() -> None:
+    """Not those of the plain choice, from which others would be told; one kind's own, to the utmost."""
+    pricing, measure = Pricing(Chain(), "size", None, {}), real({}, [])
+    settle_kinds(pricing, MIXED, lambda choice: float("inf"), lambda: False, NOTHING)
+    assert not pricing.correction.kinds
+
+    def narrow(choice: Choice) -> float:
+        return float("inf") if choice[0] else measure(choice)
+
+    settle_kinds(pricing, MIXED, narrow, lambda: False, NOTHING)
+    assert pricing.correction.kinds["width"] == TRUST
+    assert pricing.correction.kinds["branch"] == pytest.approx(1.0, rel=0.02)

@@ -1,5 +1,6 @@
 """Pricing: the best choice by the additive model, on a made-up catalog whose costs multiply."""
 
+import dataclasses
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -104,6 +105,32 @@ def test_outputs_that_are_not_finite_teach_nothing(pricing: Pricing) -> None:
     for measured in (float("inf"), float("nan"), 0.0):
         pricing.learn((2, 1, 2, 1, 1, 1), measured)
     assert not pricing.correction.kinds
+
+
+class Broken(Chain):
+    """Some levels give outputs that are not finite: one between others, and the usual integers of a layer of the branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        groups = list(self.groups)
+        for group, level in ((0, 1), (4, 1)):
+            options = list(groups[group].options)
+            options[level] = dataclasses.replace(options[level], error=float("inf"))
+            groups[group] = dataclasses.replace(groups[group], options=tuple(options))
+        self.groups = tuple(groups)
+
+
+@pytest.mark.parametrize("budget", [2e-4, 0.02, 0.1, 0.3])
+def test_levels_with_errors_that_are_not_finite_are_not_chosen(budget: float) -> None:
+    pricing = Pricing(Broken(), "size", None, {})
+    pricing.learn(pricing.catalog.plain, 1e-3)
+    assert pricing.correction.kinds["bits"] == pytest.approx(5.0)
+    pricing.correction.kinds.clear()
+    found = pricing.best(budget, pricing.catalog.plain)
+    assert found[0] != 1 and (found[4] != 1 or found[5])
+    assert pricing.error(found) <= budget * (1 + 1e-9)
+    least = min(pricing.cost(c).nbytes for c in choices() if pricing.error(c) <= budget)
+    assert pricing.cost(found).nbytes <= 1.1 * least
 
 
 class Timed(Chain):
