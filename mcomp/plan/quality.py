@@ -153,14 +153,17 @@ def relative_error(outputs: Sequence[Sequence[Any]], expected: Sequence[Sequence
 
 
 def _as_float(value: Any) -> np.ndarray | None:
+    """Floating-point numbers, of complex ones both parts; None for what is something else."""
     if hasattr(value, "detach"):
         if not (value.is_floating_point() or value.is_complex()):
             return None
-        value = value.detach().float() if not value.is_complex() else value.detach()
-        return np.abs(value.numpy()).astype(np.float64) if value.is_complex() else value.numpy().astype(np.float64)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(np.float64)
-    return None
+        value = value.detach().resolve_conj().resolve_neg() if value.is_complex() else value.detach().float()
+        value = value.numpy()
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fc":
+        return None
+    if value.dtype.kind == "c":
+        value = np.stack([value.real, value.imag], -1)
+    return value.astype(np.float64)
 
 
 def _as_whole(value: Any) -> np.ndarray | None:

@@ -107,3 +107,17 @@ def test_an_error_added_up_is_that_of_all_at_once(kind: str) -> None:
     found.add([np.array([np.inf])], [np.ones(1)])
     found.add([np.ones(1)], [np.ones(1)])
     assert found.value == (float("inf"))
+
+
+@pytest.mark.parametrize("as_numpy", [False, True])
+def test_complex_outputs_are_compared_by_both_parts(as_numpy: bool) -> None:
+    """A turn by 90 degrees changes no magnitude."""
+    given = torch.tensor([3.0 + 4.0j, 1.0 - 2.0j, 0.5j])
+    turned = (given * 1j).conj()
+    ours, theirs = (x.resolve_conj().numpy() if as_numpy else x for x in (turned, given))
+    expected = float(torch.linalg.vector_norm(turned - given) / torch.linalg.vector_norm(given))
+    assert relative_error([[ours]], [[theirs]]) == pytest.approx(expected) and expected > 0.5
+    assert relative_error([[theirs]], [[theirs]]) == 0.0
+    broken = given.clone()
+    broken[0] = complex(float("nan"), 0.0)
+    assert relative_error([[broken]], [[given]]) == float("inf")
