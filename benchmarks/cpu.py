@@ -23,6 +23,7 @@ from benchmarks.results import CaseResult, Entry, Results
 from benchmarks.table import case_sheet, markdown
 from benchmarks.worker import SETTLE_S, Job, Turn, as_json
 
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What to run: `runners` are (peer, variant) pairs, eager first."""

@@ -66,8 +66,8 @@ class PartsHost(Protocol):
 class Captured:
     """A captured model: as one `program`, or in `parts` by module path, with the rest eager in `fallback`.
 
-    `eager` says what stayed eager and why. `notes` are (layer, reason, remedy) for the report; so are `warnings`, of what the
-    model checks and the captured one does not.
+    `eager` says what stayed eager and why. `notes` are (layer, reason, remedy) for the report; so are `warnings`, of what
+    the model checks and the captured one does not.
     """
 
     program: CapturedProgram | None

@@ -179,8 +179,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]+\Z")
 class Graph:
     """Nodes in topological order between inputs and a final `return`.
 
-    `symbols` holds the bounds of the symbolic sizes. `version` counts edits: analyses are cached against it, in `analyses`, by
-    the context that asked for them.
+    `symbols` holds the bounds of the symbolic sizes. `version` counts edits: analyses are cached against it, in `analyses`,
+    by the context that asked for them.
     """
 
     def __init__(self, name: str = "main", store: WeightStore | None = None) -> None:

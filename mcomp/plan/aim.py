@@ -30,7 +30,7 @@ class Aim:
     attempts: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, error: float, load: float) -> None:
-        """An attempt: its squared error, more than 0, and its load. One whose error is not finite tells nothing of others."""
+        """An attempt: its squared error, more than 0, and its load. One with an error that is not finite tells nothing."""
         if not math.isfinite(error):
             return
         self.attempts.append((max(error, 1e-12), load))

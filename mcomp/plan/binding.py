@@ -10,7 +10,7 @@ from mcomp.plan.offers import Choice
 from mcomp.plan.pricing import Pricing
 from mcomp.plan.work import Version, Workshop
 
-NO_TIME = "there was no time to try a plan without training: finding out what could be done took it; a longer time_limit helps"
+NO_TIME = "there was no time to try a plan without training: the survey took it; a longer time_limit helps"
 _NAMED = 3
 
 
@@ -36,7 +36,7 @@ def nearest(workshop: Workshop, pricing: Pricing, attempts: Sequence[tuple[Choic
     load, sources = workshop.load(version), _sources(pricing, choice)
     share = f"takes {load:.0%} of it" if math.isfinite(load) else "breaks it"
     return (
-        f"without training no choice kept the budget: {version.name}, which has the least output error ({error:.2g}), {share}"
+        f"without training no choice kept the budget: {version.name}, with the least output error ({error:.2g}), {share}"
         + (f"; most of that error comes from {sources}" if sources else "")
     )
 

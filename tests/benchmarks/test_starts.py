@@ -129,7 +129,7 @@ def test_a_compilation_is_timed_in_its_parts_with_an_empty_cache(tmp_path: Path)
     for number in range(2):
         fast, seconds = compile_time.compiled(model, (torch.ones(2, 8),), tmp_path / str(number), threads=1)
         assert list(seconds) == ["capture", "after capture", "C++ compiler"]
-        assert 0.0 < seconds["C++ compiler"]
+        assert seconds["C++ compiler"] > 0.0
         assert [*(tmp_path / str(number) / "code").glob("*.so")]
         torch.testing.assert_close(fast(torch.ones(2, 8)), model(torch.ones(2, 8)))
     assert backend_named("cpu") is usual
