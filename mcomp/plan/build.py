@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import BudgetError, McompError
 from mcomp.plan.account import fill_report
@@ -20,7 +20,12 @@ from mcomp.report.report import Eager, Report, Stage
 from mcomp.runtime.calibration import calibration_from
 from mcomp.runtime.compiled import Built
 
+if TYPE_CHECKING:
+    from mcomp.capture.signature import Signature
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+_SHOWN = 8
+"""Calls beside the example whose sizes capture looks at, at most."""
 
 
 def build(
@@ -51,7 +56,8 @@ def _build(
     calls = list(settings.calibration or ())
     with Progress(settings.progress) as progress:
         progress.step("capturing the model")
-        captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *_distinct(calls)])
+        shown = _telling(model, (args, kwargs), calls) if calls else []
+        captured = capture(model, args, kwargs, dynamic=settings.dynamic, others=[*others, *shown])
         if captured.program is None:
             kept = "; ".join(f"{e.path or 'the whole model'}: {e.reason}" for e in captured.eager[:3])
             progress.note(f"parts of the model stay eager, so that it cannot be saved: {kept}")
@@ -98,15 +104,37 @@ class Stopwatch:
         self._since = now
 
 
-def _distinct(calls: Sequence[Call]) -> list[Call]:
-    """Calls of different shapes: enough of them to see which sizes vary."""
-    from mcomp.capture.structure import is_tensor
+def _telling(model: Any, example: Call, calls: Sequence[Call]) -> list[Call]:
+    """Calls that show which sizes vary, and which are not always equal: each one shows what those before it, the example
+    first, do not; `_SHOWN` at most."""
+    from mcomp.capture.signature import Signature
 
-    seen: dict[Any, Call] = {}
-    for args, kwargs in calls:
-        shapes = tuple(tuple(a.shape) if is_tensor(a) else None for a in (*args, *kwargs.values()))
-        seen.setdefault(shapes, (args, kwargs))
-    return list(seen.values())[:4]
+    signature = Signature.of(model.forward)
+    seen = _sizes(signature, example)
+    found: list[Call] = []
+    for call in calls:
+        sizes = _sizes(signature, call)
+        after = {place: seen.get(place, ()) + sizes.get(place, ()) for place in {**seen, **sizes}}
+        if any(x > y for x, y in zip(_shown(after), _shown(seen))):
+            found.append(call)
+            seen = after
+        if len(found) == _SHOWN:
+            break
+    return found
+
+
+def _shown(sizes: Mapping[Any, tuple[int, ...]]) -> tuple[int, int, int]:
+    """How many axes there are, how many vary, and how many can be told apart."""
+    return len(sizes), sum(len(set(some)) > 1 for some in sizes.values()), len(set(sizes.values()))
+
+
+def _sizes(signature: Signature, call: Call) -> dict[Any, tuple[int, ...]]:
+    """The size of every axis of every tensor in a call's arguments, however nested."""
+    from mcomp.capture import structure
+
+    leaves: list[Any] = []
+    paths = structure.leaf_paths(structure.describe(signature.bind(*call), leaves))
+    return {(paths.get(i), axis): (int(n),) for i, leaf in enumerate(leaves) for axis, n in enumerate(leaf.shape)}
 
 
 def works_of(captured: Any, calls: Sequence[Call], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Work]:
