@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -234,14 +234,14 @@ class Pricing:
                 shares[kind] = shares.get(kind, 0.0) + error
         if not shares or not 0.0 < measured < math.inf:
             return
-        fresh = {k for k in shares if k not in self.correction.kinds} or {max(shares, key=lambda k: shares[k])}
+        fresh = [k for k in shares if k not in self.correction.kinds] or [max(shares, key=lambda k: shares[k])]
         open_share = sum(shares[k] for k in fresh)
         wanted = measured - sum(v for k, v in shares.items() if k not in fresh)
         if wanted > _LEAST_SHARE * measured:
             self._scale(fresh, wanted / open_share)
         else:
-            self._scale(set(shares), measured / sum(shares.values()))
+            self._scale(shares, measured / sum(shares.values()))
 
-    def _scale(self, kinds: set[str], ratio: float) -> None:
+    def _scale(self, kinds: Iterable[str], ratio: float) -> None:
         for kind in kinds:
             self.correction.kinds[kind] = self.correction.kinds.get(kind, 1.0) * ratio

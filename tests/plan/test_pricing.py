@@ -95,6 +95,16 @@ def test_a_correction_changes_what_is_best(pricing: Pricing) -> None:
     assert any(after[2:5])
 
 
+def test_corrections_do_not_depend_on_how_texts_are_hashed() -> None:
+    """Sums of floats depend on their order: it is that of the groups."""
+    errors = [1.0 / (3 * i + 7) ** (i % 5) for i in range(200)]
+    groups = tuple(Group(f"g{i}", (Option("", 0.0, f"k{i}"), Option("", e, f"k{i}"))) for i, e in enumerate(errors))
+    catalog: Any = SimpleNamespace(groups=groups, touching=(), plain=(0,) * 200)
+    pricing = Pricing(catalog, "size", None, {})
+    pricing.learn((1,) * 200, 1.0)
+    assert set(pricing.correction.kinds.values()) == {1.0 / sum(errors)}
+
+
 def test_a_measured_error_of_nothing_teaches_nothing(pricing: Pricing) -> None:
     pricing.learn(pricing.catalog.plain, 0.0)
     pricing.learn(pricing.untouched, 0.5)
