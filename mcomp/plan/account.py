@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mcomp.backend import KernelInfo
 from mcomp.errors import McompError
@@ -14,6 +15,7 @@ from mcomp.ir.loc import Loc
 from mcomp.ops.opaque import is_opaque
 from mcomp.plan.profile import kernel_predictor
 from mcomp.report.report import Report, Row
+from mcomp.runtime.calibration import initial_states
 
 if TYPE_CHECKING:
     from mcomp.plan.work import Version, Workshop
@@ -22,31 +24,49 @@ GONE = "(gone)"
 """The operators of a module of which nothing is left."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What rows of a report are compared with, of one captured program: its path, the example arguments, bytes of weights
+    and operations by layer, and the lossless version's microseconds by layer (empty where it was not timed)."""
+
+    path: str
+    leaves: list[Any]
+    weights: dict[str, int]
+    flops: dict[str, int]
+    times: dict[str, float]
+
+
+def befores_of(workshop: Workshop, lossless: Version, *, timed: bool) -> list[Before]:
+    """What the reports of all versions need of the programs as captured. timed: whether also how long they take."""
+    found = []
+    for work in workshop.works:
+        program, leaves = lossless.built.programs()[work.path], workshop.example_leaves(work)
+        symbols, times = program.symbols(leaves), {}
+        if timed:
+            inputs = [*leaves, *initial_states(program.graph, leaves)]
+            times = _by_layer(program.executable.kernels(symbols), program.executable.profile(inputs, symbols, repeats=10))
+        found.append(Before(work.path, leaves, *weights_and_flops(work.program.graph, symbols), times))
+    return found
+
+
 def fill_report(
-    report: Report, workshop: Workshop, lossless: Version, chosen: Version, *, timed: bool = True
+    report: Report, befores: Sequence[Before], chosen: Version, *, threads: int | None, timed: bool = True
 ) -> None:
     """Fill rows and totals, shares of generated code, ledger and remarks. Times are for the example arguments; none where it
     is not to be `timed`."""
-    target, threads = workshop.settings.target, workshop.settings.threads
     native = total = native_flops = total_flops = 0
     opaque: Counter[str] = Counter()
     in_torch: Counter[str] = Counter()
     report.total = Row("total", "", "")
-    for work in workshop.works:
-        prefix = f"{work.path}." if work.path else ""
-        program = chosen.built.programs()[work.path]
-        leaves = workshop.example_leaves(work)
-        symbols = program.symbols(leaves)
-        inputs = work.calibration.inputs(program.graph, leaves)
+    for before in befores:
+        prefix = f"{before.path}." if before.path else ""
+        program = chosen.built.programs()[before.path]
+        symbols = program.symbols(before.leaves)
+        inputs = [*before.leaves, *initial_states(program.graph, before.leaves)]
         kernels = program.executable.kernels(symbols)
         times = program.executable.profile(inputs, symbols, repeats=10) if timed else None
-        before_times: dict[str, float] = {}
-        if timed and chosen is not lossless:
-            base = lossless.built.programs()[work.path].executable
-            before_times = _by_layer(base.kernels(symbols), base.profile(inputs, symbols, repeats=10))
-        rows = _rows(work.program.graph, program.graph, kernels, times, before_times, symbols, chosen, work.path,
-                     target, threads)
-        _add(report.total, rows, work.program.graph, program.graph, before_times, symbols)
+        rows = _rows(before, program.graph, kernels, times, symbols, chosen, report.target, threads)
+        _add(report.total, rows, before, program.graph, symbols)
         for row in rows:
             row.layer = prefix + row.layer if row.layer else row.layer
         report.rows += rows
@@ -63,7 +83,7 @@ def fill_report(
         report.ledger += [vars(e) for e in program.graph.ledger]
         report.remarks += [
             {"kind": r.kind, "rule": r.rule, "layer": r.layer, "reason": r.reason, "remedy": r.remedy}
-            for r in chosen.contexts[work.path].remarks
+            for r in chosen.contexts[before.path].remarks
         ]
     report.native_nodes = native / total if total else 1.0
     report.native_flops = native_flops / total_flops if total_flops else 1.0
@@ -71,23 +91,20 @@ def fill_report(
     report.torch_nodes = {name: n for name, n in in_torch.items() if name not in opaque}
 
 
-def _add(
-    total: Row, rows: Sequence[Row], before: Graph, after: Graph, before_times: dict[str, float], symbols: dict[str, int]
-) -> None:
-    """Add a graph to the totals; `before_times` by layer, empty where there are none."""
-    weights_before, flops_before = weights_and_flops(before, symbols)
+def _add(total: Row, rows: Sequence[Row], before: Before, after: Graph, symbols: dict[str, int]) -> None:
+    """Add a graph to the totals."""
     weights, flops = weights_and_flops(after, symbols)
-    total.weight_bytes_before += sum(weights_before.values())
+    total.weight_bytes_before += sum(before.weights.values())
     total.weight_bytes += sum(weights.values())
-    total.flops_before += sum(flops_before.values())
+    total.flops_before += sum(before.flops.values())
     total.flops += sum(flops.values())
     for row in rows:
         if row.measured_us is not None:
             total.measured_us = (total.measured_us or 0.0) + row.measured_us
         if row.predicted_us is not None:
             total.predicted_us = (total.predicted_us or 0.0) + row.predicted_us
-    if before_times:
-        total.measured_before_us = (total.measured_before_us or 0.0) + sum(before_times.values())
+    if before.times:
+        total.measured_before_us = (total.measured_before_us or 0.0) + sum(before.times.values())
 
 
 def _by_layer(kernels: list[KernelInfo], times: list[float]) -> dict[str, float]:
@@ -128,10 +145,10 @@ def _value(node: Node, symbols: dict[str, int]) -> int:
 
 
 def _rows(
-    before: Graph, after: Graph, kernels: list[KernelInfo], times: list[float] | None, before_times: dict[str, float],
-    symbols: dict[str, int], chosen: Version, path: str, target: str, threads: int | None,
+    before: Before, after: Graph, kernels: list[KernelInfo], times: list[float] | None, symbols: dict[str, int],
+    chosen: Version, target: str, threads: int | None,
 ) -> list[Row]:
-    weights_before, flops_before = weights_and_flops(before, symbols)
+    weights_before, flops_before, path = before.weights, before.flops, before.path
     weights, flops = weights_and_flops(after, symbols)
     done, why = _done(after), _why(chosen, path)
     predict = kernel_predictor(target, threads, all_weights=float(sum(weights.values())))
@@ -156,7 +173,7 @@ def _rows(
     for layer, row in rows.items():
         row.weight_bytes_before, row.weight_bytes = weights_before.get(layer, 0), weights.get(layer, 0)
         row.flops_before, row.flops = flops_before.get(layer, 0), flops.get(layer, 0)
-        row.measured_before_us = before_times.get(layer)
+        row.measured_before_us = before.times.get(layer)
         rules = [r for r in done.get(layer, []) if row.ops != GONE or r not in lossy]
         row.done = ", ".join(rules) or "-"
         row.why = "; ".join(why.get(layer, []))

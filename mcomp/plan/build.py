@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mcomp.errors import BudgetError, McompError
-from mcomp.plan.account import fill_report
+from mcomp.plan.account import Before, befores_of, fill_report
 from mcomp.plan.captured import Work
 from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
 from mcomp.plan.search import search
 from mcomp.plan.settings import Settings
-from mcomp.plan.telling import budget_text, frontier, notes, verdict
+from mcomp.plan.telling import Outcome, frontier, number_of, outcome_of, report_of
 from mcomp.plan.work import Version, Workshop
-from mcomp.report.report import Eager, Report, Stage
+from mcomp.report.report import Report
 from mcomp.runtime.calibration import calibration_from
 from mcomp.runtime.compiled import Built
 
@@ -73,15 +74,18 @@ def _build(
         watch.lap("search")
         _measure(workshop, lossless, chosen)
         front = frontier(workshop, chosen)
+        outcome = outcome_of(workshop, captured, chosen)
         try:
-            report = _report(workshop, captured, lossless, chosen, chosen)
+            befores = befores_of(workshop, lossless, timed=any(v is not lossless for v in front))
+            report = _report(outcome, befores, outcome.kept, chosen)
         except KeyboardInterrupt:
-            workshop.warnings.append("measuring layers was interrupted: they have no times")
-            report = _report(workshop, captured, lossless, chosen, chosen, timed=False)
+            outcome.report.notes.append("measuring layers was interrupted: they have no times")
+            befores = befores_of(workshop, lossless, timed=False)
+            report = _report(outcome, befores, outcome.kept, chosen, timed=False)
         watch.lap("measuring")
         report.seconds = watch.seconds
         for version in front:
-            version.built.report_later(partial(_report, workshop, captured, lossless, chosen, version))
+            version.built.report_later(partial(_report, outcome, befores, number_of(workshop, version), version))
         built = chosen.built
         built.report = report
         built.frontier = front
@@ -222,27 +226,11 @@ def _measured(workshop: Workshop, versions: Sequence[Version], *, last: bool) ->
 
 
 def _report(
-    workshop: Workshop, captured: Any, lossless: Version, best: Version, chosen: Version, *, timed: bool = True
+    outcome: Outcome, befores: Sequence[Before], number: int, version: Version, *, timed: bool = True
 ) -> Report:
-    """The report of the version that was chosen: the best one, which the search kept, or another that was picked."""
-    settings = workshop.settings
-    report = Report(
-        target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
-        pipeline=chosen.pipeline, budget=budget_text(settings), within_budget=chosen.within_budget,
-    )
-    report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
-    report.stages = [Stage("original", quality=workshop.original_quality, error=None,
-                           latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
-    report.stages += [
-        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, verdict(workshop, v, best, chosen), v is chosen)
-        for v in workshop.versions
-    ]
-    report.evaluations = list(workshop.evaluator.calls) if workshop.evaluator else []
-    report.notes = notes(workshop, best, chosen)
-    fill_report(report, workshop, lossless, chosen, timed=timed)
-    for kind, remarks in (("note", captured.notes), ("warning", captured.warnings)):
-        report.remarks += [
-            {"kind": kind, "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
-            for layer, reason, remedy in remarks
-        ]
+    """The report of a version, by its number among all; the first one is the lossless one."""
+    report = report_of(outcome, number, version)
+    compared = befores if number else [replace(before, times={}) for before in befores]
+    fill_report(report, compared, version, threads=outcome.threads, timed=timed)
+    report.remarks += [dict(remark) for remark in outcome.captured]
     return report

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 from mcomp.plan.settings import Settings
 from mcomp.plan.work import Version, Workshop
+from mcomp.report.report import Eager, Report, Stage
 
 
 def budget_text(settings: Settings) -> str:
@@ -16,13 +20,72 @@ def budget_text(settings: Settings) -> str:
     return " and ".join(parts)
 
 
-def verdict(workshop: Workshop, version: Version, best: Version, chosen: Version) -> str:
-    """Why a version was kept or not, in words. best: the one that the search kept; chosen: the one that the user picked, in
-    whose report this is said (the same, where none was)."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended, as plain data: what the reports of all versions say alike, so that these last longer than what was
+    searched with. report: that of the version that was kept, without what is only of it; kept: its number among all. fits:
+    whether any version keeps the budget. asked: whether the pipeline was asked for. captured: remarks of capturing."""
+
+    report: Report
+    kept: int
+    fits: bool
+    asked: bool
+    threads: int | None
+    captured: tuple[dict[str, str], ...] = ()
+
+
+def outcome_of(workshop: Workshop, captured: Any, best: Version) -> Outcome:
+    """What is to be told of a search that kept a version."""
+    settings = workshop.settings
+    report = Report(
+        target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
+        budget=budget_text(settings), notes=list(workshop.warnings),
+        evaluations=list(workshop.evaluator.calls) if workshop.evaluator else [],
+    )
+    report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]
+    report.stages = [Stage("original", quality=workshop.original_quality, error=None,
+                           latency_ms=workshop.original_ms, weight_bytes=workshop.original_bytes)]
+    report.stages += [
+        Stage(v.name, v.quality, v.error, v.latency_ms, v.weight_bytes, _verdict(workshop, v, best), v is best)
+        for v in workshop.versions
+    ]
+    return Outcome(
+        report, number_of(workshop, best), any(v.within_budget for v in workshop.versions), settings.pipeline is not None,
+        settings.threads, tuple(
+            {"kind": kind, "rule": "capture", "layer": layer, "reason": reason, "remedy": remedy}
+            for kind, remarks in (("note", captured.notes), ("warning", captured.warnings))
+            for layer, reason, remedy in remarks
+        ),
+    )
+
+
+def number_of(workshop: Workshop, version: Version) -> int:
+    """The number of a version among all."""
+    return next(number for number, v in enumerate(workshop.versions) if v is version)
+
+
+def report_of(outcome: Outcome, number: int, version: Version) -> Report:
+    """The report of a version: the one that was kept, or another that the user picked; without rows, ledger and remarks."""
+    stages = [replace(stage) for stage in outcome.report.stages]
+    if number != outcome.kept:
+        own, kept = stages[1 + number], stages[1 + outcome.kept]
+        own.kept, own.verdict = True, f"picked; {version.verdict}" if version.verdict else "picked"
+        kept.kept, kept.verdict = False, "kept by the search"
+    notes = list(outcome.report.notes)
+    if version.speedup is not None and version.speedup < 0.98:
+        notes.append(f"on the example arguments the compiled model is {1 / version.speedup:.2f}x slower than the original")
+    if version.within_budget is False:
+        notes.append(_missed(outcome, version, picked=number != outcome.kept))
+    return replace(
+        outcome.report, pipeline=version.pipeline, within_budget=version.within_budget, stages=stages, notes=notes,
+        rows=[], ledger=[], remarks=[], evaluations=list(outcome.report.evaluations),
+    )
+
+
+def _verdict(workshop: Workshop, version: Version, best: Version) -> str:
+    """Why a version was kept or not, in words."""
     if version is best:
-        return "kept" if best is chosen else "kept by the search"
-    if version is chosen:
-        return f"picked; {version.verdict}" if version.verdict else "picked"
+        return "kept"
     if version.verdict or version is workshop.versions[0]:
         return version.verdict
     if version.within_budget:
@@ -30,24 +93,14 @@ def verdict(workshop: Workshop, version: Version, best: Version, chosen: Version
     return f"not judged: {best.name} fits" if best.within_budget and not workshop.interrupted else "not judged"
 
 
-def notes(workshop: Workshop, best: Version, chosen: Version) -> list[str]:
-    """Sentences about the outcome; best, chosen: as in `verdict`."""
-    out = list(workshop.warnings)
-    if chosen.speedup is not None and chosen.speedup < 0.98:
-        out.append(f"on the example arguments the compiled model is {1 / chosen.speedup:.2f}x slower than the original")
-    if chosen.within_budget is False:
-        out.append(_missed(workshop, best, chosen))
-    return out
-
-
-def _missed(workshop: Workshop, best: Version, chosen: Version) -> str:
+def _missed(outcome: Outcome, version: Version, *, picked: bool) -> str:
     """That a version does not keep the budget, in words."""
-    own = f"does not keep the budget ({chosen.verdict})" if chosen.verdict else "does not keep the budget"
-    if any(v.within_budget for v in workshop.versions):
+    own = f"does not keep the budget ({version.verdict})" if version.verdict else "does not keep the budget"
+    if outcome.fits:
         return f"this version {own}; others do"
-    if workshop.settings.pipeline is not None:
+    if outcome.asked:
         return "the budget could not be met by this pipeline"
-    if chosen is best:
+    if not picked:
         return "the budget could not be met; this is the nearest version found"
     return f"the budget could not be met; this version {own}"
 

@@ -395,7 +395,8 @@ class Workshop:
         return [timing.ratio(0, i) for i in range(1, len(versions) + 1)]
 
     def close(self) -> None:
-        """Let go of what only the search needed: reports that are asked for later keep the rest."""
+        """Let go of what only the search needed: versions are kept with their remarks, for the reports that are asked for
+        later."""
         for work in self.works:
             work.trail.forget()
             work.glances.forget()
@@ -403,8 +404,10 @@ class Workshop:
             work.few.memo.clear()
             work.outputs.clear()
         for version in self.versions:
-            for context in version.contexts.values():
+            for path, context in version.contexts.items():
                 context.shared.clear()
+                version.contexts[path] = Context()
+                version.contexts[path].remarks = context.remarks
 
     # telling
 
