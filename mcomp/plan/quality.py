@@ -30,12 +30,12 @@ class Score:
 
     def drop_from(self, reference: Score) -> tuple[float, float]:
         """How much lower this is than `reference`, and the upper end of the one-sided 95 % confidence interval of that
-        drop. With per-sample scores of both, the interval is the paired one, mean + 1.645 s / sqrt(n); without, the drop
-        itself. Both are infinite where this is not finite."""
+        drop. With per-sample scores of both (of the same samples), the interval is the paired one, mean + 1.645 s / sqrt(n);
+        without, the drop itself. Both are infinite where this is not finite."""
         if not self.finite:
             return math.inf, math.inf
         drop = reference.value - self.value
-        if self.samples is None or reference.samples is None or self.samples.shape != reference.samples.shape:
+        if self.samples is None or reference.samples is None:
             return drop, drop
         differences = reference.samples - self.samples
         if differences.size < 2:
@@ -83,6 +83,21 @@ def _as_score(result: Any, label: str) -> Score:
     if array.ndim == 0 or array.size == 1:
         return Score(float(array.reshape(-1)[0]))
     return Score(float(array.mean()) if np.isfinite(array).all() else math.nan, array.reshape(-1))
+
+
+def check_alike(score: Score, reference: Score, label: str) -> Score:
+    """A score that can be compared with that of the original. Raises BudgetError where it is of other samples."""
+    ours, theirs = (1 if s.samples is None else s.samples.size for s in (score, reference))
+    if ours != theirs and score.finite:
+        raise BudgetError(
+            f"evaluate returned {_scores(ours)} on {label}, but {_scores(theirs)} on the original", code="MC0523",
+            help="score the same samples each time, in the same order, or return their mean",
+        )
+    return score
+
+
+def _scores(count: int) -> str:
+    return "one number" if count == 1 else f"scores of {count} samples"
 
 
 def check_reference(score: Score, label: str) -> Score:

@@ -22,7 +22,7 @@ from mcomp.plan.hurry import Hurry, OutOfTime
 from mcomp.plan.identity import identity_of
 from mcomp.plan.memory import Memory, stem_of
 from mcomp.plan.progress import Progress
-from mcomp.plan.quality import Evaluator, RelativeError, Score, check_reference
+from mcomp.plan.quality import Evaluator, RelativeError, Score, check_alike, check_reference
 from mcomp.plan.settings import Settings
 from mcomp.plan.spread import Spread
 from mcomp.runtime.artifact import used_weights
@@ -309,8 +309,11 @@ class Workshop:
         if version.score is None:
             self.progress.step(f"{version.name}: evaluating")
             compiled = self.compiled(version)
-            version.score = self.evaluator(compiled.module(), version.name)
+            score = self.evaluator(compiled.module(), version.name)
             compiled.reset_state()
+            if self.settings.max_drop is not None:
+                check_alike(score, self.judge_original(), version.name)
+            version.score = score
             if not version.cut:
                 self.memory.keep_score(version.pipeline, version.score, self.evaluator)
         return version.score

@@ -165,6 +165,35 @@ def test_an_evaluate_that_fails_later_keeps_the_best_model(failure: Any) -> None
     assert any("the search ended early" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(("result", "words"), [
+    ([1.0] * 3, "scores of 3 samples on int8, but scores of 4 samples on the original"),
+    (1.0, "one number on int8, but scores of 4 samples on the original"),
+])
+def test_scores_of_other_samples_than_the_originals(result: Any, words: str) -> None:
+    """They have no interval, and are not compared as if they had."""
+    calls: list[Any] = []
+
+    def evaluate(model: Any) -> Any:
+        calls.append(model)
+        return [1.0] * 4 if len(calls) == 1 else result
+
+    report = optimize((X,), evaluate=evaluate, max_drop=0.1, objective="size").report()
+    assert report.kept.name == "lossless"
+    assert any(words in note for note in report.notes)
+    assert any("the search ended early: evaluate returned" in note for note in report.notes)
+
+
+def test_scores_without_a_budget_are_not_compared() -> None:
+    calls: list[Any] = []
+
+    def evaluate(model: Any) -> Any:
+        calls.append(model)
+        return [1.0] * (3 + len(calls))
+
+    report = optimize((X,), evaluate=evaluate).report()
+    assert report.kept.quality == 1.0 and not any("evaluate returned" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("nan")]])
 def test_scores_that_are_not_finite_are_over_budget(value: Any) -> None:
     calls: list[Any] = []
