@@ -19,6 +19,7 @@ from mcomp.plan.look import Looks
 from mcomp.plan.offers import Choice, Menu, registered_offers
 from mcomp.plan.pricing import BESIDE_TIME, Pricing
 from mcomp.plan.standing import Standing
+from mcomp.plan.switching import loosen, tighten
 from mcomp.plan.training import Trainer
 from mcomp.plan.work import Version, Workshop
 
@@ -38,7 +39,6 @@ _STUDENTS, _HOPE = 0.6, 5.0
 be trained longer."""
 _LOOKS = 3
 """Choices that are measured before one is compiled and judged, at most."""
-_TRUST = 10.0
 _FURTHER = 2.0
 """By which factor the budget may be expected to hold beyond what held, where nothing broke it."""
 
@@ -326,31 +326,26 @@ class Planner:
     # refinement
 
     def _switch(self) -> None:
-        """Refine on the real loss: switch single groups of the best choice back by a level, measure what that gives, correct
-        what is expected of them, and allocate again."""
+        """Refine on the real loss: switch single groups of the best choice back by a level, or further, measure what that
+        gives, correct what is expected of them, and allocate again."""
         target = self.aim.within
         if self.best is None or target is None or self._late() or self.best == self.catalog.plain:
             return
         if not self.looks.is_possible(self.best) or self.best == self.switched:
             return
-        measure = self._glance()
-        whole = measure(self.catalog.pipeline(self.best)) ** 2
-        if not math.isfinite(whole):
+        error, best = self._glance(), self.best
+
+        def measure(choice: Choice) -> float:
+            return error(self.catalog.pipeline(choice)) ** 2
+
+        whole = measure(best)
+        if not math.isfinite(whole) or not tighten(self.pricing, best, whole, measure, self._late, self._switches()):
             return
-        errors = self.pricing.errors_by_group(self.best)
-        order = sorted((g for g, level in enumerate(self.best) if level), key=lambda g: -errors[g])
-        for g in order[: self._switches()]:
-            if self._late():
-                return
-            stricter = self._stricter(g, self.best)
-            gained = errors[g] - self.pricing.errors_by_group(stricter)[g]
-            if gained <= 0.0:
-                continue
-            real = (whole - measure(self.catalog.pipeline(stricter)) ** 2) / gained
-            self.pricing.correction.groups[g] = min(_TRUST, max(1 / _TRUST, real))
-        self.switched = self.best
-        self.pricing.learn(self.best, self.looks.error(self.best))
-        choice = self.pricing.best(target, self.best)
+        if self.workshop.settings.time_limit is not None:
+            loosen(self.looks, best, whole, measure, self._late, self._switches())
+        self.switched = best
+        self.pricing.learn(best, self.looks.error(best))
+        choice = self.pricing.best(target, best)
         tried = self.catalog.pipeline(choice) in self.tried
         if not tried and choice != self.pricing.untouched and self._worth(choice):
             self._attempt(choice, "plan, levels switched")
@@ -360,13 +355,6 @@ class Planner:
         if left is None:
             return SWITCHES
         return min(2 * SWITCHES, int(0.5 * left / max(self.seconds, 0.1)))
-
-    def _stricter(self, group: int, choice: Choice) -> Choice:
-        """The choice with the level of one group whose error is the next smaller."""
-        options = self.catalog.groups[group].options
-        own = options[choice[group]].error
-        level = max((i for i, o in enumerate(options) if o.error < own), key=lambda i: options[i].error, default=0)
-        return (*choice[:group], level, *choice[group + 1 :])
 
     # telling
 
