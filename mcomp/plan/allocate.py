@@ -6,7 +6,8 @@
 
 Groups are merged one after another; of partial sums only those stay that no other beats in both error and cost. That is
 dynamic programming with dominance, exact as long as the front has at most `limit` points; beyond, points are thinned to
-one for each step of a geometric grid of errors, which costs at most the grid's step in error for each group merged.
+one for each step of a geometric grid of errors, which costs at most the grid's step in error for each group merged. Partial
+sums beyond what is wanted in the end go at once: errors only add up.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class Front:
         return self.points[found - 1] if found else None
 
 
-def pareto(groups: Sequence[Sequence[Level]], *, limit: int = 20_000) -> Front:
-    """All undominated choices of one level for each group. Raises ValueError for a group without levels, and for levels
-    whose error is negative or whose numbers are not finite."""
+def pareto(groups: Sequence[Sequence[Level]], *, limit: int = 20_000, most: float = np.inf) -> Front:
+    """All undominated choices of one level for each group, of those whose errors sum to at most `most`. Raises ValueError
+    for a group without levels, and for levels whose error is negative or whose numbers are not finite."""
     for index, levels in enumerate(groups):
         if not levels:
             raise ValueError(f"group {index} has no levels")
@@ -72,6 +73,7 @@ def pareto(groups: Sequence[Sequence[Level]], *, limit: int = 20_000) -> Front:
     for levels in groups:
         more_errors, more_costs = (errors[:, None] + [x.error for x in levels]), (costs[:, None] + [x.cost for x in levels])
         kept = _undominated(more_errors.ravel(), more_costs.ravel())
+        kept = kept[more_errors.ravel()[kept] <= most]
         if kept.size > limit:
             kept = _thinned(kept, more_errors.ravel(), limit)
         errors, costs = more_errors.ravel()[kept], more_costs.ravel()[kept]

@@ -64,6 +64,11 @@ class Pricing:
         self._work: dict[Key, tuple[str, float]] = {}
         self._points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.untouched: Choice = (0,) * len(catalog.groups)
+        self._inner: list[list[int]] = [[] for _ in catalog.groups]
+        """By group those that it takes away."""
+        for g, group in enumerate(catalog.groups):
+            for outer in group.inside:
+                self._inner[outer].append(g)
         whole = self.cost(catalog.plain)
         fast = objective in BESIDE_TIME and table is not None
         self._per_us = (1.0 if fast else _SECOND if table is not None else 0.0) / max(whole.microseconds, 1e-9)
@@ -182,16 +187,16 @@ class Pricing:
             if choice in seen:
                 break
             seen.add(choice)
-            possible, levels = self._levels(choice)
-            point = pareto(levels, limit=_POINTS).within(budget) if all(levels) else None
+            possible, levels = self._levels(choice, budget)
+            point = pareto(levels, limit=_POINTS, most=budget).within(budget) if all(levels) else None
             if point is None:
                 break
             choice = tuple(own[level] for own, level in zip(possible, point.choice, strict=True))
         return found
 
-    def _levels(self, choice: Choice) -> tuple[list[list[int]], list[list[Level]]]:
-        """For every group its levels whose error is finite, by index, and with what the whole would cost if this group alone
-        changed."""
+    def _levels(self, choice: Choice, budget: float) -> tuple[list[list[int]], list[list[Level]]]:
+        """For every group its levels whose error is within the budget, by index, and with what the whole would cost if this
+        group alone changed."""
         touched: list[list[int]] = [[] for _ in self.catalog.groups]
         for part, groups in enumerate(self.catalog.touching):
             for g in groups:
@@ -205,7 +210,7 @@ class Pricing:
         found: list[list[Level]] = [[] for _ in self.catalog.groups]
         for (g, level), moved in moves.items():
             error = self._moved_error(g, level, choice)
-            if not math.isfinite(error):
+            if not (math.isfinite(error) and error <= budget):
                 continue
             parts = [Cost(self._time(part, moved), self._nbytes(part, moved)) for part in touched[g]]
             possible[g].append(level)
@@ -215,7 +220,7 @@ class Pricing:
     def _moved_error(self, group: int, level: int, choice: Choice) -> float:
         """The error of a level; of one that takes other groups away, less what these add now."""
         own = self._error(group, level, choice)
-        inner = [g for g, other in enumerate(self.catalog.groups) if group in other.inside]
+        inner = self._inner[group]
         if not inner or level == 0:
             return own
         kept = (*choice[:group], 0, *choice[group + 1 :])

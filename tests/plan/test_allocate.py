@@ -30,6 +30,25 @@ def test_it_is_as_good_as_trying_everything(groups: list[list[Level]], budget: f
     assert (found.error, found.cost) == (sum(x.error for x in taken), sum(x.cost for x in taken))
 
 
+@settings(max_examples=150, deadline=None)
+@given(groups=GROUPS, budget=st.integers(0, 60).map(float))
+def test_what_is_beyond_the_budget_goes_at_once_and_changes_nothing(groups: list[list[Level]], budget: float) -> None:
+    whole, cut = pareto(groups), pareto(groups, most=budget)
+    assert [(p.error, p.cost) for p in cut] == [(p.error, p.cost) for p in whole if p.error <= budget]
+    found, other = whole.within(budget), cut.within(budget)
+    assert (None if found is None else (found.error, found.cost)) == (None if other is None else (other.error, other.cost))
+
+
+def test_a_budget_leaves_the_grid_to_what_is_within_it() -> None:
+    """Points beyond it take none of those that there may be."""
+    rng = np.random.default_rng(1)
+    groups = [[Level("f32", 0.0, 10.0), *(Level("x", float(e), float(c)) for e, c in rng.uniform(0.01, 5.0, (4, 2)))]
+              for _ in range(30)]
+    exact, near, blind = (pareto(groups, **o).within(2.0) for o in ({}, {"limit": 300, "most": 2.0}, {"limit": 300}))
+    assert exact is not None and near is not None and blind is not None
+    assert exact.cost <= near.cost < blind.cost
+
+
 @given(groups=GROUPS)
 def test_no_point_beats_another(groups: list[list[Level]]) -> None:
     points = list(pareto(groups))

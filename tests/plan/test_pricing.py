@@ -180,3 +180,32 @@ def relative(objective: str, nbytes: int, base: int) -> float:
 
 def test_where_size_counts_time_does_not() -> None:
     assert relative("size", 30, 60) == relative("memory", 30, 60) == 0.5
+
+
+def test_groups_that_take_others_away_are_looked_up_once() -> None:
+    """Not for each level of each group."""
+    reads = 0
+
+    class Watched:
+        options = (Option("kept", 0.0, ""), Option("less", 1e-3, ""))
+
+        def __init__(self, key: str, inside: tuple[int, ...]) -> None:
+            self.key, self.around = key, inside
+
+        @property
+        def inside(self) -> tuple[int, ...]:
+            nonlocal reads
+            reads += 1
+            return self.around
+
+    count = 60
+    catalog: Any = SimpleNamespace(
+        groups=tuple(Watched(f"g{i}", () if i % 2 else (i + 1,)) for i in range(count)), plain=(0,) * count,
+        touching=tuple((g,) for g in range(count)), nbytes=lambda part, choice: 100 - 40 * choice[part],
+        operations=lambda part, choice: ("", 0.0),
+    )
+    pricing = Pricing(catalog, "size", None, {})
+    assert pricing._inner[1] == [0] and pricing._inner[0] == []
+    found = pricing.best(0.0105, catalog.plain)
+    assert sum(found) >= 10 and pricing.error(found) <= 0.0105
+    assert reads < count * count
