@@ -10,6 +10,7 @@ import numpy as np
 from mcomp.backend import Array
 from mcomp.backends.triton.access import Buffer, Coded, Place, View
 from mcomp.backends.triton.plan import Plan, buffers_of, plan_memory, size_of
+from mcomp.backends.triton.precision import full_precision
 from mcomp.backends.triton.program import Config, Launch, TorchStep
 from mcomp.backends.triton.ship import looking_in
 from mcomp.errors import BackendError, CallError
@@ -225,7 +226,7 @@ class Frame:
 
         given = [None if p is None else self._seen(p) for p in step.inputs]
         home: Any = contextlib.nullcontext() if self.device.chip.interpreted else torch.device(self.device.torch_device)
-        with home:
+        with home, full_precision():
             if step.call is not None:
                 out = step.call(*given)
                 results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
