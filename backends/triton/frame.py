@@ -227,6 +227,9 @@ class Frame:
         given = [None if p is None else self._seen(p) for p in step.inputs]
         home: Any = contextlib.nullcontext() if self.device.chip.interpreted else torch.device(self.device.torch_device)
         with home, full_precision():
+            if step.into is not None and isinstance(step.outputs[0], View):
+                step.into(*given, out=self.tensor(step.outputs[0]))
+                return
             if step.call is not None:
                 out = step.call(*given)
                 results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
@@ -237,7 +240,7 @@ class Frame:
                 for name, view in place.parts:
                     self._keep(view, result.parts[name])
             else:
-                self._keep(place, result)
+                self._keep(place, result, fresh=step.library)
 
     def _seen(self, place: Place) -> Any:
         if isinstance(place, Coded):
@@ -256,15 +259,15 @@ class Frame:
             memory = memory.view(wanted)
         return memory.as_strided(sizes, strides, size_of(view.offset, self.symbols) + memory.storage_offset())
 
-    def _keep(self, view: View, result: Any) -> None:
-        """Put what torch returned where the program expects it."""
+    def _keep(self, view: View, result: Any, *, fresh: bool = False) -> None:
+        """Put what torch returned where the program expects it. `fresh`: nothing else has its memory."""
         import torch
 
         found = result if isinstance(result, torch.Tensor) else torch.tensor(result)
         found = found.to(self.device.torch_device)
         if view.buffer.kind in ("torch", "output") and view.buffer not in self._fixed():
             held = found.contiguous()
-            shared = held is result or held._is_view() or held.storage_offset() != 0
+            shared = (held is result and not fresh) or held._is_view() or held.storage_offset() != 0
             self.tensors[view.buffer] = (held.clone() if shared else held).reshape(-1)
             return
         self.tensor(view).copy_(found.reshape([size_of(d, self.symbols) for d in view.shape]))

@@ -117,6 +117,8 @@ class TorchStep:
     library: bool = False
     call: Callable[..., Any] | None = None
     """What runs instead of the node's operator: `call(*tensors)` gives the results."""
+    into: Callable[..., object] | None = None
+    """What runs instead of both and needs no copy: `into(*tensors, out=tensor)` writes the only result to given memory."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Kernels of torch's libraries as candidates: in the precision that was asked for."""
+"""Kernels of torch's libraries as candidates: in the precision that was asked for, and without a copy of what they give."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.executor import TritonExecutable
 from mcomp.backends.triton.precision import full_precision
 from mcomp.backends.triton.tune import Tuner
-from mcomp.ir import Graph
+from mcomp.ir import Graph, dtypes
+from mcomp.ir.dtypes import DType
 from mcomp.ir.graph import Value
 from mcomp.ops.evaluate import run_graph
 from tests.triton.harness import B, Made, close, compiled, graph_of, inputs_of, made, needs_triton
@@ -38,6 +39,10 @@ class Watched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.append((str(func), precisions()))
         return func(*args, **(kwargs or {}))
+
+    @property
+    def ops(self) -> list[str]:
+        return [name for name, _ in self.seen]
 
 
 def precisions() -> dict[str, str]:
@@ -62,8 +67,8 @@ def by_library(graph: Graph, folder: Path) -> TritonExecutable:
     return TritonExecutable(lower_graph(graph, None), device, Tuner(device, folder=folder, most=1), record=False)
 
 
-def _linear(m: Made) -> list[Value]:
-    return [m.op("linear", m.input((B, 3, 40)), m.const((24, 40)), m.const((24,)))]
+def _linear(m: Made, dtype: DType = dtypes.f32) -> list[Value]:
+    return [m.op("linear", m.input((B, 3, 40), dtype), m.const((24, 40), dtype), m.const((24,), dtype))]
 
 
 def _matmul(m: Made) -> list[Value]:
@@ -128,3 +133,27 @@ def test_precision_is_kept_while_any_call_runs(tf32: None) -> None:
     with pytest.raises(ValueError, match="wrong"), full_precision():
         raise ValueError("wrong")
     assert precisions() == dict.fromkeys(SETTINGS, "tf32")
+
+
+@pytest.mark.parametrize("dtype", [dtypes.f32, dtypes.f16], ids=str)
+@pytest.mark.parametrize("make", [_linear, _matmul])
+def test_what_it_gives_is_not_copied(make: Any, dtype: DType, tmp_path: Path) -> None:
+    if make is _matmul and dtype is not dtypes.f32:
+        pytest.skip("one type is enough")
+    graph = made(lambda m: make(m, dtype) if make is _linear else make(m))
+    executable = by_library(graph, tmp_path)
+    given = inputs_of(graph, {"B": 2})
+    executable.run(given, {"B": 2})
+    with Watched() as watched:
+        executable.run(given, {"B": 2})
+    assert any(name in ("aten.addmm.out", "aten.bmm.out") for name in watched.ops)
+    assert not [name for name in watched.ops if "copy_" in name or "clone" in name]
+
+
+@pytest.mark.parametrize(("shape", "bias"), [((40,), True), ((2, 40), False), ((2, 0, 40), True), ((2, 3, 2, 40), True)])
+def test_linear_layers_of_any_rank(shape: tuple[int, ...], bias: bool, tmp_path: Path) -> None:
+    graph = made(lambda m: [m.op("linear", m.input(shape), m.const((24, 40)), m.const((24,)) if bias else None)])
+    executable = by_library(graph, tmp_path)
+    given = inputs_of(graph, {})
+    for _ in range(2):
+        close(executable.run(given, {})[0], run_graph(graph, given)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcomp.backend import Declined
 from mcomp.backends.triton import configs
@@ -16,6 +16,9 @@ from mcomp.backends.triton.program import Launch, TorchStep
 from mcomp.backends.triton.text import KNOWN, Group, KernelText
 from mcomp.ir import dims
 from mcomp.ir.graph import Node, Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,41 @@ def library_way(
     places = [None if v is None else b.place(v) for v in node.operands]
     if any(isinstance(p, Coded) for p in places):
         return None
-    return "library", torch_steps(node, places, None, tail, views, room, b)
+    return "library", torch_steps(node, places, None, tail, views, room, b, into=_INTO.get(node.op.name))
+
+
+def _linear_into(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None:
+    """A linear layer whose result goes to dense memory: leading axes are rows of one product."""
+    import torch
+
+    rows, flat_out = torch.atleast_2d(x).flatten(0, -2), torch.atleast_2d(out).flatten(0, -2)
+    if bias is None:
+        torch.mm(rows, weight.t(), out=flat_out)
+    else:
+        torch.addmm(bias, rows, weight.t(), out=flat_out)
+
+
+def _matmul_into(a: Tensor, b: Tensor, *, out: Tensor) -> None:
+    import torch
+
+    torch.matmul(a, b, out=out)
+
+
+_INTO: dict[str, Callable[..., object]] = {"linear": _linear_into, "matmul": _matmul_into}
+"""Operators that torch computes into given memory, as they are defined; its convolutions take none."""
 
 
 def torch_steps(
     node: Node, inputs: Sequence[Place | None], call: Callable[..., Any] | None, tail: Tail, views: dict[Value, View],
-    room: Sequence[Place], b: Builder,
+    room: Sequence[Place], b: Builder, into: Callable[..., object] | None = None,
 ) -> list[Launch | TorchStep]:
-    """A kernel of a library for a node (`call`: see `TorchStep`), and one of ours for its tail."""
+    """A kernel of a library for a node (`call`, `into`: see `TorchStep`), and one of ours for its tail."""
     direct = not tail.nodes and len(room) == 1 and isinstance(room[0], View) and room[0].is_dense()
     shape = node.type.shape
     target = room[0] if direct else b.temp(node.type.dtype, shape)
     assert isinstance(target, View)
-    steps: list[Launch | TorchStep] = [TorchStep(node, list(inputs), [target], work_of(node), library=True, call=call)]
+    step = TorchStep(node, list(inputs), [target], work_of(node), library=True, call=call, into=into)
+    steps: list[Launch | TorchStep] = [step]
     if not direct:
         text = KernelText()
         at = flat(text, shape)
