@@ -239,6 +239,11 @@ class Backend(ABC):
         """Sizes (outputs, inputs) of blocks of zeros that products on this machine skip, those that pay best first."""
         return ((32, 4),)
 
+    def multiplies_bytes(self, op: str) -> bool:
+        """Whether products by an operator are of bytes where all that it multiplies is; else it is decoded in front of the
+        operator at every call. Asked for products between activations, and for recurrent layers."""
+        return True
+
     def available(self) -> str | None:
         """Why the backend cannot run on this machine (a compiler is missing, no GPU), or None when it can."""
         return None

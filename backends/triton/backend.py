@@ -110,6 +110,9 @@ class TritonBackend(Backend):
             found.append(Ahead(launch.name, launch.ops, layers, facts, faults))
         return found
 
+    def multiplies_bytes(self, op: str) -> bool:
+        return op in ("linear", "conv")
+
     def machine(self) -> str:
         return "" if missing() is not None else current_device().name
 

@@ -12,6 +12,7 @@ from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.layer import round_trip
 from mcomp.passes.compress.samples import Key, Method, Sample, activation_range, error_by_row, scale_and_zero
+from mcomp.passes.compress.untouched import multiplies_floats
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def activation_products(options: Quantize, graph: Graph, context: Context) -> li
         if not count or (options.attention == "auto" and not _pays(node)) or context.excluded("quantize", node):
             continue
         if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
-               for v in node.operands[:count]):
+               for v in node.operands[:count]) or multiplies_floats("quantize", node, context):
             continue
         found.append(node)
     return found

@@ -71,7 +71,7 @@ class Quantize(Pass):
     attention: also quantize the operands of products between activations (static). true: of attention and matmul, where
         max_error allows; auto: of attention, where calibration data is given, results change by at most 15% and there are
         more than a few queries; false: none. With int8 operands the weights of an attention may be rounded to 255ths of
-        a row's largest; measured errors include that.
+        a row's largest; measured errors include that. Not where the target multiplies floats by these operators.
     residual: a value that is quantized for one product and added to a result later is added as these integers, too, where
         rounding changes it by at most this (relative L2 error, root mean square over tokens or images); so are values
         pooled in front of others that read them; 0: never.

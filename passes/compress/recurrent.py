@@ -17,6 +17,7 @@ from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.layer import encode_weight
 from mcomp.passes.compress.samples import error_by_row
+from mcomp.passes.compress.untouched import multiplies_floats
 from mcomp.runtime.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def recurrent_nodes(options: Quantize, graph: Graph, context: Context) -> list[N
             context.missed("quantize", node, "its weights are computed, not constant", "run fold before quantize")
         elif any(m.tensor.encoding != DENSE or m.tensor.dtype is not dtypes.f32 for m in matrices):
             context.missed("quantize", node, "its weights are not plain f32")
-        else:
+        elif not multiplies_floats("quantize", node, context):
             found.append(node)
     return found
 
