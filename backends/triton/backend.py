@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mcomp.backend import Ahead, Backend, CompileOptions, Executable, code_digest, register_backend
 from mcomp.backends.triton.builder import TARGET, Builder
-from mcomp.backends.triton.device import current_device, missing
+from mcomp.backends.triton.device import FP8_ARCH, current_device, missing
 from mcomp.backends.triton.program import Chip, Program, chip_of
 from mcomp.errors import BackendError
 from mcomp.ir.graph import Graph
@@ -18,9 +18,6 @@ from mcomp.manager.context import Context
 if TYPE_CHECKING:
     from mcomp.backends.triton.executor import TritonExecutable
     from mcomp.plan.profile import DeviceProfile
-
-FP8_ARCH = 89
-"""From this compute capability on, chips multiply fp8."""
 
 
 class TritonBackend(Backend):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RECORDING = threading.Lock()
+FP8_ARCH = 89
+"""From this compute capability on, chips multiply fp8."""
 
 NO_TRITON = "triton is not installed (pip install mcomp[cuda])"
 NO_GPU = 'this machine has no CUDA device; optimize for target="cpu", or look at the code with mcomp opt --target cuda:sm_90'
@@ -27,6 +29,8 @@ class Device(ABC):
     chip: Chip
     name: str
     torch_device: Any
+    turns: int = 1
+    """How many times `milliseconds` gives the median of."""
 
     @abstractmethod
     def launch(self, function: Any, grid: tuple[int, ...], args: Sequence[Any], config: Config) -> None:
@@ -38,7 +42,7 @@ class Device(ABC):
 
     @abstractmethod
     def milliseconds(self, work: Callable[[], None]) -> float:
-        """Time of one run on the device, the median of several."""
+        """Time of one run on the device, the median of several. What it computes must be the same every time."""
 
     def stream(self) -> int:
         """Which queue calls go to now."""
@@ -96,6 +100,8 @@ class Interpreter(Device):
 class Cuda(Device):
     """A CUDA device by torch's runtime: launches go to the caller's current stream."""
 
+    turns = 7
+
     def __init__(self, index: int | None = None) -> None:
         import torch
 
@@ -146,7 +152,7 @@ class Cuda(Device):
         work()
         torch.cuda.synchronize(self.torch_device)
         times = []
-        for _ in range(7):
+        for _ in range(self.turns):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             for _ in range(5):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,8 +124,8 @@ class TritonExecutable(Executable):
 
     def profile(self, inputs: Sequence[Array], symbols: Mapping[str, int], repeats: int = 10) -> list[float]:
         frame = Frame(self.ready(symbols), self.device.stream())
-        rounds = [frame.profile(inputs, dict(symbols)) for _ in range(max(1, repeats) + 1)]
-        return [statistics.median(t) for t in zip(*rounds[1:])]
+        rounds = [frame.profile(inputs, dict(symbols)) for _ in range(max(1, -(-repeats // self.device.turns)))]
+        return [statistics.median(t) for t in zip(*rounds)]
 
     def source(self) -> str:
         return self._source
@@ -185,12 +184,3 @@ def _evaluated(dim: Dim, values: Mapping[str, int]) -> int:
         return dims.evaluate(dim, {**dict.fromkeys(dims.symbols(dim), 1), **values})
     except ZeroDivisionError:
         return 0
-
-
-def clock(device: Device) -> float:
-    """Microseconds, when everything queued on the device is done."""
-    if not device.chip.interpreted:
-        import torch
-
-        torch.cuda.synchronize(device.torch_device)
-    return time.perf_counter() * 1e6
