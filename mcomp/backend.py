@@ -226,6 +226,10 @@ class Backend(ABC):
         """The name of the device that it runs on; empty for this computer's processor."""
         return ""
 
+    def home(self) -> str:
+        """The torch device that its executables compute on: arguments that are there already are not copied."""
+        return "cpu"
+
     def revision(self) -> str:
         """What measured times depend on besides the device: a hash of the code that makes kernels, compilers, instruction
         sets."""

@@ -113,6 +113,9 @@ class TritonBackend(Backend):
     def machine(self) -> str:
         return "" if missing() is not None else current_device().name
 
+    def home(self) -> str:
+        return "cpu" if missing() is not None else str(current_device().torch_device)
+
     def measure_profile(self, threads: int) -> DeviceProfile | None:
         if missing() is not None or current_device().chip.interpreted:
             return None

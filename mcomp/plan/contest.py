@@ -6,34 +6,40 @@ import copy
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mcomp.backend import backend_named
 from mcomp.plan.measure import Timing, interleave
 
 if TYPE_CHECKING:
-    from mcomp.plan.work import Version, Workshop
+    from mcomp.plan.work import Call, Version, Workshop
 
 
 def race(workshop: Workshop, versions: Sequence[Version], *, original: bool, budget: float) -> Timing:
     """Time the versions in turns; with `original` the model itself too, as the first runner.
 
-    Where the model keeps state or writes to its arguments, every run gets fresh copies of both, made outside of the clock.
+    Versions get the arguments on the device that they compute on, the model gets them as they were given. Where the model
+    keeps state or writes to its arguments, every run gets fresh copies of both, made outside of the clock.
     """
     import torch
 
     runners = [_eager(workshop)] if original else []
     runners += [_runner(workshop, v) for v in versions]
     eager = {0} if original else set()
+    home = _home(workshop)
+    if home != "cpu":
+        runners = [_waiting(r, home) for r in runners]
     with torch.inference_mode(not _writes(workshop)), torch.no_grad():
         if not _writes(workshop):
-            args, kwargs = workshop.example
-            timing = interleave([_bound(r, args, kwargs) for r in runners], budget=budget, spinning=eager)
+            here, there = workshop.example, _moved(workshop, home)
+            calls = [_bound(r, *(here if i in eager else there)) for i, r in enumerate(runners)]
+            timing = interleave(calls, budget=budget, spinning=eager)
         else:
-            timing = _with_copies(workshop, versions, runners, budget, eager)
+            timing = _with_copies(workshop, versions, runners, budget, eager, home)
     return timing
 
 
 def _with_copies(
     workshop: Workshop, versions: Sequence[Version], runners: Sequence[Callable[..., object]], budget: float,
-    eager: Collection[int],
+    eager: Collection[int], home: str,
 ) -> Timing:
     buffers = [*workshop.model.buffers(), *(workshop.captured.fallback.buffers() if workshop.captured.fallback else ())]
     before = [b.clone() for b in buffers]
@@ -43,9 +49,10 @@ def _with_copies(
             if buffer.shape == value.shape:
                 buffer.copy_(value)
         _reset(versions)
-        return copy.deepcopy(workshop.example)
+        here = copy.deepcopy(workshop.example)
+        return here, here if home == "cpu" else _moved(workshop, home)
 
-    calls = [lambda given, r=r: r(*given[0], **given[1]) for r in runners]
+    calls = [lambda given, r=r, i=int(i not in eager): r(*given[i][0], **given[i][1]) for i, r in enumerate(runners)]
     try:
         return interleave(calls, budget=budget, prepare=prepare, spinning=eager)
     finally:
@@ -61,6 +68,34 @@ def _reset(versions: Sequence[Version]) -> None:
 def _writes(workshop: Workshop) -> bool:
     """Whether a run may change the model or its arguments."""
     return workshop.captured.program is None or any(not w.program_is_plain for w in workshop.works)
+
+
+def _home(workshop: Workshop) -> str:
+    """The torch device that versions compute on. What of a model captured in parts stays eager is where the user has it, and
+    so are the arguments then."""
+    return "cpu" if workshop.captured.program is None else backend_named(workshop.settings.target).home()
+
+
+def _moved(workshop: Workshop, home: str) -> Call:
+    """The example with copies of its tensors on a device; itself for main memory."""
+    if home == "cpu":
+        return workshop.example
+    leaves = workshop.example_leaves(workshop.works[0])
+    return copy.deepcopy(workshop.example, {id(x): x.to(home, copy=True) for x in leaves if hasattr(x, "to")})
+
+
+def _waiting(run: Callable[..., object], home: str) -> Callable[..., object]:
+    """A call that ends when its results are there."""
+    import torch
+
+    wait = torch.get_device_module(home).synchronize
+
+    def waited(*args: Any, **kwargs: Any) -> object:
+        found = run(*args, **kwargs)
+        wait()
+        return found
+
+    return waited
 
 
 def _bound(run: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[[], object]:
