@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mcomp.backend import code_digest
 from mcomp.backends.triton.device import Device
 from mcomp.backends.triton.program import Choice, Config, Launch, Numbers
 from mcomp.files import write_whole
@@ -19,13 +20,15 @@ MOST = 10
 """So many configurations of a kernel are measured: those that the cost model likes best."""
 SECONDS = 60.0
 """How long a model's kernels are searched for in all, unless told."""
+_KERNELS = Path(__file__).resolve().parent / "kernels"
 
 Run = Callable[[Config], None]
 
 
 class Tuner:
     """Finds the fastest configuration of each launch and the fastest way of each choice. What was measured is kept in a file
-    for the device and the versions of torch and triton, and never measured again.
+    for the device, the versions of torch and triton and the code of the kernels, and never measured again. Sizes that calls
+    decide count by their bucket: what is found for the first ones in it holds for all.
 
     When `seconds` are used up, what is not in the file is what the cost model likes best, and is not written down.
     """
@@ -36,7 +39,7 @@ class Tuner:
         self.most = most
         self.measured = 0
         """How many kernels and choices were searched."""
-        self._key = device.key()
+        self._key = f"{device.key()}|kernels {code_digest(_KERNELS)}"
         digest = hashlib.sha256(self._key.encode()).hexdigest()[:16]
         self.path = (folder or default_folder()) / f"{digest}.json"
         self._lock = threading.RLock()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mcomp.backends.triton import tune
 from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.device import Interpreter
 from mcomp.backends.triton.executor import TritonExecutable
@@ -96,6 +97,17 @@ def test_other_sizes_and_versions_are_other_keys(tmp_path: Path) -> None:
     newer.key = lambda: "another version"  # type: ignore[method-assign]
     _executable(newer, tmp_path).run(inputs_of(graph, {"B": 20}), {"B": 20})
     assert newer.timed > 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_changed_kernels_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tiles compute is in files of their own: their text is no part of the names of kernels."""
+    graph = made(_graph)
+    _executable(Timed(_narrowest), tmp_path).run(inputs_of(graph, {"B": 20}), {"B": 20})
+    monkeypatch.setattr(tune, "code_digest", lambda folder: f"another {folder.name}")
+    device = Timed(_narrowest)
+    executable = _executable(device, tmp_path)
+    executable.run(inputs_of(graph, {"B": 20}), {"B": 20})
+    assert device.timed > 1 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_without_time_the_cost_model_chooses_and_nothing_is_kept(tmp_path: Path) -> None:
