@@ -151,9 +151,9 @@ class TritonExecutable(Executable):
         """The configuration that a launch has on this device at given sizes, without measuring; and its numbers."""
         numbers = {name: size_of(d, values) for name, d in launch.numbers}
         sizes = {**numbers, **{name: size_of(d, values) for name, d in launch.sizes}}
-        candidates = launch.configs(sizes, self.device.chip)
-        found = None if self.tuner is None else self.tuner.known(launch, sizes)
-        return next((c for c in candidates if str(c) == found), candidates[0]), tuple(numbers.values())
+        if self.tuner is not None:
+            return self.tuner.settled(launch, sizes), tuple(numbers.values())
+        return launch.configs(sizes, self.device.chip)[0], tuple(numbers.values())
 
     def arena_bytes(self, symbols: Mapping[str, int]) -> int:
         return self.ready(symbols).plan.nbytes

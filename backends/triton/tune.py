@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mcomp.backend import code_digest
 from mcomp.backends.triton.device import Device
 from mcomp.backends.triton.program import Choice, Config, Launch, Numbers
 from mcomp.files import write_whole
+from mcomp.ir.dims import Dim
 
 MOST = 10
 """So many configurations of a kernel are measured: those that the cost model likes best."""
@@ -47,10 +48,9 @@ class Tuner:
 
     def config(self, launch: Launch, sizes: Numbers, run: Run) -> Config:
         """The configuration of a launch for given sizes. `run` launches it; what it computes is the same every time."""
-        candidates = launch.configs(sizes, self.device.chip)[: self.most]
+        key, candidates = self._candidates(launch, sizes)
         if len(candidates) == 1:
             return candidates[0]
-        key = f"{launch.name}|{_text(sizes)}"
         with self._lock:
             found = self._known.get(key)
             by_name = {str(c): c for c in candidates}
@@ -60,16 +60,23 @@ class Tuner:
                 return candidates[0]
             return self._search(key, candidates, run)
 
-    def known(self, launch: Launch, sizes: Numbers) -> str | None:
-        """The text of the configuration that was found for a launch, if it was searched for."""
-        found = self._known.get(f"{launch.name}|{_text(sizes)}")
-        return None if found is None else str(found["best"])
+    def settled(self, launch: Launch, sizes: Numbers) -> Config:
+        """The configuration that a launch has as things are known, without measuring."""
+        key, candidates = self._candidates(launch, sizes)
+        found = self._known.get(key, {}).get("best")
+        return next((c for c in candidates if str(c) == found), candidates[0])
+
+    def _candidates(self, launch: Launch, sizes: Numbers) -> tuple[str, list[Config]]:
+        """What is known is found under this key; the configurations to try, which all sizes with this key have."""
+        near = rounded(sizes, (*launch.numbers, *launch.sizes))
+        return f"{launch.name}|{_text(near)}", launch.configs(near, self.device.chip)[: self.most]
 
     def way(self, choice: Choice, sizes: Numbers, time_way: Callable[[int], float]) -> int:
         """The way of a choice for given sizes. `time_way(i)` gives its milliseconds."""
         names = [name for name, _ in choice.ways]
         launches = "+".join((*names, *(s.name for _, way in choice.ways for s in way if isinstance(s, Launch))))
-        key = f"way {hashlib.sha256(launches.encode()).hexdigest()[:16]}|{_text(sizes)}"
+        near = rounded(sizes, choice.sizes)
+        key = f"way {hashlib.sha256(launches.encode()).hexdigest()[:16]}|{_text(near)}"
         default = choice.default(sizes, self.device.chip)
         with self._lock:
             found = self._known.get(key)
@@ -78,7 +85,7 @@ class Tuner:
             if self.seconds <= 0:
                 return default
             started = time.perf_counter()
-            tried = choice.tried(sizes)
+            tried = choice.tried(near)
             times = {
                 name: _or_never(lambda i=i: time_way(i)) for i, name in enumerate(names) if name in tried  # type: ignore[misc]
             }
@@ -116,6 +123,19 @@ class Tuner:
             return dict(found)
         except (OSError, ValueError, TypeError, KeyError):
             return {}
+
+
+def rounded(sizes: Numbers, given: Iterable[tuple[str, Dim]]) -> dict[str, int]:
+    """Sizes by name, those that calls decide rounded up to their bucket; `given` says what each is."""
+    of = dict(given)
+    return {name: size if isinstance(of[name], int) else bucket(size) for name, size in sizes.items()}
+
+
+def bucket(size: int) -> int:
+    """The least power of two, or three quarters of one, that is at least a size. Tiles are powers of two: the same ones fit
+    all sizes of a bucket."""
+    whole = 1 << max(0, size - 1).bit_length() if size else 0
+    return whole * 3 // 4 if whole > 2 and size <= whole * 3 // 4 else whole
 
 
 def default_folder() -> Path:

@@ -15,7 +15,7 @@ from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.device import Interpreter
 from mcomp.backends.triton.executor import TritonExecutable
 from mcomp.backends.triton.program import Chip, Choice, Launch
-from mcomp.backends.triton.tune import Tuner
+from mcomp.backends.triton.tune import Tuner, bucket, rounded
 from mcomp.ir import dtypes
 from mcomp.ir.encoding import DENSE, Affine, Encoding, Scaled
 from mcomp.ir.graph import Value
@@ -91,12 +91,45 @@ def test_other_sizes_and_versions_are_other_keys(tmp_path: Path) -> None:
     graph = made(_graph)
     executable.run(inputs_of(graph, {"B": 20}), {"B": 20})
     before = device.timed
-    executable.run(inputs_of(graph, {"B": 17}), {"B": 17})
+    executable.run(inputs_of(graph, {"B": 25}), {"B": 25})
     assert device.timed > before
     newer = Timed(_narrowest)
     newer.key = lambda: "another version"  # type: ignore[method-assign]
     _executable(newer, tmp_path).run(inputs_of(graph, {"B": 20}), {"B": 20})
     assert newer.timed > 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_sizes_of_a_bucket_are_searched_for_once(tmp_path: Path) -> None:
+    """A new length of sentences finds what the first of its bucket found, in another process, too."""
+    device = Timed(_narrowest)
+    executable = _executable(device, tmp_path)
+    graph = made(_graph)
+    executable.run(inputs_of(graph, {"B": 20}), {"B": 20})
+    before = device.timed
+    for rows in (17, 24, 20):
+        given = inputs_of(graph, {"B": rows})
+        close(executable.run(given, {"B": rows})[0], run_graph(graph, given)[0])
+    assert device.timed == before and before > 1
+    again = Timed(_narrowest)
+    _executable(again, tmp_path).run(inputs_of(graph, {"B": 18}), {"B": 18})
+    assert again.timed == 0
+    launch = next(s for s in executable.steps({"B": 20}) if isinstance(s, Launch))
+    assert executable.tuner is not None
+    found = {rows: executable.tuner.settled(launch, {"rows": rows, "cols": 24, "inner": 40, "n0": rows}) for rows in (18, 20)}
+    assert found[18] == found[20] and found[20]["BLOCK_M"] == 16
+
+
+def test_sizes_that_are_known_count_as_they_are(tmp_path: Path) -> None:
+    assert [bucket(n) for n in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 24, 25, 33, 48, 49, 1024, 1025)] == [
+        0, 1, 2, 3, 4, 6, 6, 8, 8, 12, 24, 24, 32, 48, 48, 64, 1024, 1536]
+    assert rounded({"rows": 20, "cols": 21}, (("rows", B), ("cols", 21))) == {"rows": 24, "cols": 21}
+    device = Timed(_narrowest)
+    for rows in (20, 18):
+        graph = made(lambda m, rows=rows: [m.op("linear", m.input((rows, 40)), m.const((24, 40)))])
+        before = device.timed
+        owner = TritonExecutable(lower_graph(graph, None), device, Tuner(device, folder=tmp_path, most=3))
+        owner.run(inputs_of(graph, {}), {})
+        assert device.timed > before
 
 
 def test_changed_kernels_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
