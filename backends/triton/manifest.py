@@ -97,12 +97,13 @@ def _bytes(static: bool, requantized: bool) -> Make:
     return make
 
 
-def _floats(static: bool) -> Make:
+def _floats(static: bool, requantized: bool = False) -> Make:
     def make(m: Making) -> list[Value]:
         n = m.width
         how: dict[str, object] = {"scale": 0.02} if static else {}
         given = m.op("quantize", m.input((B, n), dtypes.bf16), dtype=dtypes.f8e4m3, **how)
-        return [m.op("relu", m.op("linear", given, m.const((n, n), dtypes.bf16, F8), m.const((n,), dtypes.bf16)))]
+        y = m.op("relu", m.op("linear", given, m.const((n, n), dtypes.bf16, F8), m.const((n,), dtypes.bf16)))
+        return [m.op("decode", m.op("quantize", y, dtype=dtypes.f8e4m3, scale=0.05))] if requantized else [y]
 
     return make
 
@@ -155,6 +156,7 @@ def _products() -> list[Entry]:
         Entry("vector_i4_split", "f16", "i4", _deep(dtypes.f16, I4), one, often=True),
         Entry("vector_i8_weight_split", "f16", "i8", _deep(dtypes.f16, I8), one),
         Entry("linear_f8", "f8e4m3", "static", _floats(True), archs=(HOPPER,), dot=True),
+        Entry("linear_f8", "f8e4m3", "static requantized", _floats(True, True), archs=(HOPPER,), dot=True),
         Entry("linear_f8", "f8e4m3", "dynamic", _floats(False), archs=(HOPPER,), dot=True, often=True),
         Entry("linear_f8_weight", "bf16", "f8", _linear(dtypes.bf16, F8), archs=(HOPPER,), dot=True, often=True),
         Entry("vector_f8_weight", "bf16", "f8", _linear(dtypes.bf16, F8), one, archs=(HOPPER,)),
@@ -250,6 +252,9 @@ def _rows() -> list[Entry]:
               lambda m: [m.op(r, m.input((B, 1024), dtypes.bool_), axes=(0,)) for r in ("all", "any")]),
         Entry("reduce", "f32", "indices", lambda m: [
             *(m.op(r, m.input((B, 1024)), axis=1) for r in ("argmax", "argmin", "max_with_index", "min_with_index"))]),
+        Entry("layer_norm", "bf16", "f8 dynamic", lambda m: [m.op("decode", m.op(
+            "quantize", m.op("layer_norm", m.input((B, 768), dtypes.bf16), axes_count=1, eps=1e-5), dtype=dtypes.f8e4m3))],
+            archs=(HOPPER,), often=True),
         Entry("quantize", "f32", "dynamic", lambda m: [m.op("decode", m.op("quantize", m.input((B, 768))))], often=True),
         Entry("quantize", "f16", "zero points", lambda m: [
             m.op("decode", m.op("quantize", m.input((B, 768), dtypes.f16), dtype=dtypes.u8, zero_point=True))]),

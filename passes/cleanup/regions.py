@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mcomp.ir.dims import Dim, Expr
-from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.encoding import DENSE, Affine, Scaled
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.linear import multiplies_rows
@@ -53,14 +53,14 @@ def _plain(value: Value) -> bool:
 
 def is_static_quantize(node: Node) -> bool:
     """Whether a node quantizes with a scale known when compiling: it may end a kernel."""
-    integers = node.op.name == "quantize" and not node.attrs["dtype"].is_float
-    return integers and node.attrs["scale"] is not None and bool(node.results[0].uses)
+    return node.op.name == "quantize" and node.attrs["scale"] is not None and bool(node.results[0].uses)
 
 
 def is_row_quantize(node: Node, norm: Node) -> bool:
-    """Whether a node quantizes to bytes with scales that a kernel over the rows of a norm has at hand."""
+    """Whether a node quantizes to bytes, or floats of 8 bits, with scales that a kernel over the rows of a norm has at
+    hand."""
     encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
-    if not isinstance(encoding, Affine) or encoding.dtype.bits != 8 or not node.results[0].uses:
+    if not isinstance(encoding, (Affine, Scaled)) or encoding.dtype.bits != 8 or not node.results[0].uses:
         return False
     rows = tuple(range(norm.results[0].tensor.rank - 1))
     return encoding.scale is not None or (encoding.axis == rows and norm.attrs.get("axes_count", 1) == 1)

@@ -14,7 +14,7 @@ from mcomp.backends.triton.program import Config, Numbers, Work
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group, literal
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import DENSE, Affine
+from mcomp.ir.encoding import DENSE, Affine, Scaled
 from mcomp.ir.graph import Node, Value
 
 
@@ -144,17 +144,20 @@ def store_value(
         text.store(place, groups, known[value])
         return
     encoding = place.type.encoding
-    assert isinstance(encoding, Affine) and encoding.scale is not None and value.producer is not None
-    low, high = encoding.range
+    assert isinstance(encoding, (Affine, Scaled)) and encoding.scale is not None and value.producer is not None
     given = known[value.producer.operand(0)]
+    if isinstance(encoding, Scaled):
+        text.store(place.values, groups, f"math.limited({given} / {encoding.scale!r}, {encoding.largest})")
+        return
+    low, high = encoding.range
     text.store(place.values, groups, f"math.quantized({given}, {encoding.scale!r}, {float(encoding.zero)}, {float(low)}, "
                                      f"{float(high)}).to(tl.int32)")
 
 
 def is_static_quantize(node: Node) -> bool:
-    """Whether a node quantizes to bytes with a scale known when compiling."""
+    """Whether a node quantizes to bytes, or floats of 8 bits, with a scale known when compiling."""
     encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
-    return isinstance(encoding, Affine) and encoding.scale is not None and encoding.dtype.bits == 8
+    return isinstance(encoding, (Affine, Scaled)) and encoding.scale is not None and encoding.dtype.bits == 8
 
 
 def moved(place: Coded, result: Value, view: View) -> Coded:

@@ -9,8 +9,8 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, View
 from mcomp.backends.triton.builder import TARGET, Builder
-from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, lower_region
-from mcomp.backends.triton.lower.rows import quantize_lines
+from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, lower_region, store_value
+from mcomp.backends.triton.lower.rows import quantize_lines, scale_lines
 from mcomp.backends.triton.program import Config, Numbers, Work
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
 from mcomp.errors import BackendError
@@ -82,7 +82,7 @@ def _scaled(node: Node, encoding: Scaled, b: Builder) -> Declined | None:
         x, place = b.read(node.operand(0)), b.write_coded(node.result)
         text = KernelText()
         at = flat(text, shape)
-        text.store(place.values, [at], _limited(f"{text.load(x, [at])} / {encoding.scale!r}", encoding))
+        store_value(node.result, place, {node.operand(0): text.load(x, [at])}, [at], text)
         b.emit(b.launch("quantize", text, flat_grid, configs.pointwise, sizes={"count": dims.product(shape)},
                         kind="quantize", dtypes=(node.type.dtype.name,)))
         return None
@@ -90,18 +90,9 @@ def _scaled(node: Node, encoding: Scaled, b: Builder) -> Declined | None:
     cols = dims.product(tuple(shape[i] for i in over))
     if not isinstance(cols, int) or cols > WIDEST:
         return Declined(f"a scale for {cols} elements has no Triton kernel", "quantize per token, or with a known scale")
-
-    def compute(text: KernelText, x: str) -> None:
-        text.line(f"most = rows.largest(tl.where(cols_in[None, :], tl.abs({x}), 0.0), 1)")
-        text.line(f"scale = tl.where(most == 0.0, 1.0, most / {encoding.largest})")
-        text.line(f"q = {_limited(f'{x} / scale[:, None]', encoding)}")
-
-    _slices(node, encoding.axis, over, compute, {"values": "q", "scales": "scale"}, b)
+    _slices(node, encoding.axis, over, lambda text, x: scale_lines(text, x, encoding, "cols_in[None, :]"),
+            {"values": "q", "scales": "scale"}, b)
     return None
-
-
-def _limited(value: str, encoding: Scaled) -> str:
-    return f"math.limited({value}, {encoding.largest})"
 
 
 def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from mcomp.backends.triton.program import Chip, Config, Launch, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, computed_type, group
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Node, Value
 
 NORMS = ("layer_norm", "rms_norm", "softmax", "log_softmax", "group_norm")
@@ -158,8 +158,9 @@ def _axes(norm: Node) -> tuple[tuple[int, ...], Lens, tuple[Dim, ...]]:
 
 def _fits_rows(node: Node, axes: tuple[int, ...], rank: int) -> bool:
     encoding = node.results[0].tensor.encoding
-    return (isinstance(encoding, Affine) and encoding.dtype.bits == 8 and encoding.group is None
-            and encoding.axis == tuple(range(rank - 1)) and axes == (rank - 1,))
+    if not isinstance(encoding, (Affine, Scaled)) or (isinstance(encoding, Affine) and encoding.group is not None):
+        return False
+    return encoding.dtype.bits == 8 and encoding.axis == tuple(range(rank - 1)) and axes == (rank - 1,)
 
 
 def _leaves(region: RowRegion, b: Builder) -> list[Value] | Declined:
@@ -328,14 +329,17 @@ class _Rows:
         return self.lens(View(view.buffer, view.dtype, norm.type.shape, (0, view.strides[0], *rest), view.offset))
 
     def _quantize(self, given: str, place: Coded) -> None:
-        """Store bytes with a scale for each row from its data; a row of zeros has scale 1, one with NaN or infinity
-        decodes to NaN."""
+        """Store bytes, or floats of 8 bits, with a scale for each row from its data; a row of zeros has scale 1, one with NaN
+        or infinity decodes to NaN."""
         text, encoding = self.text, place.type.encoding
-        assert isinstance(encoding, Affine)
+        assert isinstance(encoding, (Affine, Scaled))
         scales, zeros = place.part("scales"), place.part("zeros")
-        quantize_lines(text, given, encoding, "cols_in[None, :]", 1)
+        if isinstance(encoding, Scaled):
+            scale_lines(text, given, encoding, "cols_in[None, :]")
+        else:
+            quantize_lines(text, given, encoding, "cols_in[None, :]", 1)
         only = Group("rows_at", self.rows.axes, self.rows.sizes, "rows_in")
-        text.store(place.values, (self.rows, self.cols), "q.to(tl.int32)")
+        text.store(place.values, (self.rows, self.cols), "q" if isinstance(encoding, Scaled) else "q.to(tl.int32)")
         assert scales is not None
         text.store(_over_rows(scales, self.shape), (only,), "scale")
         if zeros is not None:
@@ -365,6 +369,13 @@ def quantize_lines(text: KernelText, given: str, encoding: Affine, inside: str, 
     text.line(f"q = math.round_even({given} / scale{wide}) + zero{wide}")
     text.line(f"q = tl.minimum(tl.maximum(q, {low}), {high})")
     text.line("q = tl.where(q != q, 0.0, q)")
+
+
+def scale_lines(text: KernelText, given: str, encoding: Scaled, inside: str) -> None:
+    """Compute `scale` (a vector) and `q` (a tile), floats of 8 bits, for the rows of a tile."""
+    text.line(f"most = rows.largest(tl.where({inside}, tl.abs({given}), 0.0), 1)")
+    text.line(f"scale = tl.where(most == 0.0, 1.0, most / {encoding.largest})")
+    text.line(f"q = math.limited({given} / scale[:, None], {encoding.largest})")
 
 
 def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
