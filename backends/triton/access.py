@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mcomp.ir import dims
@@ -74,6 +74,11 @@ class Coded:
     def values(self) -> View:
         """The view of the stored values."""
         return dict(self.parts)["values"]
+
+
+    def through(self, move: Callable[[View], View]) -> Coded:
+        """The value with its parts seen in another way."""
+        return Coded(self.type, tuple((name, move(view)) for name, view in self.parts))
 
 
 Place = View | Coded

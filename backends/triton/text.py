@@ -159,6 +159,10 @@ class KernelText:
         text = f"tl.load({self.pointer(view)} + {index}{f', mask={mask}, other={nothing}' if mask else ''})"
         if not raw:
             text = widened(text, view.dtype)
+        return self.named(text, name)
+
+    def named(self, text: str, name: str = "") -> str:
+        """A name for what an expression gives."""
         target = name or f"v{self._loads}"
         self._loads += 1
         self.line(f"{target} = {text}")

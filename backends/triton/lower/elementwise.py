@@ -12,6 +12,7 @@ from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import RULES, scalar_lines
 from mcomp.backends.triton.program import Config, Numbers, Work
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group, literal
+from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import DENSE, Affine, Scaled
@@ -101,6 +102,40 @@ def lower_prelu(node: Node, b: Builder) -> Declined | None:
     return None
 
 
+def leaf_of(value: Value, b: Builder) -> Place:
+    """Where a kernel reads a value from memory: its elements, or the parts of what is computed and encoded, each as wide as
+    all of it."""
+    place = b.place(value)
+    if isinstance(place, Coded) and b.weight(value) is None and not is_grouped(place):
+        return place.through(lambda view: view.expand(place.type.shape))
+    return b.read(value)
+
+
+def is_grouped(place: Coded) -> bool:
+    """Whether scales of an encoded value are for groups along an axis."""
+    return isinstance(place.type.encoding, Affine) and place.type.encoding.group is not None
+
+
+def widened(place: Place, shape: Sequence[Dim]) -> Place:
+    """A leaf as wide as a shape."""
+    return place.expand(shape) if isinstance(place, View) else place.through(lambda view: view.expand(shape))
+
+
+def load_leaf(text: KernelText, place: Place, groups: Sequence[Group]) -> str:
+    """Load elements of a leaf as they are computed: encoded ones are decoded in registers."""
+    if isinstance(place, View):
+        return text.load(place, groups)
+    encoding = place.type.encoding
+    if not isinstance(encoding, (Affine, Scaled)) or is_grouped(place):
+        raise BackendError(f"an activation that is {encoding} has no decoding kernel")
+    scales, zeros = place.part("scales"), place.part("zeros")
+    q = f"{text.load(place.values, groups)}.to(tl.float32)"
+    fixed = encoding.zero if isinstance(encoding, Affine) else 0
+    zero = str(float(fixed)) if zeros is None else f"{text.load(zeros, groups)}.to(tl.float32)"
+    scale = repr(encoding.scale) if scales is None else text.load(scales, groups)
+    return text.named(f"({q} - {zero}) * {scale}")
+
+
 def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequence[Value], b: Builder) -> Declined | None:
     """Element-wise nodes whose `values` become `results`, all of one shape. Nodes may quantize with a known scale."""
     shape = results[0].tensor.shape
@@ -114,11 +149,12 @@ def lower_region(nodes: Sequence[Node], values: Sequence[Value], results: Sequen
     for value in leaves:
         if value.type.dtype.name not in KNOWN:
             return Declined(f"{value.type.dtype} is not computed with in Triton")
-    sources = {value: b.read(value) for value in leaves}
-    order = None if any(b.is_output(r) for r in results) else order_of(list(sources.values()), len(shape))
+    sources = {value: leaf_of(value, b) for value in leaves}
+    views = [place.values if isinstance(place, Coded) else place for place in sources.values()]
+    order = None if any(b.is_output(r) for r in results) else order_of(views, len(shape))
     text = KernelText()
     at = flat(text, shape, order)
-    names = {value: text.load(view.expand(shape), [at]) for value, view in sources.items()}
+    names = {value: load_leaf(text, widened(place, shape), [at]) for value, place in sources.items()}
     known = scalar_lines([n for n in nodes if n.op.name != "quantize"], names, b.number, text.line)
     if isinstance(known, str):
         return Declined(known)
@@ -162,4 +198,4 @@ def is_static_quantize(node: Node) -> bool:
 
 def moved(place: Coded, result: Value, view: View) -> Coded:
     """An encoded value of one scale whose values are seen by another view."""
-    return Coded(result.tensor, (("values", view),))
+    return Coded(result.tensor.with_encoding(place.type.encoding), (("values", view),))

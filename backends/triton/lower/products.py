@@ -31,7 +31,7 @@ from mcomp.backends.triton.program import Chip, Launch, Numbers, TorchStep
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import BlockSparse
+from mcomp.ir.encoding import DENSE, BlockSparse
 from mcomp.ir.graph import Node
 
 FLOATS = (dtypes.f32, dtypes.f16, dtypes.bf16, dtypes.f8e4m3)
@@ -66,7 +66,7 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
     if isinstance(whole, Declined):
         return whole
     place = b.place(x)
-    if isinstance(weight.tensor.encoding, BlockSparse) and not isinstance(place, Coded):
+    if isinstance(weight.tensor.encoding, BlockSparse) and x.tensor.encoding == DENSE:
         from mcomp.backends.triton.lower.sparse import sparse_linear
 
         if sparse_linear(whole, b):

@@ -9,11 +9,18 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, View
 from mcomp.backends.triton.builder import TARGET, Builder
-from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, lower_region, store_value
+from mcomp.backends.triton.lower.elementwise import (
+    flat,
+    flat_grid,
+    is_static_quantize,
+    load_leaf,
+    lower_region,
+    store_value,
+    widened,
+)
 from mcomp.backends.triton.lower.rows import quantize_lines, scale_lines
 from mcomp.backends.triton.program import Config, Numbers, Work
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
-from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.encoding import Affine, Scaled
 from mcomp.ir.graph import Node
@@ -101,20 +108,12 @@ def _grid(sizes: Numbers, chosen: Config) -> tuple[int, ...]:
 
 def decode(place: Coded, b: Builder) -> View:
     """The numbers of an encoded value that is computed, in memory."""
-    encoding, type = place.type.encoding, place.type
-    if not isinstance(encoding, (Affine, Scaled)) or (isinstance(encoding, Affine) and encoding.group is not None):
-        raise BackendError(f"an activation that is {encoding} has no decoding kernel")
-    values = place.values
+    type, values = place.type, place.values
     order = None if values.is_dense() else _order(values)
     out = b.temp(type.dtype, type.shape, order)
     text = KernelText()
     at = flat(text, type.shape, order)
-    q = f"{text.load(values, [at])}.to(tl.float32)"
-    scales, zeros = place.part("scales"), place.part("zeros")
-    fixed = encoding.zero if isinstance(encoding, Affine) else 0
-    zero = str(float(fixed)) if zeros is None else f"{text.load(zeros.expand(type.shape), [at])}.to(tl.float32)"
-    scale = repr(encoding.scale) if scales is None else text.load(scales.expand(type.shape), [at])
-    text.store(out, [at], f"({q} - {zero}) * {scale}")
+    text.store(out, [at], load_leaf(text, widened(place, type.shape), [at]))
     moved = dims.mul(out.numel, out.dtype.itemsize)
     b.emit(b.launch("decode", text, flat_grid, configs.pointwise, sizes={"count": out.numel},
                     work=Work(0, out.numel, moved), ops=("decode",), kind="pointwise", dtypes=(type.dtype.name,)))

@@ -10,7 +10,17 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import Coded, Place, View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import is_scalar, scalar_lines
-from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, order_of, room_for, store_value
+from mcomp.backends.triton.lower.elementwise import (
+    flat,
+    flat_grid,
+    is_static_quantize,
+    leaf_of,
+    load_leaf,
+    order_of,
+    room_for,
+    store_value,
+    widened,
+)
 from mcomp.backends.triton.lower.tail import Tail, finish, plain
 from mcomp.backends.triton.program import Chip, Config, Launch, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, computed_type, group
@@ -118,7 +128,7 @@ def lower_rows(region: RowRegion, b: Builder) -> Declined | None:
     leaves = _leaves(region, b)
     if isinstance(leaves, Declined):
         return leaves
-    views = {v: lens(b.read(v).expand(norm.type.shape)) for v in leaves}
+    views = {v: _seen(widened(leaf_of(v, b), norm.type.shape), lens) for v in leaves}
     rooms = {v: room_for(v, None, b) for v in results}
     work = _Rows(region, b, axes, shape, lens, views, rooms)
     sizes: dict[str, Dim] = {"rows": dims.product(tuple(d for i, d in enumerate(shape) if i not in axes)),
@@ -131,6 +141,10 @@ def lower_rows(region: RowRegion, b: Builder) -> Declined | None:
         ways.append(("pieces", [work.launch(sizes, whole=False)]))
     b.choose(ways, _by_cols, {"cols": cols})
     return None
+
+
+def _seen(place: Place, lens: Lens) -> Place:
+    return lens(place) if isinstance(place, View) else place.through(lens)
 
 
 def _by_cols(sizes: Numbers, chip: Chip) -> int:
@@ -188,7 +202,7 @@ class _Rows:
     axes: tuple[int, ...]
     shape: tuple[Dim, ...]
     lens: Lens
-    views: dict[Value, View]
+    views: dict[Value, Place]
     rooms: dict[Value, Place]
     text: KernelText = field(default_factory=KernelText)
     passes: int = 0
@@ -221,7 +235,7 @@ class _Rows:
     def _elements(self) -> tuple[dict[Value, str], str]:
         """Load and compute what comes before the norm, for the columns at hand."""
         self.passes += 1
-        names = {v: self.text.load(view, (self.rows, self.cols)) for v, view in self.views.items()}
+        names = {v: load_leaf(self.text, leaf, (self.rows, self.cols)) for v, leaf in self.views.items()}
         known = scalar_lines(self.region.before, names, self.b.number, self.text.line, prefix=f"e{self.passes}_")
         assert not isinstance(known, str), known
         return known, known[self.region.norm.operand(0)]
@@ -306,8 +320,7 @@ class _Rows:
             if isinstance(place, Coded) and maker is not None and not is_static_quantize(maker):
                 self._quantize(done[maker.operand(0)], place)
             elif isinstance(place, Coded):
-                seen = tuple((n, self.lens(v)) for n, v in place.parts)
-                store_value(value, Coded(place.type, seen), done, groups, text)
+                store_value(value, place.through(self.lens), done, groups, text)
             else:
                 store_value(value, self.lens(place), done, groups, text)
 

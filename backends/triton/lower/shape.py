@@ -11,7 +11,7 @@ from mcomp.backends.triton.lower.elementwise import moved
 from mcomp.backends.triton.text import KNOWN
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import Affine
+from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node
 
 Move = Callable[[View], "View | None"]
@@ -22,9 +22,10 @@ def _view(node: Node, b: Builder, move: Move) -> View | None:
     cannot say it."""
     operand = node.operand(0)
     place = b.place(operand) if b.number(operand) is None else None
-    if isinstance(place, Coded) and isinstance(place.type.encoding, Affine) and place.type.encoding.scale is not None:
+    one_scale = isinstance(place, Coded) and isinstance(place.type.encoding, Affine) and place.type.encoding.scale is not None
+    if isinstance(place, Coded) and one_scale and (b.weight(operand) is None or node.type.encoding != DENSE):
         view = move(place.values)
-        if view is not None and node.type.encoding == place.type.encoding:
+        if view is not None:
             b.bind(node.result, moved(place, node.result, view))
             return None
     source = b.read(operand)
@@ -229,5 +230,10 @@ def lower_full(node: Node, b: Builder) -> Declined | None:
 
 @lowers("decode", target=TARGET)
 def lower_decode(node: Node, b: Builder) -> Declined | None:
-    b.bind(node.result, b.read(node.operand(0)))
+    """What is computed and encoded is decoded where it is read, in the same kernel where that can be; constants are when
+    the model is loaded."""
+    if b.weight(node.operand(0)) is not None:
+        b.bind(node.result, b.read(node.operand(0)))
+    else:
+        b.alias(node.result, node.operand(0))
     return None

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from mcomp.backend import Declined
 from mcomp.backends.triton import configs
-from mcomp.backends.triton.access import Coded, Place, View
+from mcomp.backends.triton.access import Place, View
 from mcomp.backends.triton.builder import Builder, work_of
 from mcomp.backends.triton.expressions import scalar_lines, unsupported
-from mcomp.backends.triton.lower.elementwise import flat, flat_grid, is_static_quantize, room_for, store_value
+from mcomp.backends.triton.lower.elementwise import (
+    flat,
+    flat_grid,
+    is_static_quantize,
+    leaf_of,
+    load_leaf,
+    room_for,
+    store_value,
+    widened,
+)
 from mcomp.backends.triton.program import Launch, TorchStep
 from mcomp.backends.triton.text import KNOWN, Group, KernelText
 from mcomp.ir import dims
+from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Node, Value
 
 if TYPE_CHECKING:
@@ -51,12 +61,12 @@ class Tail:
                 return Declined(f"{result.type.dtype} is not computed with in Triton")
         return list(found)
 
-    def views(self, b: Builder) -> dict[Value, View] | Declined:
-        """Where the leaves are, as wide as the anchor."""
+    def views(self, b: Builder) -> dict[Value, Place] | Declined:
+        """Where the leaves are, as wide as the anchor: what is encoded is decoded as it is read."""
         leaves = self.leaves(b)
         if isinstance(leaves, Declined):
             return leaves
-        return {v: b.read(v).expand(self.anchor.tensor.shape) for v in leaves}
+        return {v: widened(leaf_of(v, b), self.anchor.tensor.shape) for v in leaves}
 
     def room(self, b: Builder, order: Sequence[int] | None = None) -> list[Place]:
         """Memory for the results, axes in this order."""
@@ -69,11 +79,11 @@ def plain(node: Node) -> Tail:
 
 
 def finish(
-    tail: Tail, views: dict[Value, View], start: str, groups: Sequence[Group], room: Sequence[Place], text: KernelText,
+    tail: Tail, views: dict[Value, Place], start: str, groups: Sequence[Group], room: Sequence[Place], text: KernelText,
     b: Builder,
 ) -> None:
     """Compute the tail from the tile `start` and store its results where there is room for them."""
-    names = {tail.anchor: start, **{value: text.load(view, groups) for value, view in views.items()}}
+    names = {tail.anchor: start, **{value: load_leaf(text, leaf, groups) for value, leaf in views.items()}}
     known = scalar_lines([n for n in tail.nodes if n.op.name != "quantize"], names, b.number, text.line)
     assert not isinstance(known, str), known
     for (value, _), place in zip(tail.results, room, strict=True):
@@ -81,13 +91,13 @@ def finish(
 
 
 def library_way(
-    node: Node, tail: Tail, views: dict[Value, View], room: Sequence[Place], b: Builder
+    node: Node, tail: Tail, views: dict[Value, Place], room: Sequence[Place], b: Builder
 ) -> tuple[str, list[Launch | TorchStep]] | None:
     """A library's kernel for a node, and one of ours for its tail: a candidate that only measuring can choose. None where
     operands are encoded."""
-    places = [None if v is None else b.place(v) for v in node.operands]
-    if any(isinstance(p, Coded) for p in places):
+    if any(v is not None and v.tensor.encoding != DENSE for v in node.operands):
         return None
+    places = [None if v is None else b.read(v) for v in node.operands]
     return "library", torch_steps(node, places, None, tail, views, room, b, into=_INTO.get(node.op.name))
 
 
@@ -113,7 +123,7 @@ _INTO: dict[str, Callable[..., object]] = {"linear": _linear_into, "matmul": _ma
 
 
 def torch_steps(
-    node: Node, inputs: Sequence[Place | None], call: Callable[..., Any] | None, tail: Tail, views: dict[Value, View],
+    node: Node, inputs: Sequence[Place | None], call: Callable[..., Any] | None, tail: Tail, views: dict[Value, Place],
     room: Sequence[Place], b: Builder, into: Callable[..., object] | None = None,
 ) -> list[Launch | TorchStep]:
     """A kernel of a library for a node (`call`, `into`: see `TorchStep`), and one of ours for its tail."""

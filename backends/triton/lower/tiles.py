@@ -80,7 +80,7 @@ class Linear:
 
     node: Node
     tail: Tail
-    views: dict[Value, View]
+    views: dict[Value, Place]
     bias: View | None
     room: list[Place]
     sizes: dict[str, Dim]
