@@ -330,6 +330,9 @@ def _moves() -> list[Entry]:
     return [
         Entry("copy", "f32", "views", views, {"B": 4}), Entry("copy", "f32", "moves", copies, {"B": 4}, often=True),
         Entry("index", "f32", "", reads, {"B": 4}, often=True),
+        *(Entry("index", "f16", f"{name} table", lambda m, how=how: [  # type: ignore[misc]
+            m.op("embedding", m.const((1000, 256), dtypes.f16, how), m.input((B, 16), dtypes.i64))], {"B": 4}, often=True)
+            for name, how in (("i8", I8), ("i4", I4))),
         Entry("pointwise", "f16", "rope", lambda m: [
             m.op("rope", m.input((B, 8, 32, 64), dtypes.f16), *(m.input((1, 1, 32, 64), dtypes.f16) for _ in range(2)))],
             {"B": 4}),

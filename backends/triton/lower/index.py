@@ -9,7 +9,7 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.elementwise import flat, flat_grid
-from mcomp.backends.triton.program import Launch
+from mcomp.backends.triton.lower.tables import coded_embedding, fault_code, holds_integers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, computed_type, literal, stored_type
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -22,6 +22,9 @@ def lower_read(node: Node, b: Builder) -> Declined | None:
     """Elements of the first operand (of the table, for an embedding) where indices say."""
     if node.type.dtype.name not in KNOWN:
         return Declined(f"{node.type.dtype} cannot be copied by a kernel")
+    if node.op.name == "embedding" and holds_integers(node.operand(0), b):
+        coded_embedding(node, b)
+        return None
     x, shape, name = b.read(node.operand(0)), node.type.shape, node.op.name
     axes: tuple[int, ...]
     if name == "embedding":
@@ -36,7 +39,7 @@ def lower_read(node: Node, b: Builder) -> Declined | None:
     text = KernelText()
     at = flat(text, shape)
     text.fault = True
-    code = 1 + sum(launch.fault for launch in _launches(b))
+    code = fault_code(b)
     whole = len(shape) if name == "gather" else len(shape) - (x.rank - len(axes))
     places = []
     for axis, index in zip(axes, indices):
@@ -67,10 +70,6 @@ def _placed(index: View, start: int, rank: int, shape: Sequence[Dim]) -> tuple[D
     for i, (size, stride) in enumerate(zip(index.shape, index.strides)):
         strides[start + i] = 0 if size == 1 and shape[start + i] != 1 else stride
     return tuple(strides)
-
-
-def _launches(b: Builder) -> list[Launch]:
-    return [s for s in b.steps if isinstance(s, Launch)]
 
 
 def _move(text: KernelText, at: Group, source: str, out: View, mask: str, other: str) -> None:
