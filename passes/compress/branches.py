@@ -14,7 +14,9 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.manager.context import Context
 from mcomp.ops.base import Effect
 from mcomp.ops.workload import PRODUCTS
+from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
+from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.reading import clean, watch
 from mcomp.plan.quality import relative_error
 from mcomp.rewrite.driver import drop_dead
@@ -160,11 +162,13 @@ def output_errors(graph: Graph, context: Context, found: Sequence[Branch], batch
 def remove_branches(options: Prune, graph: Graph, context: Context) -> int:
     """Cut the branches that `choose_branches` gives, then fit what follows; returns how many."""
     dense, places = graph.clone(), places_of(graph)
+    size, entries = constant_bytes(graph), len(graph.ledger)
     gone = choose_branches(options, graph, context)
     cut_branches(graph, context, gone)
     if options.refit and gone:
         first = min(places[name] for branch in gone for name in branch.names)
         fit_again(graph, dense, context, options, {}, left_from(graph, places, first))
+        settle(graph, entries, size)
     return len(gone)
 
 
@@ -181,10 +185,11 @@ def choose_branches(options: Prune, graph: Graph, context: Context) -> list[Bran
 def cut_branches(graph: Graph, context: Context, chosen: Sequence[Branch]) -> None:
     """Remove branches of the graph, and fit nothing yet."""
     for branch in chosen:
-        saved = branch.nbytes
+        size = constant_bytes(graph)
         with graph.edit("prune", loc=branch.add.loc) as editor:
             editor.replace(branch.add.result, _stem(branch))
             drop_dead(editor, [branch.add])
+        saved = size - constant_bytes(graph)
         detail = f"the branch is gone, and {branch.flops} operations with it"
         layer = next((n.layer for n in branch.nodes if n.op.name in PRODUCTS), branch.add.layer)
         context.record(graph, LedgerEntry("prune", layer, branch.key, branch.error, saved, detail=detail))

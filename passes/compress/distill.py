@@ -13,7 +13,9 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, STUDENTS, TRAINED, Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, named_option, register_pass
 from mcomp.passes.cleanup.cse import Cse
+from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.finetune import finetune
+from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
 from mcomp.passes.compress.relevance import mark_relevant
@@ -179,12 +181,14 @@ class Distill(Pass):
             context.remark("warning", self.name, self.region, "students learn from the example inputs only",
                            "pass calibration data")
         context.calibration.batches = [[recorded(x) for x in batch] for batch in context.calibration.batches]
+        size, entries = constant_bytes(graph), len(graph.ledger)
         if self.student != "self":
             result = self._substitute(graph, dense, context)
         elif not self.region and self.split == "none":
             result = self._whole(graph, dense, context)
         else:
             result = self._blocks(graph, dense, context)
+        settle(graph, entries, size)
         context.shared[FLOATS] = {**context.shared.get(FLOATS, {}), **float_constants(graph)}
         return result
 

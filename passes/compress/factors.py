@@ -38,8 +38,7 @@ class Factors:
 
     `weight` [N, K]: their product. `shift` [N]: what the bias gains; None where it cannot. `error`: relative L2 change of
     the output, the shift included.
-    `operations`: multiplications for each position of the result; `dense_operations` those of the layer. `size`: elements
-    of all weights.
+    `operations`: multiplications for each position of the result; `dense_operations` those of the layer.
     """
 
     scheme: Scheme
@@ -51,10 +50,6 @@ class Factors:
     error: float
     operations: float
     dense_operations: float
-
-    @property
-    def size(self) -> int:
-        return sum(w.numel() for w in self.weights)
 
     @property
     def share(self) -> float:

@@ -13,8 +13,9 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
-from mcomp.passes.compress.encode import dense_const
+from mcomp.passes.compress.encode import constant_bytes, dense_const
 from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
+from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.options import amount, check_layers
@@ -119,10 +120,12 @@ class LowRank(Pass):
 
     def _rewrite(self, graph: Graph, context: Context, chosen: Sequence[tuple[Node, Factors]]) -> int:
         dense = graph.clone() if self.refit and chosen else None
+        size, entries = constant_bytes(graph), len(graph.ledger)
         made = [factor_layer(graph, context, node, factors) for node, factors in chosen]
         done = [nodes for nodes in made if nodes]
         if done and dense is not None:
             fit_behind(graph, dense, context, done[0][0], self.limit)
+            settle(graph, entries, size)
         return len(done)
 
     # which
@@ -203,13 +206,12 @@ def factor_layer(graph: Graph, context: Context, node: Node, factors: Factors) -
     if not context.allow_rewrite("lowrank"):
         return []
     layer, name = node.layer, node.name
-    before = node.operand(1).weight
-    assert before is not None
-    saved = before.nbytes - before.type.dtype.itemsize * factors.size
+    size = constant_bytes(graph)
     detail = f"{factors.scheme}, rank {_ranks(factors)}, {factors.share:.0%} of the operations"
     context.remark("applied", "lowrank", node, detail)
     with graph.edit("lowrank", loc=node.loc) as editor:
         made = replace_layer(editor, node, factors)
+    saved = size - constant_bytes(graph)
     context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
     return made
 

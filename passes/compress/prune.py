@@ -19,6 +19,7 @@ from mcomp.passes.compress.branches import Branch, choose_branches, cut_branches
 from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, curves_of
 from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
+from mcomp.passes.compress.ledger import divided, settle
 from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
 from mcomp.passes.compress.options import check_layers
 from mcomp.passes.compress.relevance import mark_relevant
@@ -171,7 +172,7 @@ class Prune(Pass):
         state = _State(graph.clone(), Operations(graph, context.analyze(graph, CouplingAnalysis())).total())
         counts = {"units": 0}
         for i in range(rounds):
-            places = places_of(graph)
+            places, size, entries = places_of(graph), constant_bytes(graph), len(graph.ledger)
             gone = choose_branches(self, graph, context) if branches else []
             cut = self._cut(graph, context, state, (i + 1) / rounds, gone)
             starts = [places[name] for branch in gone for name in branch.names]
@@ -186,6 +187,7 @@ class Prune(Pass):
             if cut is not None:
                 self._tell_all(graph, context, cut, later)
                 counts["units"] += sum(map(len, cut.chosen.values()))
+            settle(graph, entries, size)
         return counts
 
     def _cut(
@@ -225,9 +227,9 @@ class Prune(Pass):
     def _tell_all(self, graph: Graph, context: Context, cut: _Cut, later: Mapping[str, float]) -> None:
         unknown = None in cut.errors.values()
         whole = _output_error(graph, cut.before, context, self.limit) if unknown else 0.0
-        shares = {d: d.nbytes * len(units) for d, units in cut.chosen.items()}
-        for dimension, units in cut.chosen.items():
-            error, saved = cut.errors[dimension], round(cut.saved * shares[dimension] / max(1, sum(shares.values())))
+        parts = divided(cut.saved, [d.nbytes * len(units) for d, units in cut.chosen.items()])
+        for (dimension, units), saved in zip(cut.chosen.items(), parts):
+            error = cut.errors[dimension]
             self._tell(graph, context, dimension, units, whole if error is None else error, saved, later)
 
     def _goes(self, dimension: Dimension, gone: Sequence[Branch], context: Context) -> bool:

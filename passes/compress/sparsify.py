@@ -13,7 +13,7 @@ from mcomp.ir.encoding import DENSE, NM, BlockSparse, Encoding
 from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
-from mcomp.passes.compress.encode import dense_const, stored_floats
+from mcomp.passes.compress.encode import constant_bytes, dense_const, stored_floats
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
@@ -235,7 +235,7 @@ def store_sparse(graph: Graph, context: Context, node: Node, found: Sparse) -> N
     assert old.producer is not None and old.weight is not None
     type = old.tensor.with_encoding(found.encoding)
     parts = {**found.parts, "values": stored_floats(found.parts["values"], type.dtype)}
-    before = old.weight.nbytes
+    size = constant_bytes(graph)
     with graph.edit("prune", loc=node.loc) as editor:
         loc = fused("prune", node.loc)
         weight = editor.const(
@@ -249,8 +249,7 @@ def store_sparse(graph: Graph, context: Context, node: Node, found: Sparse) -> N
             if value is not None and value.producer is not None and not value.uses:
                 editor.replace(value, new)
                 editor.erase(value.producer)
-    stored = node.operand(1).weight
-    assert stored is not None
+    saved = size - constant_bytes(graph)
     detail = f"weights {found.encoding}"
-    context.record(graph, LedgerEntry("prune", node.layer, node.name, found.error, before - stored.nbytes, detail=detail))
+    context.record(graph, LedgerEntry("prune", node.layer, node.name, found.error, saved, detail=detail))
     context.remark("applied", "prune", node, detail)

@@ -15,9 +15,10 @@ from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
-from mcomp.passes.compress.encode import with_integers
+from mcomp.passes.compress.encode import constant_bytes, with_integers
 from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes, full_rank, schemes_for
 from mcomp.passes.compress.layer import integers_for
+from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
@@ -202,6 +203,7 @@ def apply(
         elif treatment.scheme is not None and treatment.scheme != "table":
             rewrites.append((name, decomposer_of(node, moments).factors(treatment.scheme, treatment.ranks)))
     dense = graph.clone() if refit and rewrites else None
+    size, entries = constant_bytes(graph), len(graph.ledger)
     changed: list[Node] = []
     for name, found in rewrites:
         if isinstance(found, Factors):
@@ -213,6 +215,7 @@ def apply(
             changed.append(nodes[name])
     if dense is not None and changed:
         fit_behind(graph, dense, context, min(changed, key=graph.position), limit)
+        settle(graph, entries, size)
     kinds: dict[Precision, set[str]] = {}
     for name, treatment in chosen.items():
         if treatment.bits is not None:
