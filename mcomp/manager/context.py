@@ -146,8 +146,8 @@ class Context:
         self.last_rewrite = label
         return True
 
-    def missed(self, rule: str, node: Node | str, reason: str, remedy: str = "") -> None:
-        """Leave a remark about something that could not be done."""
+    def missed(self, rule: str, node: Node | str, reason: str, remedy: str) -> None:
+        """Leave a remark about something that could not be done, and what would help."""
         self.remark("missed", rule, node, reason, remedy)
 
     def excluded(self, rule: str, node: Node) -> bool:

@@ -143,7 +143,8 @@ def layer_candidates(
             results, failures = (spread or Spread())(run_layer_task, tasks, "errors of layers")
             found.update((n.name, r) for n, r in zip(some, results) if r is not None)
             for failure in failures:
-                context.missed("treat", some[failure.index], f"its candidates could not be computed: {failure.reason}")
+                context.missed("treat", some[failure.index], f"its candidates could not be computed: {failure.reason}",
+                               "search again, or exclude it")
         tables = [t for t in table_nodes("quantize", graph, context) if not t.shared and set(t.nodes) & set(given)]
         for table, usage in zip(tables, row_usage(graph, context.calibration, tables, limit)):
             node = table.nodes[0]

@@ -72,7 +72,8 @@ def candidates(
     """Dimensions that may shrink: of the wanted kinds, not excluded, with products that the score can judge, and, but for
     streams and with `statistics`, without norms over their units."""
     for frozen in coupling.frozen:
-        context.missed("prune", frozen.node, f"all {frozen.size} of its outputs stay: {frozen.reason}")
+        context.missed("prune", frozen.node, f"all {frozen.size} of its outputs stay: {frozen.reason}",
+                       "use lowrank, quantize or what=blocks for it")
     found = []
     for dimension in coupling.dimensions:
         if dimension.kind not in what or dimension.size < 2:
@@ -124,7 +125,8 @@ def curves_of(
         for dimension in portion:
             curve = _curve(dimension, moments, score, products, refit)
             if curve is None:
-                context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it")
+                context.missed("prune", dimension.nodes[0], "calibration data never reached what reads it",
+                               "give data that uses it")
             else:
                 curves.append((dimension, curve))
         known.update((d.name, curve) for d, curve in curves)

@@ -14,7 +14,7 @@ from mcomp.manager.context import CHECKPOINTS, DEADLINE, INTERRUPTED, PROGRESS, 
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, named_option, register_pass
 from mcomp.passes.cleanup.cse import Cse
 from mcomp.passes.compress.encode import constant_bytes
-from mcomp.passes.compress.finetune import finetune
+from mcomp.passes.compress.finetune import common_features, finetune
 from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.reconstruct import reconstruct
 from mcomp.passes.compress.region import Region, child_regions, region_at, residual_regions
@@ -171,7 +171,8 @@ class Distill(Pass):
         dense = context.shared.get(TEACHER) or graph.clone()
         context.shared[_PASSES] = context.shared.get(_PASSES, 0) + 1
         if context.shared.get(INTERRUPTED):
-            context.missed(self.name, self.region or graph.name, "an earlier training was interrupted")
+            context.missed(self.name, self.region or graph.name, "an earlier training was interrupted",
+                           "run it again; with a checkpoint it goes on from there")
             return PassResult(False)
         reason = self._misfit(graph, context)
         if reason is not None:
@@ -213,6 +214,9 @@ class Distill(Pass):
             return PassResult(False)
         assert context.calibration is not None
         merged = Cse().run(graph, context).changed
+        if self.features > 0 and not common_features(graph, dense):
+            context.missed(self.name, graph.name, "no value inside is trained: no residual sum is left of the dense model's",
+                           "leave features away")
         recipe = self.recipe(context)
         if recipe.rate is None:
             recipe = dataclasses.replace(recipe, rate=context.shared.get(_RATE, {}).get(self.optimizer))

@@ -106,7 +106,7 @@ class LowRank(Pass):
         for node in _by_value(nodes):
             moments = source(node)
             if moments is None:
-                context.missed("lowrank", node, "calibration data never reached it")
+                context.missed("lowrank", node, "calibration data never reached it", "give data that uses it")
                 continue
             factors = self._choose(node, moments, context)
             if factors is not None:
@@ -241,11 +241,11 @@ def infeasible(node: Node) -> tuple[str, str] | None:
         which = weight if weight.tensor.encoding != DENSE else x
         return f"%{which.name} is {which.tensor.encoding} already", "run lowrank before quantize"
     if not weight.tensor.dtype.is_float:
-        return f"its weight is {weight.tensor.dtype}", ""
+        return f"its weight is {weight.tensor.dtype}", "cast it to a float type"
     if node.attrs.get("groups", 1) != 1:
         return f"it has {node.attrs['groups']} groups, each of few inputs", "prune it instead"
     if min(weight.tensor.static_shape[:2]) < 2:
-        return "it has one input or output", ""
+        return "it has one input or output", "quantize it instead"
     if too_wide(node):
         return TOO_WIDE
     return None

@@ -16,8 +16,9 @@ from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.ir.verifier import compatible
+from mcomp.manager.context import Context
 from mcomp.ops.workload import PRODUCTS
-from mcomp.passes.analysis.coupling import Removal
+from mcomp.passes.analysis.coupling import Coupling, Dimension, Removal
 from mcomp.passes.analysis.ties import axis_rule_of
 
 Kept = Mapping[int, np.ndarray]
@@ -221,6 +222,38 @@ def narrowed(graph: Graph, removal: Removal, label: str = "narrow") -> int:
     """`narrow` as an edit of its own: all or nothing. Returns the bytes saved."""
     with graph.edit(label) as editor:
         return narrow(graph, editor, removal)
+
+
+class _Undo(Exception):
+    """Leaves an edit that was only a trial."""
+
+
+def feasible(
+    graph: Graph, context: Context, coupling: Coupling, chosen: Mapping[Dimension, np.ndarray]
+) -> dict[Dimension, np.ndarray]:
+    """The choices that can be carried out together; what stands in the way of others is remarked."""
+    if _trial(graph, coupling.removal(chosen)) is None:
+        return dict(chosen)
+    found: dict[Dimension, np.ndarray] = {}
+    for dimension, units in chosen.items():
+        reason = _trial(graph, coupling.removal({**found, dimension: units}))
+        if reason is None:
+            found[dimension] = units
+        else:
+            context.missed("prune", dimension.nodes[0], f"its {dimension.kind} cannot be cut out: {reason}",
+                           "exclude it, or quantize it instead")
+    return found
+
+
+def _trial(graph: Graph, removal: Removal) -> str | None:
+    try:
+        with graph.edit("prune") as editor:
+            narrow(graph, editor, removal)
+            raise _Undo
+    except _Undo:
+        return None
+    except PassError as e:
+        return e.message
 
 
 def all_but(count: int, gone: Sequence[int] | np.ndarray) -> np.ndarray:

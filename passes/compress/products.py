@@ -38,7 +38,11 @@ def activation_products(options: Quantize, graph: Graph, context: Context) -> li
     found = []
     for node in graph.nodes:
         count = OPERANDS.get(node.op.name, 0)
-        if not count or (options.attention == "auto" and not _pays(node)) or context.excluded("quantize", node):
+        if not count or (options.attention == "auto" and node.op.name != "attention") or context.excluded("quantize", node):
+            continue
+        if options.attention == "auto" and not _pays(node):
+            context.missed("quantize", node, f"with {node.operand(0).tensor.shape[-2]} queries, its operands stay floats: "
+                           "reading keys and values takes the time", "use attention=true")
             continue
         if any(v is None or v.tensor.encoding != DENSE or not v.tensor.dtype.is_float or v.is_const
                for v in node.operands[:count]) or multiplies_floats("quantize", node, context):
@@ -49,7 +53,7 @@ def activation_products(options: Quantize, graph: Graph, context: Context) -> li
 
 def _pays(node: Node) -> bool:
     """Whether attention over integers is faster: with a few queries, reading keys and values takes the time."""
-    queries = node.operand(0).tensor.shape[-2] if node.op.name == "attention" else 0
+    queries = node.operand(0).tensor.shape[-2]
     return not isinstance(queries, int) or queries > _FEW
 
 

@@ -20,11 +20,12 @@ from mcomp.passes.compress.curves import Curve, Score, Weighing, candidates, cur
 from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.ledger import divided, settle
-from mcomp.passes.compress.narrow import join_constants, narrow, own_constants
+from mcomp.passes.compress.narrow import feasible, join_constants, narrow, own_constants
 from mcomp.passes.compress.options import check_layers
 from mcomp.passes.compress.relevance import mark_relevant
-from mcomp.passes.compress.shares import cheapest, points, uniform
+from mcomp.passes.compress.shares import cheapest, points, step_of, uniform
 from mcomp.passes.compress.sparsify import sparsify
+from mcomp.passes.compress.untouched import tell_nested
 from mcomp.plan.quality import relative_error
 
 UNITS = ("channels", "heads", "ffn", "stream")
@@ -148,6 +149,7 @@ class Prune(Pass):
             context.remark("warning", "prune", graph.name, "layers are judged and fitted on the example inputs only",
                            "pass calibration data")
         mark_relevant(graph, context, self.limit)
+        tell_nested("prune", graph, context)
         together = bool(self.widths) and self.narrows and "branches" in self.kinds
         if "branches" in self.kinds and not together:
             counts["branches"] = remove_branches(self, graph, context)
@@ -171,6 +173,7 @@ class Prune(Pass):
         rounds = self.rounds if self.flops is not None and not self.widths else 1
         state = _State(graph.clone(), Operations(graph, context.analyze(graph, CouplingAnalysis())).total())
         counts = {"units": 0}
+        self._tell_lacking(graph, context)
         for i in range(rounds):
             places, size, entries = places_of(graph), constant_bytes(graph), len(graph.ledger)
             gone = choose_branches(self, graph, context) if branches else []
@@ -224,6 +227,14 @@ class Prune(Pass):
                 editor.set_loc(node, fused("prune", node.loc))
         return _Cut(chosen, errors, before, first, size - constant_bytes(graph))
 
+    def _tell_lacking(self, graph: Graph, context: Context) -> None:
+        """Remarks for kinds that were asked for, other than those that always are, of which the graph has no units."""
+        coupling: Coupling = context.analyze(graph, CouplingAnalysis())
+        there = {d.kind for d in coupling.dimensions if d.size > 1}
+        for kind in self.kinds:
+            if kind in UNITS and kind not in there and self.what != Prune.what and not self.widths:
+                context.missed("prune", graph.name, f"it has no {kind} that can go", f"leave {kind} out of what")
+
     def _tell_all(self, graph: Graph, context: Context, cut: _Cut, later: Mapping[str, float]) -> None:
         unknown = None in cut.errors.values()
         whole = _output_error(graph, cut.before, context, self.limit) if unknown else 0.0
@@ -236,7 +247,8 @@ class Prune(Pass):
         """Whether a dimension goes with branches."""
         goes = set(dimension.nodes) <= {n for branch in gone for n in branch.nodes}
         if goes:
-            context.missed("prune", dimension.nodes[0], f"the branch that its {dimension.kind} belong to is gone as a whole")
+            context.missed("prune", dimension.nodes[0], f"the branch that its {dimension.kind} belong to is gone as a whole",
+                           "name one of the two in widths")
         return goes
 
     def _asked(self, found: Sequence[Dimension], context: Context) -> dict[str, int] | None:
@@ -264,14 +276,21 @@ class Prune(Pass):
             return {d: np.sort(c.order[: d.size - asked[d.name]]) for d, c in curves}
         least = [max(1, math.ceil(self.least * state.sizes[d.name])) for d, _ in curves]
         if self.flops is None:
-            gone = [
-                uniform(d.size, context.option(d.nodes[0], "ratio", self.ratio), self._step(d), low)
-                for (d, _), low in zip(curves, least)
-            ]
+            gone = [self._share(d, low, context) for (d, _), low in zip(curves, least)]
         else:
             target = state.operations * self.flops**progress
             gone = self._by_operations(graph, context, coupling, curves, least, target)
         return {d: np.sort(c.order[:count]) for (d, c), count in zip(curves, gone)}
+
+    def _share(self, dimension: Dimension, least: int, context: Context) -> int:
+        """How many units of a dimension go by its ratio; a remark where that is none of them."""
+        ratio = context.option(dimension.nodes[0], "ratio", self.ratio)
+        count = uniform(dimension.size, ratio, self._step(dimension), least)
+        if ratio and not count:
+            context.missed("prune", dimension.nodes[0], f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: at least "
+                           f"{least} stay, in steps of {step_of(dimension.size, self._step(dimension))}",
+                           "raise ratio, or lower granularity or least")
+        return count
 
     def _step(self, dimension: Dimension) -> int:
         return 1 if dimension.kind == "heads" else self.granularity
@@ -352,34 +371,3 @@ def _output_error(graph: Graph, dense: Graph, context: Context, limit: int) -> f
     """The relative L2 error of the outputs: for layers whose own error second moments do not tell."""
     assert context.calibration is not None
     return relative_error(context.calibration.outputs(graph, limit=limit), context.calibration.outputs(dense, limit=limit))
-
-
-class _Undo(Exception):
-    """Leaves an edit that was only a trial."""
-
-
-def feasible(
-    graph: Graph, context: Context, coupling: Coupling, chosen: Mapping[Dimension, np.ndarray]
-) -> dict[Dimension, np.ndarray]:
-    """The choices that can be carried out together; what stands in the way of others is remarked."""
-    if _trial(graph, coupling.removal(chosen)) is None:
-        return dict(chosen)
-    found: dict[Dimension, np.ndarray] = {}
-    for dimension, units in chosen.items():
-        reason = _trial(graph, coupling.removal({**found, dimension: units}))
-        if reason is None:
-            found[dimension] = units
-        else:
-            context.missed("prune", dimension.nodes[0], f"its {dimension.kind} cannot be cut out: {reason}")
-    return found
-
-
-def _trial(graph: Graph, removal: Removal) -> str | None:
-    try:
-        with graph.edit("prune") as editor:
-            narrow(graph, editor, removal)
-            raise _Undo
-    except _Undo:
-        return None
-    except PassError as e:
-        return e.message

@@ -225,14 +225,14 @@ class Quantize(Pass):
         if weight.weight is None:
             return "its weight is computed, not constant", "run fold before quantize"
         if not is_plain(weight.tensor.encoding):
-            return f"its weight is {weight.tensor.encoding} already", ""
+            return f"its weight is {weight.tensor.encoding} already", "leave it to the pass that came first"
         if not weight.tensor.dtype.is_float:
-            return f"its weight is {weight.tensor.dtype}", ""
+            return f"its weight is {weight.tensor.dtype}", "cast it to a float type"
         if self.format == "fp8" and (node.op.name != "linear" or weight.tensor.encoding != DENSE):
             which = f"{node.op.name} with a weight that is {weight.tensor.encoding}"
             return f"{which} has no fp8 kernel", "use format=integers for it"
         if node.operand(0).tensor.encoding != DENSE:
-            return f"its input is {node.operand(0).tensor.encoding} already", ""
+            return f"its input is {node.operand(0).tensor.encoding} already", "quantize it together with what reads the same"
         group = context.option(node, "group", self.group)
         reason = None
         if group is not None and _takes_groups(node):
@@ -256,6 +256,8 @@ class Quantize(Pass):
                 context.missed("quantize", node, "activations of conv need static ranges; only its weights are quantized",
                                "pass calibration data")
                 return "none"
+            context.missed("quantize", node, f"activations of {node.op.name} are static: scales of tokens are for linear",
+                           "use activations=static, or none, for it")
             mode = "static"
         if mode == "static" and not given:
             context.remark("warning", "quantize", node, "static ranges come from the example inputs only",
@@ -287,7 +289,7 @@ class Quantize(Pass):
         for key, members in shared.items():
             if not samples[key].whole:
                 for layer in members:
-                    context.missed("quantize", layer.node, "calibration data never reached it")
+                    context.missed("quantize", layer.node, "calibration data never reached it", "give data that uses it")
                 continue
             plans += plan_layer(self, members, samples[key], context, rounder)
         return plans
@@ -295,7 +297,7 @@ class Quantize(Pass):
     def _floats(self, context: Context, layers: list[Layer], samples: dict[Key, Sample]) -> list[Plan]:
         for layer in layers:
             if not samples[sample_key(layer.node)].whole:
-                context.missed("quantize", layer.node, "calibration data never reached it")
+                context.missed("quantize", layer.node, "calibration data never reached it", "give data that uses it")
         ready = [_ranged(x, s, context) for x in layers if (s := samples[sample_key(x.node)]).whole]
         return float8_plans(ready, samples, self.correct)
 

@@ -52,7 +52,7 @@ def recurrent_nodes(options: Quantize, graph: Graph, context: Context) -> list[N
         elif any(m.weight is None for m in matrices):
             context.missed("quantize", node, "its weights are computed, not constant", "run fold before quantize")
         elif any(m.tensor.encoding != DENSE or m.tensor.dtype is not dtypes.f32 for m in matrices):
-            context.missed("quantize", node, "its weights are not plain f32")
+            context.missed("quantize", node, "its weights are not plain f32", "cast them to f32, and quantize once")
         elif not multiplies_floats("quantize", node, context):
             found.append(node)
     return found
@@ -77,7 +77,7 @@ def _quantize(
     mode = str(context.option(node, "activations", options.activations))
     limit = context.option(node, "max_error", options.max_error)
     if not samples[node.operand(0)]:
-        context.missed("quantize", node, "calibration data never reached it")
+        context.missed("quantize", node, "calibration data never reached it", "give data that uses it")
         return False
     plan = _plan(node, samples, mode != "none")
     if mode == "auto" and not plan.error <= limit:

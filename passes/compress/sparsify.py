@@ -64,7 +64,7 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
     for node in ready:
         moments = source(node)
         if moments is None:
-            context.missed("prune", node, "calibration data never reached it")
+            context.missed("prune", node, "calibration data never reached it", "give data that uses it")
             continue
         ratio = context.option(node, "ratio", options.ratio)
         found = block_sparse(blocks[node], node, moments, ratio) if what == "blocks" else _pairs(options, node, moments)

@@ -62,7 +62,7 @@ def table_nodes(rule: str, graph: Graph, context: Context) -> list[Table]:
         if weight is None:
             context.missed(rule, node, "its table is computed, not constant", f"run fold before {rule}")
         elif weight.type.encoding != DENSE or not weight.type.dtype.is_float:
-            context.missed(rule, node, f"its table is {weight.type}")
+            context.missed(rule, node, f"its table is {weight.type}", f"run {rule} on a table of floats")
         else:
             found.setdefault(weight.digest, []).append(node)
     tables = []

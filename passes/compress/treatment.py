@@ -197,7 +197,8 @@ def apply(
     for name in thinner:
         node, treatment, moments = nodes[name], chosen[name], source(nodes[name])
         if moments is None:
-            context.missed("lowrank" if treatment.block is None else "prune", node, "calibration data never reached it")
+            rule = "lowrank" if treatment.block is None else "prune"
+            context.missed(rule, node, "calibration data never reached it", "give data that uses it")
         elif treatment.block is not None:
             rewrites.append((name, block_sparse(treatment.block, node, moments, treatment.gone)))
         elif treatment.scheme is not None and treatment.scheme != "table":

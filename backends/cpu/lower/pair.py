@@ -67,7 +67,8 @@ def pair_at(nodes: Sequence[Node], b: Builder) -> Pair | None:
         return None
     reason = _refused(pair, b)
     if reason is not None:
-        b.context.missed("lower", pair.first, f"{pair.first.op.name} with the one behind it: {reason}")
+        b.context.missed("lower", pair.first, f"{pair.first.op.name} with the one behind it: {reason}",
+                         "give both constant weights of f32, or quantize both alike")
         return None
     return pair
 
