@@ -67,6 +67,25 @@ def fit_again(
     return left
 
 
+def fit_behind(
+    graph: Graph, dense: Graph, context: Context, first: Node, limit: int, label: str = "lowrank", *,
+    damping: float | None = None, variance: bool = False,
+) -> None:
+    """Fit every linear and conv from `first` on that `dense` has too, by name, to what it gives there, on the activations of
+    the graph as fitted so far."""
+    walk = Lockstep(dense, graph, context, outputs=lambda node: None, limit=limit, damping=damping, variance=variance)
+    known = {v.name for node in dense.nodes for v in node.results}
+    for node in list(graph.nodes)[graph.position(first) :]:
+        if node.op.name not in ("linear", "conv") or not fitted(node) or node.name not in known:
+            continue
+        if context.excluded(label, node) or tied(label, node, context, "refitting"):
+            continue
+        if not context.allow_rewrite(label):
+            return
+        with graph.edit(label, loc=node.loc) as editor:
+            walk.fit(node, editor)
+
+
 def places_of(graph: Graph) -> dict[str, int]:
     """Where nodes are, by name: before an edit, for `left_from`."""
     return {n.name: i for i, n in enumerate(graph.nodes)}

@@ -15,8 +15,8 @@ from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
 from mcomp.passes.compress.encode import constant_bytes, dense_const
 from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
+from mcomp.passes.compress.fitting import fit_behind
 from mcomp.passes.compress.ledger import settle
-from mcomp.passes.compress.lockstep import Lockstep, fitted
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.options import amount, check_layers
 from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
@@ -214,22 +214,6 @@ def factor_layer(graph: Graph, context: Context, node: Node, factors: Factors) -
     saved = size - constant_bytes(graph)
     context.record(graph, LedgerEntry("lowrank", layer, name, error=factors.error, bytes_saved=saved, detail=detail))
     return made
-
-
-def fit_behind(graph: Graph, dense: Graph, context: Context, first: Node, limit: int) -> None:
-    """Fit every linear and conv from `first` on that `dense` has too, by name, to what it gives there, on the activations of
-    the graph as fitted so far."""
-    walk = Lockstep(dense, graph, context, outputs=lambda node: None, limit=limit, damping=None, variance=False)
-    known = {v.name for node in dense.nodes for v in node.results}
-    for node in list(graph.nodes)[graph.position(first) :]:
-        if node.op.name not in ("linear", "conv") or not fitted(node) or node.name not in known:
-            continue
-        if context.excluded("lowrank", node) or tied("lowrank", node, context, "refitting"):
-            continue
-        if not context.allow_rewrite("lowrank"):
-            return
-        with graph.edit("lowrank", loc=node.loc) as editor:
-            walk.fit(node, editor)
 
 
 def infeasible(node: Node) -> tuple[str, str] | None:

@@ -56,8 +56,8 @@ class Prune(Pass):
     ratio: the share of every dimension (of blocks, of branches) that goes. flops: instead, the share of the operations of
         products that stays; what goes is chosen over all layers by error per operation saved. widths: instead, what
         stays of dimensions by name: `fc1.weight:0=768`; `add_7=0` removes the branch that goes into this sum. What is named
-        of both kinds is chosen by the graph as it was, and the rest fitted once.
-    score: obs (least error after the best refit, by second moments), activation (weights times the deviation of
+        of both kinds is chosen by the graph as it was, and the rest fitted once. Neither goes with blocks or nm.
+    score: of units: obs (least error after the best refit, by second moments), activation (weights times the deviation of
         activations), magnitude (norm of weights), taylor (activation times gradient of the outputs).
     weighing: how errors of different layers compare when flops chooses: by their share of what the layer gives, or by what
         they do to the model's outputs, probed on a few calibration batches.
@@ -124,6 +124,7 @@ class Prune(Pass):
             raise PassError("prune: a weight is stored in blocks or as nm, not both", code="MC0204",
                             help="give two passes, each with an exclusion of the other's layers")
         self.counts()
+        self._check_heeded()
         self._check_values()
         check_layers(self, graph, context, ("ratio",), Prune._check_values)
         if self.flops is not None and not 0.0 < self.flops <= 1.0:
@@ -137,6 +138,17 @@ class Prune(Pass):
         if context.calibration is None:
             raise PassError("prune: errors are measured on calibration data, and there is none", code="MC0205",
                             help="pass calibration=[...] or example inputs")
+
+    def _check_heeded(self) -> None:
+        """Raise PassError for options that what is pruned does not heed."""
+        if self.score != "obs" and not self.narrows:
+            raise PassError(f"prune: score={self.score} is for units, not for {' and '.join(self.kinds)}", code="MC0204",
+                            help=f"leave score away, or prune {', '.join(UNITS[:-1])} or {UNITS[-1]}")
+        sparse = [k for k in self.kinds if k in ("blocks", "nm")]
+        given = [name for name, there in (("flops", self.flops is not None), ("widths", bool(self.widths))) if there]
+        if sparse and given:
+            raise PassError(f"prune: {given[0]} chooses units and branches, not {sparse[0]}", code="MC0204",
+                            help=f"prune {sparse[0]} in a pass of its own")
 
     def _check_values(self) -> None:
         """Raise PassError for numbers out of range that layers may have of their own."""
@@ -287,9 +299,9 @@ class Prune(Pass):
         ratio = context.option(dimension.nodes[0], "ratio", self.ratio)
         count = uniform(dimension.size, ratio, self._step(dimension), least)
         if ratio and not count:
-            context.missed("prune", dimension.nodes[0], f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: at least "
-                           f"{least} stay, in steps of {step_of(dimension.size, self._step(dimension))}",
-                           "raise ratio, or lower granularity or least")
+            step = step_of(dimension.size, self._step(dimension))
+            reason = f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: at least {least} stay, in steps of {step}"
+            context.missed("prune", dimension.nodes[0], reason, "raise ratio, or lower granularity or least")
         return count
 
     def _step(self, dimension: Dimension) -> int:

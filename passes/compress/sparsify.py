@@ -14,6 +14,8 @@ from mcomp.ir.graph import Graph, LedgerEntry, Node
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import constant_bytes, dense_const, stored_floats
+from mcomp.passes.compress.fitting import fit_behind
+from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
 from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
 from mcomp.passes.compress.surgeon import Reader, inverse_of, surgeon_order
@@ -69,11 +71,24 @@ def sparsify(options: Prune, graph: Graph, context: Context) -> int:
         ratio = context.option(node, "ratio", options.ratio)
         found = block_sparse(blocks[node], node, moments, ratio) if what == "blocks" else _pairs(options, node, moments)
         chosen.append((node, found))
-    for done, (node, found) in enumerate(chosen):
+    return _store(options, graph, context, chosen)
+
+
+def _store(options: Prune, graph: Graph, context: Context, chosen: Sequence[tuple[Node, Sparse]]) -> int:
+    """Give layers their sparse weights, then fit those behind; returns how many."""
+    dense = graph.clone() if options.refit and chosen else None
+    size, entries = constant_bytes(graph), len(graph.ledger)
+    done: list[Node] = []
+    for node, found in chosen:
         if not context.allow_rewrite("prune"):
-            return done
+            break
         store_sparse(graph, context, node, found)
-    return len(chosen)
+        done.append(node)
+    if dense is not None and done:
+        first = min(done, key=graph.position)
+        fit_behind(graph, dense, context, first, options.limit, "prune", damping=options.damping, variance=options.variance)
+        settle(graph, entries, size)
+    return len(done)
 
 
 def fitting_block(sizes: Sequence[tuple[int, int]], node: Node) -> tuple[int, int] | None:

@@ -17,9 +17,10 @@ from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import constant_bytes, with_integers
 from mcomp.passes.compress.factors import Factors, Scheme, factor_shapes, full_rank, schemes_for
+from mcomp.passes.compress.fitting import fit_behind
 from mcomp.passes.compress.layer import integers_for
 from mcomp.passes.compress.ledger import settle
-from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, fit_behind, infeasible
+from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, infeasible
 from mcomp.passes.compress.moments import MomentSource
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.readers import tied
