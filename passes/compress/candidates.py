@@ -87,8 +87,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Menu:
     """Which treatments are tried. `shares`: operations left by factors (tables: elements left). `gone`: shares of blocks
-    that go, for linears. `blocks`: their sizes, of which the first that a weight can have is taken; empty: the target's.
-    `precisions`: bits and activations of weights. `table_bits`: of the tables of embeddings."""
+    that go, for linears and pointwise convolutions. `blocks`: their sizes, of which the first that a weight can have is
+    taken; empty: the target's. `precisions`: bits and activations of weights. `table_bits`: of the tables of embeddings."""
 
     shares: tuple[float, ...] = (0.25, 0.4, 0.6, 0.8)
     gone: tuple[float, ...] = (0.5, 0.75)
@@ -271,7 +271,7 @@ def _forms(node: Node, moments: Moments | None, menu: Menu) -> list[_Form]:
         return forms
     if menu.shares and infeasible(node) is None:
         forms += [_factor_form(node, f) for f in decomposer_of(node, moments).choices(menu.shares)]
-    if menu.gone and node.op.name == "linear":
+    if menu.gone:
         block = fitting_block(menu.blocks, node)
         if block is not None:
             order = BlockOrder(block, node, moments)

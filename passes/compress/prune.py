@@ -52,7 +52,8 @@ class Prune(Pass):
 
     what: channels (of convolutions and other layers), ffn (units between linear layers), heads (of attention, with the keys
         and values that they share), stream (channels of a residual stream), branches (add(x, f(x)) becomes x); or, with
-        shapes as they are, blocks (block-sparse weights of linear layers) or nm (n of every m inputs of an output).
+        shapes as they are, blocks (block-sparse weights of linear layers and pointwise convolutions) or nm (of linear
+        layers: n of every m inputs of an output).
     ratio: the share of every dimension (of blocks, of branches) that goes. flops: instead, the share of the operations of
         products that stays; what goes is chosen over all layers by error per operation saved. widths: instead, what
         stays of dimensions by name: `fc1.weight:0=768`; `add_7=0` removes the branch that goes into this sum. What is named

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mcomp.passes.compress.prune import Prune
 
+_OTHERWISE = "use what=[channels,ffn] for it"
 _FLOATS = ("f32", "f64", "f16", "bf16")
 _ROUNDS = 32
 """Updates of the inverse matrix for one row of blocks."""
@@ -44,13 +45,14 @@ class Sparse:
 
 
 def sparsify(options: Prune, graph: Graph, context: Context) -> int:
-    """Make weights of linear layers block-sparse, or n:m sparse; returns how many."""
+    """Make weights of linear layers and pointwise convolutions block-sparse, or of linear layers n:m sparse; returns how
+    many."""
     assert context.calibration is not None
     what = "nm" if "nm" in options.kinds else "blocks"
     sizes = ((options.block[0], options.block[1]),) if options.block else backend_named(context.target).zero_blocks()
-    nodes = [n for n in graph.nodes if n.op.name == "linear" and not context.excluded("prune", n)]
-    lacks = "n:m sparse form" if what == "nm" else "block-sparse form"
-    tell_untouched("prune", graph, context, ("linear",), lacks, "use what=[channels,ffn] for it")
+    handled, lacks = (("linear",), "n:m sparse form") if what == "nm" else (("linear", "conv"), "block-sparse form")
+    nodes = [n for n in graph.nodes if n.op.name in handled and not context.excluded("prune", n)]
+    tell_untouched("prune", graph, context, handled, lacks, _OTHERWISE)
     ready: list[Node] = []
     blocks: dict[Node, tuple[int, int]] = {}
     for node in nodes:
@@ -92,13 +94,17 @@ def _store(options: Prune, graph: Graph, context: Context, chosen: Sequence[tupl
 
 
 def fitting_block(sizes: Sequence[tuple[int, int]], node: Node) -> tuple[int, int] | None:
-    """The first size of blocks that the weight of a linear can have, or None."""
+    """The first size of blocks that the weight of a linear or conv can have, or None."""
     return next((size for size in sizes if sparse_refusal(BlockSparse(size), node) is None), None)
 
 
 def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
-    """Why the weight of a linear cannot become block-sparse, or n:m sparse, and what would help; None when it can."""
+    """Why the weight of a linear or conv cannot become block-sparse, or that of a linear n:m sparse, and what would help; None
+    when it can."""
     weight, bias = node.operand(1), node.maybe(2)
+    wide = None if node.op.name == "linear" else _not_pointwise(node)
+    if wide is not None:
+        return f"conv has no block-sparse form {wide}", _OTHERWISE
     if weight.weight is None:
         return "its weight is computed, not constant", "run fold before prune"
     if weight.tensor.encoding != DENSE or weight.tensor.dtype.name not in _FLOATS:
@@ -112,14 +118,26 @@ def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
     return None if reason is None else (reason, remedy)
 
 
+def _not_pointwise(node: Node) -> str | None:
+    """What a convolution has that a product of its pixels and a matrix has not."""
+    attrs, kernel = node.attrs, node.operand(1).tensor.shape[2:]
+    if any(size != 1 for size in kernel):
+        return f"with a kernel of {'x'.join(map(str, kernel))}"
+    if any(step != 1 for step in attrs["stride"]):
+        return f"with a stride of {'x'.join(map(str, attrs['stride']))}"
+    if attrs["groups"] != 1:
+        return f"with {attrs['groups']} groups"
+    return "with padding" if any(pad for pair in attrs["padding"] for pad in pair) else None
+
+
 def block_sparse(block: tuple[int, int], node: Node, moments: Moments, ratio: float) -> Sparse:
-    """A share of the blocks of a linear's weight goes, in the order of the error that they add, each row of blocks refitted
+    """A share of the blocks of a layer's weight goes, in the order of the error that they add, each row of blocks refitted
     on the way."""
     return BlockOrder(block, node, moments).sparse(ratio)
 
 
 class BlockOrder:
-    """The order in which the blocks of a linear's weight go."""
+    """The order in which the blocks of the weight of a linear or pointwise convolution go."""
 
     def __init__(self, block: tuple[int, int], node: Node, moments: Moments) -> None:
         import torch
@@ -245,7 +263,7 @@ def _bias(node: Node, weight: Tensor, found: Tensor, moments: Moments) -> np.nda
 
 
 def store_sparse(graph: Graph, context: Context, node: Node, found: Sparse) -> None:
-    """Give a linear its sparse weight and its bias, with a remark and an entry in the ledger."""
+    """Give a layer its sparse weight and its bias, with a remark and an entry in the ledger."""
     old, held = node.operand(1), node.maybe(2)
     assert old.producer is not None and old.weight is not None
     type = old.tensor.with_encoding(found.encoding)

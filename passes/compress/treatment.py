@@ -247,11 +247,10 @@ def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:
     rule = "lowrank" if treatment.block is None else "prune"
     if context.excluded(rule, node):
         return False
-    if treatment.block is not None:
-        linear = node.op.name == "linear"
-        reason = sparse_refusal(BlockSparse(treatment.block), node) if linear else ("it is no linear", "name linear nodes")
-    elif node.op.name not in ("linear", "conv"):
+    if node.op.name not in ("linear", "conv"):
         reason = "it is no linear or conv", "name linear and conv nodes"
+    elif treatment.block is not None:
+        reason = sparse_refusal(BlockSparse(treatment.block), node)
     else:
         reason = infeasible(node) or _no_such_factors(node, treatment)
     if reason is not None:

@@ -143,13 +143,13 @@ class NMParameter(Trained):
 
 
 class BlockParameter(Trained):
-    """A block-sparse matrix: only the stored blocks are trained; where they are is held."""
+    """A block-sparse matrix, or pointwise convolution: only the stored blocks are trained; where they are is held."""
 
     def __init__(self, node: Node, parts: Mapping[str, Tensor], encoding: BlockSparse, learn_scales: bool) -> None:
         self.encoding = encoding
         self.rows, self.columns = parts["rows"], parts["columns"]
         height, width = encoding.block
-        rows, columns = node.type.static_shape
+        rows, columns = node.type.static_shape[:2]
         self._tiles = (rows // height, columns // width)
         owner = torch.repeat_interleave(torch.arange(self._tiles[0]), self.rows.long().diff())
         self._owner = owner
