@@ -301,7 +301,7 @@ class Prune(Pass):
         count = uniform(dimension.size, ratio, self._step(dimension), least)
         if ratio and not count:
             step = step_of(dimension.size, self._step(dimension))
-            reason = f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: at least {least} stay, in steps of {step}"
+            reason = f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: {least} stay at least, by steps of {step}"
             context.missed("prune", dimension.nodes[0], reason, "raise ratio, or lower granularity or least")
         return count
 

@@ -99,8 +99,8 @@ def fitting_block(sizes: Sequence[tuple[int, int]], node: Node) -> tuple[int, in
 
 
 def sparse_refusal(encoding: Encoding, node: Node) -> tuple[str, str] | None:
-    """Why the weight of a linear or conv cannot become block-sparse, or that of a linear n:m sparse, and what would help; None
-    when it can."""
+    """Why the weight of a linear or conv cannot become block-sparse, or that of a linear n:m sparse, and what would help;
+    None when it can."""
     weight, bias = node.operand(1), node.maybe(2)
     wide = None if node.op.name == "linear" else _not_pointwise(node)
     if wide is not None:

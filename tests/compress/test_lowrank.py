@@ -1,5 +1,7 @@
 """lowrank: factors are exact at full rank, best below it, and kept where they are less work."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from mcomp.passes.compress.lowrank import decomposer_of
 from mcomp.passes.compress.moments import Moments, collect_moments, weight_matrix
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, conv, layers, mixed, mlp, random
+from tests.cpu.backend_harness import needs_compiler
 
 CONVS = {
     "plain": conv(),
@@ -235,3 +238,20 @@ def test_layers_behind_are_fitted_to_what_they_gave() -> None:
     assert errors[1] < 0.985 * errors[0]
     graph, _, error = compressed(mlp(), "lowrank{rank=16,max_error=1.0}", batches, exclude=["fc2"])
     assert error == pytest.approx(errors[0], rel=1e-3)
+
+
+@needs_compiler
+def test_layers_are_kept_whole_by_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A thirty-second of the work is faster; factors of full rank, twice the work, are not."""
+    from mcomp.plan import costs
+
+    monkeypatch.setattr(costs, "cache_directory", lambda: tmp_path)
+    graph, context, _ = compressed(
+        mlp(512, 512, 512), "lowrank{rank=8,max_error=9.0,gain=9.0,measured=true,refit=false}", [[mixed(256, 512)]],
+        layers={"fc2": {"rank": 512}}, threads=1,
+    )
+    assert [e.layer for e in graph.ledger] == ["fc1"]
+    told = [r for r in context.remarks if r.kind == "missed" and "the whole layer" in r.reason]
+    assert [r.layer for r in told] == ["fc2"] and all(r.remedy for r in told)
+    times = [float(word) for word in told[0].reason.split() if word.replace(".", "").isdigit() and "." in word]
+    assert len(times) == 2 and times[0] > times[1] > 0

@@ -141,8 +141,9 @@ def test_deviations_of_convolutions_are_restored() -> None:
     graph = cleaned(net, (x,))
     deviations = {}
     narrow = 'prune{variance=VALUE,widths=["0.weight:0=10"]}'
-    texts = {"dense": "prune{ratio=0.0}", "restored": narrow.replace("VALUE", "true"), "plain": narrow.replace("VALUE", "false")}
-    for name, text in texts.items():
+    texts = (("dense", "prune{ratio=0.0}"), ("restored", narrow.replace("VALUE", "true")),
+             ("plain", narrow.replace("VALUE", "false")))
+    for name, text in texts:
         found, _, error = compressed(graph, text, [[x]])
         assert (error > 0) is (name != "dense")
         second = layers(found)[1]
