@@ -300,8 +300,8 @@ class Prune(Pass):
         ratio = context.option(dimension.nodes[0], "ratio", self.ratio)
         count = uniform(dimension.size, ratio, self._step(dimension), least)
         if ratio and not count:
-            step = step_of(dimension.size, self._step(dimension))
-            reason = f"{ratio:.0%} of its {dimension.size} {dimension.kind} is none: {least} stay at least, by steps of {step}"
+            step, units = step_of(dimension.size, self._step(dimension)), f"{dimension.size} {dimension.kind}"
+            reason = f"{ratio:.0%} of its {units} is none: {least} stay at least, by steps of {step}"
             context.missed("prune", dimension.nodes[0], reason, "raise ratio, or lower granularity or least")
         return count
 
