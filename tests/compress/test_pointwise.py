@@ -12,6 +12,8 @@ from mcomp.ir import Affine, BlockSparse, Graph, parse_graph, verify
 from mcomp.manager import Context
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.candidates import Menu, layer_candidates
+from mcomp.passes.compress.finetune import Options, finetune
+from mcomp.passes.compress.training.trainer import Recipe
 from mcomp.passes.compress.treatment import apply, piece
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
@@ -105,14 +107,21 @@ def test_its_candidates_say_what_they_do() -> None:
 
 @pytest.mark.parametrize("between", ["", ",quantize{max_error=1.0}"])
 def test_it_is_trained_where_it_has_blocks(between: str) -> None:
+    """To give what a layer with other weights gives."""
     graph, x = pointwise(), pixels(count=24)
-    pipeline = f"prune{{what=blocks,ratio=0.75,block=[8,4],refit=false}}{between}"
-    before, _, untrained = compressed(graph, pipeline, [[x]])
-    after, _, trained = compressed(graph, f"{pipeline},distill{{steps=40,rate=0.01,batch=8}}", [[x]])
-    (old,), (new,) = layers(before), layers(after)
-    assert after.ledger[-1].rule == "distill" and trained < untrained
-    assert new.operand(1).tensor == old.operand(1).tensor
-    assert isinstance(new.operand(1).tensor.encoding, BlockSparse)
-    assert isinstance(new.operand(1).tensor.encoding.inner, Affine) is bool(between)
-    blocks = [n.operand(1).weight.parts for n in (old, new)]  # type: ignore[union-attr]
-    assert all(np.array_equal(*(parts[name] for parts in blocks)) for name in ("rows", "columns"))
+    found, _, _ = compressed(graph, f"prune{{what=blocks,ratio=0.5,block=[8,4]}}{between}", [[x]])
+    dense = graph.clone()
+    with dense.edit("other") as editor:
+        old = dense.value("w")
+        data = weight_of(layers(dense)[0])
+        editor.replace(old, editor.const(1.3 * data + 0.1 * np.abs(data).mean(), name="c.weight", before=layers(dense)[0]))
+    (before,) = layers(found.clone())
+    report = finetune(found, dense, Calibration([[x]]), recipe=Recipe(rate=0.02, steps=60), options=Options(batch=8))
+    assert report.changed and report.after < 0.8 * report.before
+    (after,) = layers(found)
+    assert after.operand(1).tensor == before.operand(1).tensor
+    encoding = after.operand(1).tensor.encoding
+    assert isinstance(encoding, BlockSparse) and isinstance(encoding.inner, Affine) is bool(between)
+    places = [n.operand(1).weight.parts for n in (before, after)]  # type: ignore[union-attr]
+    assert all(np.array_equal(*(parts[name] for parts in places)) for name in ("rows", "columns"))
+    assert not np.array_equal(weight_of(before), weight_of(after))

@@ -42,7 +42,7 @@ def test_layers_behind_blocks_are_fitted() -> None:
     graph, x = parse_graph(MLP, generate=True), [inputs()]
     found, context, error = compressed(graph, UNTILED, [x])
     plain, _, unfitted = compressed(graph, UNTILED.replace("ratio", "refit=false,ratio"), [x])
-    assert error < 0.9 * unfitted
+    assert error < 0.98 * unfitted
     assert found.value("w").tensor == plain.value("w").tensor and found.value("u").tensor == graph.value("u").tensor
     before, after, kept = (g.value("u").weight.decode() for g in (graph, found, plain))  # type: ignore[union-attr]
     assert not np.array_equal(before, after) and np.array_equal(before, kept)
