@@ -247,6 +247,7 @@ def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:
     rule = "lowrank" if treatment.block is None else "prune"
     if context.excluded(rule, node):
         return False
+    reason: tuple[str, str] | None
     if node.op.name not in ("linear", "conv"):
         reason = "it is no linear or conv", "name linear and conv nodes"
     elif treatment.block is not None:
