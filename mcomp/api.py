@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.capture.signature import Signature
@@ -87,10 +88,9 @@ def optimize(
     """
     settings = Settings(
         dynamic=dynamic, target=target, objective=objective, evaluate=evaluate, max_drop=max_drop, max_error=max_error,
-        calibration=None if calibration is None else collect_calls(calibration), pipeline=pipeline, layers=layers or {},
-        exclude=exclude if isinstance(exclude, str) else tuple(exclude or ()),  # type: ignore[arg-type]
-        threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=tuple(instruments),
-        seed=seed, resume=resume, students=students or {},
+        pipeline=pipeline, layers=layers or {}, exclude=() if exclude is None else exclude,  # type: ignore[arg-type]
+        threads=threads, time_limit=time_limit, executor=executor, progress=progress, instruments=instruments, seed=seed,
+        resume=resume, students=students or {},
     )
     settings.check()
     _check_model(model)
@@ -99,8 +99,9 @@ def optimize(
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise CaptureError(f"kwargs is {type(kwargs).__name__}", code="MC0303", help="pass a dict of keyword arguments")
     _check_patterns(model, (*settings.exclude, *settings.layers))
-    if settings.calibration is not None:
-        check_calls(settings.calibration, Signature.of(model.forward))
+    if calibration is not None:
+        settings = replace(settings, calibration=collect_calls(calibration))
+        check_calls(settings.calibration or (), Signature.of(model.forward))
     if args is None and kwargs is None:
         return _captured_at_first_call(model, settings)
     from mcomp.plan.build import build

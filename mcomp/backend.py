@@ -281,7 +281,10 @@ def backend_named(name: str) -> Backend:
     from mcomp.plugins import load_plugins
 
     load_plugins()
-    base = name.split(":", 1)[0]
+    base = str(name).split(":", 1)[0]
+    if not isinstance(name, str):
+        raise BackendError(f"target is {name!r}, which is no text", code="MC0601",
+                           help=f'write target="{base if base in _BACKENDS else "cpu"}"')
     if base not in _BACKENDS:
         close = difflib.get_close_matches(base, _BACKENDS, n=1)
         raise BackendError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
@@ -17,6 +17,7 @@ from mcomp.ir.scanner import IDENT
 from mcomp.ir.terms import WORDS
 
 Shape = tuple[int, ...]
+_HELP = 'write dynamic={"x": {1: "S"}}, or {"x": [1]}: names of arguments to axes'
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def choose(shapes: Sequence[Shape], paths: Sequence[Path], dynamic: Any, others:
     a name and bounds `("S", 1, 512)`, or None to keep an axis static; `{"input_ids": [0, 1]}` names them itself.
     What the dict does not mention is treated as with None. Raises CaptureError for paths and axes that do not exist.
     """
+    check_dynamic(dynamic)
     if dynamic is False:
         return {}
     names = _Names()
@@ -58,6 +60,27 @@ def choose(shapes: Sequence[Shape], paths: Sequence[Path], dynamic: Any, others:
     for path, axes in (dynamic or {}).items():
         _apply(choice, path, axes, shapes, paths, names)
     return choice
+
+
+def check_dynamic(dynamic: Any) -> None:
+    """Raise CaptureError for what `choose` cannot read as a choice of dimensions."""
+    if dynamic is None or isinstance(dynamic, bool):
+        return
+    if not isinstance(dynamic, Mapping):
+        raise CaptureError(f"dynamic is {dynamic!r}, which is neither True, False nor a dict", help=_HELP)
+    for path, axes in dynamic.items():
+        if not isinstance(path, str):
+            raise CaptureError(f"dynamic has {path!r}, which names no argument", help=_HELP)
+        if isinstance(axes, str) or not isinstance(axes, Collection) or not all(map(_is_axis, axes)):
+            raise CaptureError(f"dynamic gives {axes!r} for `{path}`, which is no list of axes", help=_HELP)
+
+
+def _is_axis(given: Any) -> bool:
+    try:
+        index(given)
+    except TypeError:
+        return False
+    return not isinstance(given, bool)
 
 
 def batch_size(shapes: Sequence[Shape]) -> int | None:

@@ -6,16 +6,19 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcomp.errors import BudgetError, PassError
+from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass, registered_passes
 from mcomp.manager.pipeline import Step, misfit, parse_pipeline, passes_of
 
 OBJECTIVES = ("latency", "size", "memory", "balanced")
 _LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
+_EXCLUDE_HELP = 'name layers by module path, such as exclude=["encoder.*.fc1", "head"]'
+_STUDENTS_HELP = 'write students={"body": module}, or {"": module} for the whole model'
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -49,8 +52,16 @@ class Settings:
         """Whether loss is allowed: a budget was given."""
         return self.max_drop is not None or self.max_error is not None
 
+    def __post_init__(self) -> None:
+        for name in ("exclude", "instruments"):
+            value = getattr(self, name)
+            if isinstance(value, Iterable) and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+
     def check(self) -> None:
-        """Raise BudgetError or PassError for options that contradict each other."""
+        """Raise BudgetError, PassError or CaptureError for options of the wrong kind, or that contradict each other."""
+        from mcomp.capture.sizes import check_dynamic
+
         if self.objective not in OBJECTIVES:
             raise PassError(f"objective is {self.objective!r}", code="MC0210", help=f"use one of {', '.join(OBJECTIVES)}")
         if self.max_drop is not None and self.evaluate is None:
@@ -72,20 +83,44 @@ class Settings:
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise PassError(f"executor is {type(self.executor).__name__}, which is no executor", code="MC0211",
                             help="pass a concurrent.futures.Executor, such as ProcessPoolExecutor(4)")
-        if not isinstance(self.students, Mapping):
-            raise PassError(f"students is {type(self.students).__name__}; it must be a dict", code="MC0222",
-                            help='write students={"body": module}, or {"": module} for the whole model')
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise PassError(f"seed is {self.seed!r}; it must be a whole number, 0 or more", code="MC0211",
+                            help="write seed=0, or another such number")
+        if self.resume is not None and not isinstance(self.resume, (str, os.PathLike)):
+            raise PassError(f"resume is {self.resume!r}, which names no folder", code="MC0211",
+                            help='write resume="search", a folder in which the search is kept')
+        check_dynamic(self.dynamic)
+        self._check_instruments()
+        self._check_students()
+        self._check_exclude()
         self._check_layers()
         self.steps()
 
-    def _check_layers(self) -> None:
+    def _check_instruments(self) -> None:
+        if not isinstance(self.instruments, tuple) or not all(isinstance(item, Instrument) for item in self.instruments):
+            raise PassError(f"instruments is {self.instruments!r}; it must be a list of instruments", code="MC0211",
+                            help="write instruments=[Verify()]: objects of mcomp.manager.instruments, or of classes of your "
+                            "own that extend mcomp.manager.Instrument")
+
+    def _check_students(self) -> None:
+        if not isinstance(self.students, Mapping):
+            raise PassError(f"students is {type(self.students).__name__}; it must be a dict", code="MC0222",
+                            help=_STUDENTS_HELP)
+        for path in self.students:
+            if not isinstance(path, str):
+                raise PassError(f"students has {path!r}, which is no module path", code="MC0222", help=_STUDENTS_HELP)
+
+    def _check_exclude(self) -> None:
         if isinstance(self.exclude, str):
             raise PassError("exclude is a text; it must be a list of patterns", code="MC0212",
                             help=f"write exclude=[{self.exclude!r}]")
+        if not isinstance(self.exclude, tuple):
+            raise PassError(f"exclude is {self.exclude!r}; it must be a list of patterns", code="MC0212", help=_EXCLUDE_HELP)
         for pattern in self.exclude:
             if not isinstance(pattern, str):
-                raise PassError(f"exclude holds {pattern!r}, which is no pattern", code="MC0212",
-                                help='name layers by module path, such as exclude=["encoder.*.fc1", "head"]')
+                raise PassError(f"exclude holds {pattern!r}, which is no pattern", code="MC0212", help=_EXCLUDE_HELP)
+
+    def _check_layers(self) -> None:
         if not isinstance(self.layers, Mapping):
             raise PassError(f"layers is {type(self.layers).__name__}; it must be a dict", code="MC0212", help=_LAYERS_HELP)
         known = self._layer_options()

@@ -8,6 +8,7 @@ import torch
 
 import mcomp
 from mcomp.errors import BackendError, BudgetError, CallError, CaptureError, McompError, ParseError, PassError
+from mcomp.manager.instruments import Verify
 from tests.api.models import Net, net
 
 X = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
@@ -45,6 +46,9 @@ def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], word
 
 @pytest.mark.parametrize(("options", "error", "words"), [
     ({"target": "cpus"}, BackendError, ["cpus", "did you mean cpu?"]),
+    ({"target": None}, BackendError, ["target is None", 'target="cpu"']),
+    ({"target": torch.device("cpu")}, BackendError, ["target is device", 'target="cpu"']),
+    ({"target": torch.device("cuda:0")}, BackendError, ["target is device", 'target="cuda"']),
     ({"objective": "speed"}, PassError, ["'speed'", "latency, size, memory"]),
     ({"pipeline": "qantize"}, PassError, ["qantize", "did you mean quantize?", "^"]),
     ({"pipeline": "quantize{bit=8}"}, PassError, ["has no option bit", "did you mean bits?", "^"]),
@@ -60,6 +64,14 @@ def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], word
     ({"exclude": ["hed"]}, PassError, ["'hed'", "did you mean 'head'?"]),
     ({"exclude": "head"}, PassError, ["exclude=['head']"]),
     ({"exclude": [1]}, PassError, ["no pattern"]),
+    ({"exclude": 5}, PassError, ["exclude is 5", 'exclude=["encoder.*.fc1", "head"]']),
+    ({"instruments": Verify()}, PassError, ["instruments is <", "instruments=[Verify()]"]),
+    ({"instruments": [Verify]}, PassError, ["Verify", "instruments=[Verify()]"]),
+    ({"seed": -1}, PassError, ["seed is -1", "0 or more"]),
+    ({"seed": 1.5}, PassError, ["seed is 1.5", "seed=0"]),
+    ({"seed": "a"}, PassError, ["seed is 'a'", "seed=0"]),
+    ({"resume": 5}, PassError, ["resume is 5", "folder"]),
+    ({"students": {1: net()}}, PassError, ["students has 1", 'students={"body": module}']),
     ({"threads": 0}, PassError, ["threads is 0"]),
     ({"threads": "two"}, PassError, ["threads is 'two'"]),
     ({"time_limit": "soon"}, PassError, ["time_limit is 'soon'"]),
@@ -70,6 +82,12 @@ def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], word
     ({"evaluate": 3, "max_drop": 0.1}, BudgetError, ["evaluate is int", "function"]),
     ({"dynamic": {"y": {0: "S"}}}, CaptureError, ["`y`", "there are: x"]),
     ({"dynamic": {"x": {5: "S"}}}, CaptureError, ["axis 5", "[3, 16]"]),
+    ({"dynamic": "B"}, CaptureError, ["dynamic is 'B'", 'dynamic={"x": {1: "S"}}']),
+    ({"dynamic": ["x"]}, CaptureError, ["dynamic is ['x']", 'dynamic={"x": {1: "S"}}']),
+    ({"dynamic": {"x": 1}}, CaptureError, ["1 for `x`", '{"x": [1]}']),
+    ({"dynamic": {"x": "S"}}, CaptureError, ["'S' for `x`", '{"x": [1]}']),
+    ({"dynamic": {"x": {"S": 1}}}, CaptureError, ["{'S': 1} for `x`", '{"x": [1]}']),
+    ({"dynamic": {0: {1: "S"}}}, CaptureError, ["dynamic has 0", 'dynamic={"x": {1: "S"}}']),
 ])
 def test_options(options: dict[str, Any], error: type[McompError], words: list[str]) -> None:
     with pytest.raises(error) as caught:
@@ -81,8 +99,17 @@ def test_options(options: dict[str, Any], error: type[McompError], words: list[s
 def test_options_are_checked_before_the_first_call() -> None:
     with pytest.raises(PassError):
         optimize(pipeline="qantize")
+    with pytest.raises(CaptureError, match="dynamic is 'B'"):
+        optimize(dynamic="B")
     with pytest.raises(BudgetError, match="empty"):
         optimize(calibration=[], max_error=0.1)
+
+
+def test_options_are_checked_before_calibration_data_is_drawn() -> None:
+    drawn: list[int] = []
+    with pytest.raises(PassError, match="seed"):
+        optimize((X,), seed=-1, calibration=((drawn.append(i), X)[1:] for i in range(3)))
+    assert drawn == []
 
 
 def test_a_function_is_no_module() -> None:
