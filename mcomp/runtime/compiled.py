@@ -146,14 +146,23 @@ class CompiledModel:
         return self.built.frontier
 
     def pick(self, version: Any) -> CompiledModel:
-        """Another version of the front, as a model of its own: to call, to save. Raises ArtifactError for models with eager
-        parts.
+        """Another version of the front, or the one of that name, as a model of its own: to call, to save. Raises
+        ArtifactError for models with eager parts, and CallError for what is no version.
 
         >>> small = min(fast.frontier, key=lambda v: v.weight_bytes)
         >>> fast.pick(small).save("small.mcomp")
         """
         self.only_program("picked from the front")
-        return CompiledModel(version.built, target=self.target, original=self._original)
+        named = [v for v in self.frontier if v.name == version] if isinstance(version, str) else []
+        built = getattr(named[0] if len(named) == 1 else version, "built", None)
+        if not isinstance(built, Built):
+            names = ", ".join(repr(v.name) for v in self.frontier)
+            raise CallError(
+                f"{version!r} is no version to pick" if not named else f"{len(named)} versions are called {version!r}",
+                code="MC0407", help=f"pass one of frontier: {names}" if names else "the front is empty: only a model that "
+                "optimize gave has one",
+            )
+        return CompiledModel(built, target=self.target, original=self._original)
 
     def dump(self, folder: str | os.PathLike[str], *, weights: bool = True) -> list[Path]:
         """Write the IR, the lowered IR, the generated source and the report to a folder, as files to read; with `weights`

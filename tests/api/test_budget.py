@@ -218,6 +218,16 @@ def test_the_frontier_holds_what_was_kept_and_what_nothing_beats(int8: mcomp.Com
             assert a is b or b.name == kept or not all(x <= y for x, y in values)
 
 
+def test_versions_are_picked_by_name_too(int8: mcomp.CompiledModel) -> None:
+    for version in int8.frontier:
+        assert int8.pick(version.name).report().kept.name == version.name
+    for wrong in ("int9", 3, None):
+        with pytest.raises(mcomp.errors.CallError, match=rf"{wrong!r} is no version.*\n.*{int8.frontier[0].name!r}"):
+            int8.pick(wrong)
+    with pytest.raises(mcomp.errors.CallError, match="the front is empty"):
+        int8.session().pick("int8")
+
+
 def test_the_same_seed_gives_the_same_model() -> None:
     first, second = (optimize(pipeline="quantize{bits=8}", seed=3) for _ in range(2))
     assert str(first.ir) == str(second.ir)
