@@ -57,6 +57,7 @@ def parse_pipeline(given: str | Pass | Fixpoint | Iterable[Any]) -> tuple[Step, 
     steps: list[Step] = []
     for item in given:
         if isinstance(item, type) and issubclass(item, Pass):
+            _check_given(item, ())
             steps.append(item())
         elif isinstance(item, (str, Pass, Fixpoint)):
             steps.extend(parse_pipeline(item))
@@ -100,6 +101,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_given(cls: type[Pass], given: Iterable[str], ir: str | None = None) -> None:
+    """Raise PassError for options without a default that were not given."""
+    missing = [
+        f.name for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.init and f.name not in given and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise PassError(f"{cls.name} needs its option {missing[0]}", code="MC0202", ir=ir,
+                        help=f"write {cls.name}{{{', '.join(f'{name}=...' for name in missing)}}}")
 
 
 def _no_step(item: Any) -> PassError:
@@ -153,6 +165,7 @@ class _Reader:
                     raise self.error("expected `,` or `}`")
                 key, value = self.option(cls)
                 options[key] = value
+        _check_given(cls, options, self.caret(at))
         return cls(**options)
 
     def limit(self) -> int:

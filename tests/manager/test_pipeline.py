@@ -28,6 +28,19 @@ class Options(Pass):
         return PassResult(False)
 
 
+@register_pass
+@dataclass(frozen=True)
+class Needy(Pass):
+    """A pass with an option that must be given."""
+
+    name = "test-needy"
+    factor: float
+    label: str = ""
+
+    def run(self, graph, context):  # type: ignore[no-untyped-def]
+        return PassResult(False)
+
+
 @pytest.mark.parametrize("text", [
     "test-add-abs", "test-add-abs,test-break", "test-options{ratio=0.25,count=3,on=false,label=\"x y\",items=[1,2]}",
     "fixpoint(test-add-abs,test-break{harmless=0}),test-add-abs{keeps=true}", "",
@@ -81,6 +94,14 @@ def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> N
     with pytest.raises(PassError, match=message) as caught:
         parse_pipeline(text)
     assert "^" in str(caught.value)
+
+
+def test_an_option_without_a_default_must_be_given() -> None:
+    assert parse_pipeline("test-needy{factor=2}") == (Needy(2.0),)
+    with pytest.raises(PassError, match=r"test-needy needs its option factor\n.*\n {15}\^\n.*test-needy\{factor=...\}"):
+        parse_pipeline("test-add-abs, test-needy{label=a}")
+    with pytest.raises(PassError, match=r"needs its option factor"):
+        parse_pipeline([Needy])
 
 
 @pytest.mark.parametrize("text", [
