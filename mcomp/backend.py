@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcomp.errors import BackendError
+from mcomp.scalars import whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ class CompileOptions:
     cache: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "threads", whole_number(self.threads))
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
             raise BackendError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
 

@@ -14,6 +14,7 @@ from mcomp.errors import BudgetError, PassError
 from mcomp.manager.instrument import Instrument
 from mcomp.manager.passes import Pass, registered_passes
 from mcomp.manager.pipeline import Step, misfit, parse_pipeline, passes_of
+from mcomp.scalars import real_number, whole_number
 
 OBJECTIVES = ("latency", "size", "memory", "balanced")
 _LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
@@ -57,6 +58,10 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        for name in ("max_drop", "max_error", "time_limit"):
+            object.__setattr__(self, name, real_number(getattr(self, name)))
+        for name in ("threads", "seed"):
+            object.__setattr__(self, name, whole_number(getattr(self, name)))
 
     def check(self) -> None:
         """Raise BudgetError, PassError or CaptureError for options of the wrong kind, or that contradict each other."""

@@ -1,8 +1,10 @@
 """What users get wrong: each error names the place and the remedy, and nothing is lost."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +96,19 @@ def test_options(options: dict[str, Any], error: type[McompError], words: list[s
         optimize((X,), **options)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    fast = optimize(
+        (X,), evaluate=lambda model: 1.0, max_drop=np.float32(0.25), max_error=np.float16(0.5), threads=np.int64(1),
+        time_limit=np.int64(60), seed=np.uint8(3), progress=False,
+    )
+    assert fast.report().budget == "evaluate drops at most 0.25 and output error at most 0.5"
+    fast.save(tmp_path / "net.mcomp")
+    assert mcomp.load(tmp_path / "net.mcomp", threads=np.int64(1))(X).shape == (3, 4)
+    for wrong in ({"threads": np.bool_(True)}, {"threads": np.float32(1)}, {"max_error": np.float32("nan")}):
+        with pytest.raises(McompError, match="number"):
+            optimize((X,), **wrong)
 
 
 def test_options_are_checked_before_the_first_call() -> None:
