@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcomp.capture.signature import Signature
-from mcomp.errors import CaptureError, PassError
+from mcomp.errors import CallError, CaptureError, PassError
 from mcomp.manager.context import matches
 from mcomp.plan.settings import Settings
 from mcomp.runtime.calibration import check_calls, collect_calls
@@ -106,7 +106,16 @@ def optimize(
         return _captured_at_first_call(model, settings)
     from mcomp.plan.build import build
 
-    return CompiledModel(build(model, _as_args(args), dict(kwargs or {}), settings), target=target, original=model)
+    try:
+        built = build(model, _as_args(args), dict(kwargs or {}), settings)
+    except (CallError, CaptureError) as e:
+        if not isinstance(args, Mapping):
+            raise
+        hint = "args is a dict, which is one argument; keyword arguments go into kwargs=: optimize(model, kwargs=tokens)"
+        raise type(e)(
+            e.message, code=e.code, where=e.where, ir=e.ir, help=f"{hint}; {e.help}" if e.help else hint,
+        ) from e
+    return CompiledModel(built, target=target, original=model)
 
 
 def _as_args(args: Any) -> tuple[Any, ...]:

@@ -36,6 +36,7 @@ def test_training_mode_names_the_module() -> None:
     ((X,), {"nope": X}, CallError, ["`nope`", "(x, scale=...)"]),
     ((X, X, X), None, CallError, ["too many", "(x, scale=...)"]),
     ((X,), [X], CaptureError, ["kwargs is list", "dict"]),
+    ({"x": X}, None, CaptureError, ["fc1", "args is a dict", "kwargs=", "check shapes"]),
     ((torch.randn(3, 7),), None, CaptureError, ["fc1", "3x7", "check shapes"]),
     ((torch.zeros(3, 16, dtype=torch.int64),), None, CaptureError, ["fc1", "dtype", "check shapes"]),
 ])
@@ -44,6 +45,18 @@ def test_example_arguments(args: Any, kwargs: Any, error: type[McompError], word
         optimize(args, kwargs)
     for word in words:
         assert word in str(caught.value)
+
+
+class Batch(torch.nn.Module):
+    """Takes a dict as its one argument."""
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["x"] * 2
+
+
+def test_a_dict_may_be_the_argument() -> None:
+    fast = mcomp.optimize(Batch().eval(), {"x": X}, target="reference")
+    torch.testing.assert_close(fast({"x": X}), X * 2)
 
 
 @pytest.mark.parametrize(("options", "error", "words"), [
