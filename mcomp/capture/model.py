@@ -13,6 +13,11 @@ from mcomp.capture.whole import capture_whole
 from mcomp.errors import CaptureError
 from mcomp.ir.store import WeightStore
 
+_NOT_FOLLOWED = (
+    "", "dynamic was not followed: the model is captured in parts, of which the batch is symbolic, and sizes that differ "
+    "between calls are", "give calibration batches, or calls, of the sizes that are to come",
+)
+
 
 def capture_model(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic: Any, others: Sequence[Call],
@@ -32,6 +37,8 @@ def capture_model(
         parts, eager = capture_parts(host, calls, error.message, dynamic=dynamic, store=weights)
         notes = [note for part in parts.values() for note in _notes(part)]
         warnings = [warning for part in parts.values() for warning in _warnings(part)]
+        if dynamic:
+            notes.insert(0, _NOT_FOLLOWED)
         return Captured(None, parts, host, tuple(eager), tuple(notes), tuple(warnings))
     return Captured(program, {}, None, (), tuple(_notes(program)), tuple(_warnings(program)))
 

@@ -52,6 +52,13 @@ def test_the_largest_modules_that_can_be_captured() -> None:
     assert all(one.reason and one.remedy for one in found.eager)
 
 
+@pytest.mark.parametrize(("dynamic", "told"), [({"x": [0]}, True), (True, True), (None, False), (False, False)])
+def test_sizes_that_the_user_names_are_not_those_of_parts(dynamic: Any, told: bool) -> None:
+    found = capture(Looks().eval(), (torch.rand(2, 4) + 1,), dynamic=dynamic)
+    assert found.program is None
+    assert any("dynamic was not followed" in reason for _, reason, _ in found.notes) is told
+
+
 def test_running_with_the_parts_installed() -> None:
     model = Looks().eval()
     found = capture(model, (torch.rand(2, 4) + 1,))
