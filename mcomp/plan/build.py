@@ -15,7 +15,7 @@ from mcomp.plan.diagnose import refusal
 from mcomp.plan.progress import Progress
 from mcomp.plan.search import search
 from mcomp.plan.settings import Settings
-from mcomp.plan.telling import Outcome, frontier, number_of, outcome_of, report_of
+from mcomp.plan.telling import Outcome, frontier, idle_options, number_of, outcome_of, report_of
 from mcomp.plan.work import Version, Workshop
 from mcomp.report.report import Report
 from mcomp.runtime.calibration import calibration_from
@@ -182,6 +182,7 @@ def _with_fixed_sizes(error: BudgetError, remarks: Sequence[str]) -> BudgetError
 
 def _choose(workshop: Workshop, lossless: Version) -> Version:
     settings = workshop.settings
+    workshop.warnings += idle_options(settings)
     if settings.pipeline is not None:
         asked = workshop.make("as asked", settings.pipeline)
         if settings.lossy:

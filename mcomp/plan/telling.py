@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mcomp.manager.pipeline import passes_of
 from mcomp.plan.settings import Settings
 from mcomp.plan.work import Version, Workshop
 from mcomp.report.report import Eager, Report, Stage
@@ -18,6 +19,25 @@ def budget_text(settings: Settings) -> str:
     if settings.max_error is not None:
         parts.append(f"output error at most {settings.max_error:g}")
     return " and ".join(parts)
+
+
+def idle_options(settings: Settings) -> list[str]:
+    """Sentences about options that do nothing in a call that has no use for them."""
+    if settings.pipeline is not None:
+        asked = {getattr(p, "region", "") for p in passes_of(settings.steps()) if getattr(p, "student", None) == "given"}
+        return [
+            f"the student of {path or 'the model'} was not used: a pipeline takes it by {_distill(path)}"
+            for path in settings.students if path not in asked
+        ]
+    if settings.lossy:
+        return []
+    given = {"time_limit": settings.time_limit, "executor": settings.executor, "students": settings.students or None}
+    names = [name for name, value in given.items() if value is not None]
+    return [f"{', '.join(names)} did nothing: without a budget, max_drop or max_error, there is no search"] if names else []
+
+
+def _distill(path: str) -> str:
+    return f"distill{{{f'region={path},' if path else ''}student=given}}"
 
 
 @dataclass(frozen=True)

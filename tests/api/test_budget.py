@@ -184,6 +184,17 @@ def test_a_time_limit_still_gives_a_model() -> None:
     assert fast(X).shape == (8, 8)
 
 
+def test_options_without_a_use_are_told() -> None:
+    student = torch.nn.Linear(64, 8)
+    notes = optimize(time_limit=60, students={"": student}).report().notes
+    assert any("time_limit, students did nothing: without a budget" in note for note in notes)
+    notes = optimize(pipeline="quantize{bits=8}", time_limit=60, students={"body": student}).report().notes
+    assert any("the student of body was not used" in n and "distill{region=body,student=given}" in n for n in notes)
+    notes = optimize(pipeline="distill{student=given,steps=1,max_error=10}", students={"": student}).report().notes
+    assert not any("not used" in note for note in notes)
+    assert not any("did nothing" in note for note in optimize().report().notes)
+
+
 @dataclass(frozen=True)
 class Halve(Pass):
     """Multiply every output by a factor."""
