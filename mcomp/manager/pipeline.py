@@ -81,11 +81,12 @@ _PassType = TypeVar("_PassType", bound=Pass)
 def with_options(given: _PassType, options: Mapping[str, Any]) -> _PassType:
     """A pass with other values, given from Python, for some of its options. Raises PassError for values of another kind
     than the option's."""
+    hints = typing.get_type_hints(type(given))
     for name, value in options.items():
         kind = misfit(type(given), name, value)
         if kind is not None:
-            raise PassError(f"{given.name}: option {name} is {value!r}, not {kind}", code="MC0202")
-    hints = typing.get_type_hints(type(given))
+            raise PassError(f"{given.name}: option {name} is {value!r}, not {kind}", code="MC0202",
+                            help=f"use {_allowed_text(hints[name])}")
     values = {name: _convert(_plain(v), hints[name]) for name, v in options.items()}
     return dataclasses.replace(given, **values)  # type: ignore[type-var]
 
@@ -163,7 +164,12 @@ class _Reader:
             while not self.take("}"):
                 if options and not self.take(","):
                     raise self.error("expected `,` or `}`")
+                self.space()
+                place = self.pos
                 key, value = self.option(cls)
+                if key in options:
+                    raise PassError(f"{cls.name}: option {key} is given twice", code="MC0202", ir=self.caret(place),
+                                    help="leave one of them out")
                 options[key] = value
         _check_given(cls, options, self.caret(at))
         return cls(**options)
@@ -213,6 +219,7 @@ class _Reader:
         if converted is _MISFIT:
             raise PassError(
                 f"{cls.name}: option {key} is {value!r}, not {_hint_text(hint)}", code="MC0202", ir=self.caret(at),
+                help=f"use {_allowed_text(hint)}",
             )
         return key, converted
 
@@ -298,3 +305,18 @@ def _convert(value: Any, hint: Any) -> Any:
 
 def _hint_text(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+
+
+def _allowed_text(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(map(_allowed_text, typing.get_args(hint)))
+    if origin is typing.Literal:
+        values = [str(value) for value in typing.get_args(hint)]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if origin is tuple:
+        return f"a list, each item {_allowed_text(typing.get_args(hint)[0])}"
+    return _WORDS.get(hint, _hint_text(hint))

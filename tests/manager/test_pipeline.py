@@ -7,6 +7,7 @@ import pytest
 
 from mcomp.errors import ParseError, PassError
 from mcomp.manager import Fixpoint, Pass, PassResult, parse_pipeline, pipeline_text, register_pass
+from mcomp.manager.pipeline import with_options
 from tests.manager.graphs import AddAbs, Break
 
 
@@ -81,6 +82,25 @@ def test_an_int_serves_where_a_float_is_wanted() -> None:
     assert parse_pipeline("test-options{ratio=1}") == (Options(ratio=1.0),)
 
 
+@pytest.mark.parametrize(("text", "help"), [
+    ("count=x", "use a whole number, or none"), ("on=1", "use true or false"), ("ratio=much", "use a number"),
+    ("mode=aut", "use one of auto, none"), ("items=[a]", "use a list, each item a whole number"), ("label=1", "use a text"),
+])
+def test_values_of_another_kind_say_what_is_allowed(text: str, help: str) -> None:
+    with pytest.raises(PassError) as caught:
+        parse_pipeline(f"test-options{{{text}}}")
+    assert caught.value.help == help
+    name = text.partition("=")[0]
+    with pytest.raises(PassError) as caught:
+        with_options(Options(), {name: object()})
+    assert caught.value.help == help
+
+
+def test_an_option_given_twice_is_an_error_with_its_place() -> None:
+    with pytest.raises(PassError, match=r"option ratio is given twice\n.*\n {35}\^\n"):
+        parse_pipeline("test-options{ratio=0.5, label=a, ratio=0.25}")
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("test-add-ab", "did you mean test-add-abs"),
     ("test-options{rati=1}", "did you mean ratio"),
@@ -98,7 +118,7 @@ def test_wrong_names_and_options_say_what_to_write(text: str, message: str) -> N
 
 def test_an_option_without_a_default_must_be_given() -> None:
     assert parse_pipeline("test-needy{factor=2}") == (Needy(2.0),)
-    with pytest.raises(PassError, match=r"test-needy needs its option factor\n.*\n {15}\^\n.*test-needy\{factor=...\}"):
+    with pytest.raises(PassError, match=r"test-needy needs its option factor\n.*\n {16}\^\n.*test-needy\{factor=...\}"):
         parse_pipeline("test-add-abs, test-needy{label=a}")
     with pytest.raises(PassError, match=r"needs its option factor"):
         parse_pipeline([Needy])
