@@ -163,7 +163,8 @@ def _check_students(model: nn.Module, settings: Settings) -> None:
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     for path, student in settings.students.items():
         if not isinstance(student, torch.nn.Module):
-            raise PassError(f"the student of {path!r} is {type(student).__name__}, not an nn.Module", code="MC0222")
+            raise PassError(f"the student of {path!r} is {type(student).__name__}, not an nn.Module", code="MC0222",
+                            help=f"write students={{{path!r}: module}}, with a module that was made, not its class")
         if path not in paths:
             close = difflib.get_close_matches(path, paths, n=1)
             raise PassError(

@@ -48,7 +48,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "threads", whole_number(self.threads))
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
-            raise BackendError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
+            raise BackendError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211",
+                               help="write threads=4, or leave it out for all cores")
 
 
 @dataclass(frozen=True)

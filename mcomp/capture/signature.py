@@ -63,7 +63,8 @@ class Signature:
                 bound[one.name], named = named, {}
             elif one.kind != "keyword" and rest:
                 if one.kind == "any" and one.name in named:
-                    raise CallError(f"argument `{one.name}` was given twice")
+                    raise CallError(f"argument `{one.name}` was given twice",
+                                    help=f"pass it by position or by name; the model takes {self}")
                 bound[one.name] = rest.pop(0)
             elif one.kind != "positional" and one.name in named:
                 bound[one.name] = named.pop(one.name)

@@ -71,7 +71,8 @@ def run_node(
         ) from e
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
         raise BackendError(
-            f"{name} failed on {_describe(given)}: {e}", code="MC0610", where=str(node.loc) or None, ir=repr(node)
+            f"{name} failed on {_describe(given)}: {e}", code="MC0610", where=str(node.loc) or None, ir=repr(node),
+            help="check the values that the model is given, such as indices, against what the operator takes",
         ) from e
     results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
     if name == "item":

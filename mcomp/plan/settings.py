@@ -78,13 +78,16 @@ class Settings:
         for name, value in (("max_drop", self.max_drop), ("max_error", self.max_error)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
                                       or not math.isfinite(value) or value < 0):
-                raise BudgetError(f"{name} is {value!r}; it must be a number, zero or more", code="MC0512")
+                raise BudgetError(f"{name} is {value!r}; it must be a number, zero or more", code="MC0512",
+                                  help=f"write {name}=0.01, or another share or difference that may be lost")
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads is True or self.threads < 1):
-            raise PassError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211")
+            raise PassError(f"threads is {self.threads!r}; it must be a whole number, 1 or more", code="MC0211",
+                            help="write threads=4, or leave it out for all cores")
         limit = self.time_limit
         if limit is not None and (not isinstance(limit, (int, float)) or isinstance(limit, bool)
                                   or not 0 <= limit < math.inf):
-            raise PassError(f"time_limit is {limit!r}; it must be a number of seconds", code="MC0211")
+            raise PassError(f"time_limit is {limit!r}; it must be a number of seconds", code="MC0211",
+                            help="write time_limit=600 for ten minutes, or leave it out")
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise PassError(f"executor is {type(self.executor).__name__}, which is no executor", code="MC0211",
                             help="pass a concurrent.futures.Executor, such as ProcessPoolExecutor(4)")

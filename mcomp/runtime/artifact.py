@@ -132,10 +132,11 @@ class ArtifactReader:
         self._check = check
         self._offsets, metadata = self._container.places, self._container.metadata
         if metadata.get("format") != FORMAT:
-            raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701")
+            raise ArtifactError(f"{self.path} is no mcomp file", code="MC0701",
+                                help="give a file that save(path) of a compiled model wrote")
         version = metadata.get("version", "")
         if not (version.isascii() and version.isdigit() and len(version) < 10):
-            raise ArtifactError(f"{self.path} has no version", code="MC0701")
+            raise ArtifactError(f"{self.path} has no version", code="MC0701", help="get the file again, or save it anew")
         if int(version) > VERSION:
             raise ArtifactError(
                 f"{self.path} has format version {version}; this mcomp reads up to {VERSION}", code="MC0703",

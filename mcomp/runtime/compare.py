@@ -10,6 +10,8 @@ from typing import Any
 from mcomp.errors import CallError
 from mcomp.ir.graph import Graph, Node
 
+_HELP = "give two versions of one model, captured with the same arguments"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -35,10 +37,11 @@ def compare_graphs(first: Graph, second: Graph, inputs: Sequence[Any], *, every:
     the graphs take different arguments, or return another number of results.
     """
     if len(first.inputs) != len(second.inputs):
-        raise CallError(f"the graphs take {len(first.inputs)} and {len(second.inputs)} inputs; they are not comparable")
+        counts = f"{len(first.inputs)} and {len(second.inputs)}"
+        raise CallError(f"the graphs take {counts} inputs; they are not comparable", help=_HELP)
     if len(first.outputs) != len(second.outputs):
         counts = f"{len(first.outputs)} and {len(second.outputs)}"
-        raise CallError(f"the graphs return {counts} outputs; they are not comparable")
+        raise CallError(f"the graphs return {counts} outputs; they are not comparable", help=_HELP)
     expected = _values(first, inputs)
     rows: list[Difference] = []
     for node, name, value in _trace(second, inputs):

@@ -70,7 +70,8 @@ class Container:
                 self.places, self.metadata = _read_header(file, size)
             self.packed = _read_packed(self.metadata, self.places)
         except FileNotFoundError as e:
-            raise ArtifactError(f"there is no file {path}", code="MC0704") from e
+            raise ArtifactError(f"there is no file {path}", code="MC0704",
+                                help="check the path; save(path) of a compiled model writes such files") from e
         except (OSError, ValueError, RecursionError) as e:
             raise ArtifactError(
                 f"{path} is damaged or no mcomp file: {e}", code="MC0701", help="get the file again, or save it anew"

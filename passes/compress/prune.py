@@ -272,7 +272,8 @@ class Prune(Pass):
         for name, count in self.counts().items():
             if name in sizes:
                 if not 0 < count <= sizes[name]:
-                    raise PassError(f"prune: {name} has {sizes[name]} units, not {count}", code="MC0204")
+                    raise PassError(f"prune: {name} has {sizes[name]} units, not {count}", code="MC0204",
+                                    help=f"write {name}= and how many stay, 1 to {sizes[name]}")
                 asked[name] = count
             elif count:
                 context.missed("prune", name, "no dimension that can shrink has this name", "see prune_curves for names")

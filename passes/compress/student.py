@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RULE = "distill"
+_CAPTURE_HELP = "give a module that torch.export can export: one whose forward does not look at the values of tensors"
 
 
 def from_module(region: Region, module: nn.Module, example: Sequence[Any]) -> Graph:
@@ -49,15 +50,17 @@ def from_module(region: Region, module: nn.Module, example: Sequence[Any]) -> Gr
     except McompError as e:
         raise PassError(
             f"distill: the student {type(module).__name__} cannot be captured: {e.message}", code="MC0222",
-            where=region.name or None, help=e.help,
+            where=region.name or None, help=e.help or _CAPTURE_HELP,
         ) from e
     program = captured.program
     if program is None:
         reason = "; ".join(f"{e.path or 'the module'}: {e.reason}" for e in captured.eager)
-        raise PassError(f"distill: the student {type(module).__name__} cannot be captured whole: {reason}", code="MC0222")
+        raise PassError(f"distill: the student {type(module).__name__} cannot be captured whole: {reason}", code="MC0222",
+                        where=region.name or None, help=_CAPTURE_HELP)
     graph = program.graph
     if any(s.kind != "arg" for s in graph.input_specs) or any(s.kind != "result" for s in graph.output_specs):
-        raise PassError(f"distill: the student {type(module).__name__} keeps state between calls", code="MC0222")
+        raise PassError(f"distill: the student {type(module).__name__} keeps state between calls", code="MC0222",
+                        where=region.name or None, help="give a module whose forward changes no buffer and no argument")
     body = _renamed(graph, region, positions, wanted)
     _check_types(body, region, module)
     _measure_norms(body, list(example))

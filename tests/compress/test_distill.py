@@ -131,6 +131,44 @@ def test_a_student_with_other_arguments_is_an_error() -> None:
         distilled(MLP, [Distill(region="body", student=Pair(), steps=1)])
 
 
+class Counts(Small):
+    """Keeps state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return super().forward(x)
+
+
+class Looks(Small):
+    """Looks at values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+class Loses(Small):
+    """Gives nothing."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return object()
+
+
+@pytest.mark.parametrize(("student", "message", "help"), [
+    (Counts, "Counts keeps state between calls", "changes no buffer"),
+    (Looks, "Looks cannot be captured whole", "torch.export"),
+    (Loses, "Loses cannot be captured", ""),
+])
+def test_a_student_that_cannot_be_one_says_what_would_help(student: type[Small], message: str, help: str) -> None:
+    with pytest.raises(PassError, match=message) as caught:
+        distilled(MLP, [Distill(region="body", student=student(), steps=1)])
+    assert caught.value.where == "body"
+    assert caught.value.help and help in caught.value.help
+
+
 def test_a_student_that_is_no_smaller_or_too_far_off_is_refused() -> None:
     wide = nn.Sequential(nn.Linear(8, 256), nn.Linear(256, 64))
     graph, context, error = distilled(MLP, [Distill(region="body", student=wide, steps=1)])

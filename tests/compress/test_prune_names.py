@@ -26,6 +26,7 @@ def test_names_of_nothing_leave_a_remark(options: str, layer: str, reason: str) 
 
 @pytest.mark.parametrize(("options", "message"), [
     ('what=branches,widths=["add_7"]', "width 'add_7'"), ('what=blocks,widths=["=3"]', "width '=3'"),
+    ('widths=["fc1.weight:0=9999"]', r"has \d+ units, not 9999\n.*write fc1.weight:0= and how many stay, 1 to \d+"),
     ('widths=["fc1.weight:0=many"]', "many"), ("what=[blocks,nm]", "blocks or as nm, not both"),
 ])
 def test_wishes_that_cannot_be_met(options: str, message: str) -> None:

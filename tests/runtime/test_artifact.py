@@ -169,6 +169,9 @@ def test_a_newer_version_says_to_upgrade(saved: Path) -> None:
     altered(saved, lambda tensors, metadata, header: metadata.update(version=str(artifact.VERSION + 1)))
     with pytest.raises(ArtifactError, match="upgrade mcomp"):
         mcomp.load(saved)
+    altered(saved, lambda tensors, metadata, header: metadata.update(version="one"))
+    with pytest.raises(ArtifactError, match=r"no version\n.*help: get the file again"):
+        mcomp.load(saved)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -176,9 +179,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, content in (("text.mcomp", b"hello"), ("zip.mcomp", b"PK\x03\x04" + bytes(100))):
         (tmp_path / name).write_bytes(content)
     for path in tmp_path.iterdir():
-        with pytest.raises(ArtifactError):
+        with pytest.raises(ArtifactError, match="help: "):
             mcomp.load(path)
-    with pytest.raises(ArtifactError, match="no file"):
+    with pytest.raises(ArtifactError, match=r"no file.*\n.*help: check the path"):
         mcomp.load(tmp_path / "missing.mcomp")
 
 

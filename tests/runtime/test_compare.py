@@ -29,8 +29,11 @@ def test_outputs_of_another_shape_or_kind_differ(types: str, returned: str, erro
 
 
 def test_another_number_of_outputs_is_not_comparable() -> None:
-    with pytest.raises(CallError, match="the graphs return 1 and 2 outputs"):
+    with pytest.raises(CallError, match=r"the graphs return 1 and 2 outputs.*\n.*help: give two versions"):
         compare_graphs(returning("f32[2, 3]", "%y"), returning("f32[2, 3], f32[3, 2]", "%y, %t"), [torch.ones(2, 3)])
+    more = parse_graph("graph @g(%x: f32[2, 3], %z: f32[2]) -> (f32[2, 3]) {\n  return %x\n}")
+    with pytest.raises(CallError, match=r"the graphs take 2 and 1 inputs.*\n.*help: give two versions"):
+        compare_graphs(more, returning("f32[2, 3]", "%y"), [torch.ones(2, 3)])
 
 
 def test_an_infinite_error_is_not_called_equal() -> None:
