@@ -25,6 +25,7 @@ from mcomp.plan.progress import Progress
 from mcomp.plan.quality import Evaluator, RelativeError, Score, check_alike, check_reference
 from mcomp.plan.settings import Settings
 from mcomp.plan.spread import Spread
+from mcomp.report.render import quantity
 from mcomp.runtime.artifact import used_weights
 from mcomp.runtime.calibration import Calibration
 from mcomp.runtime.choose import compile_on
@@ -38,7 +39,7 @@ _TRIAL_BATCHES = 4
 """Calibration batches that trials are measured on."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Version:
     """The model after one pipeline: graphs and contexts by path, compiled, and what was measured of it."""
 
@@ -66,6 +67,12 @@ class Version:
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
         return sum(weight_bytes(g) for g in self.graphs.values())
+
+    def __repr__(self) -> str:
+        found = {"quality": (self.quality, ""), "error": (self.error, ""), "": (self.latency_ms, " ms")}
+        known = [f"{name} {value:.4g}{unit}".strip() for name, (value, unit) in found.items() if value is not None]
+        kept = {None: [], True: ["within the budget"], False: ["over the budget"]}[self.within_budget]
+        return f"<Version {self.name!r}: {', '.join([*known, quantity(self.weight_bytes, 'B'), *kept])}>"
 
     def ledger(self) -> list[Any]:
         """The ledgers of all graphs."""

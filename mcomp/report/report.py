@@ -54,7 +54,7 @@ class Stage:
     kept: bool = False
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What `optimize` did.
 
@@ -114,6 +114,11 @@ class Report:
         known["eager_modules"] = [_fields(Eager, e) for e in known.get("eager_modules", [])]
         known["stages"] = [_fields(Stage, s) for s in known.get("stages", [])]
         return Report(**known)
+
+    def __repr__(self) -> str:
+        target = f" for {self.target}" if self.target else ""
+        kept = "".join(f", {s.name} kept" for s in self.stages if s.kept)
+        return f"<Report of {self.model or 'a model'}{target}{kept}: print it, or see to_json()>"
 
     def __str__(self) -> str:
         from mcomp.report.render import report_text

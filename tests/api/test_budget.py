@@ -10,6 +10,7 @@ import torch
 import mcomp
 from mcomp.ir import Graph
 from mcomp.manager import Context, Pass, PassEffect, PassResult
+from mcomp.report import Report
 from tests.api.models import Wide, batches, wide
 
 X = batches(1)[0][0]
@@ -227,6 +228,16 @@ def test_the_frontier_holds_what_was_kept_and_what_nothing_beats(int8: mcomp.Com
         for b in front.values():
             values = zip((a.error, a.latency_ms, a.weight_bytes), (b.error, b.latency_ms, b.weight_bytes))
             assert a is b or b.name == kept or not all(x <= y for x, y in values)
+
+
+def test_what_a_terminal_shows_is_short(int8: mcomp.CompiledModel) -> None:
+    kept = int8.report().kept
+    assert repr(int8.report()) == f"<Report of Wide for reference, {kept.name} kept: print it, or see to_json()>"
+    shown = repr([v for v in int8.frontier if v.name == kept.name])
+    assert len(shown) < 120 and shown.count("\n") == 0
+    for word in (f"[<Version {kept.name!r}: error 0.0", " ms, ", " KB, within the budget>]"):
+        assert word in shown
+    assert repr(Report()) == "<Report of a model: print it, or see to_json()>"
 
 
 def test_versions_are_picked_by_name_too(int8: mcomp.CompiledModel) -> None:
