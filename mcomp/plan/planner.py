@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 
 from mcomp.backend import backend_named
@@ -14,6 +13,7 @@ from mcomp.plan.aim import Aim
 from mcomp.plan.binding import NO_TIME, binding, nearest
 from mcomp.plan.blame import settle_kinds
 from mcomp.plan.costs import CostTable
+from mcomp.plan.fault import calls_of, place_of
 from mcomp.plan.hurry import OutOfTime
 from mcomp.plan.look import Looks
 from mcomp.plan.offers import Choice, Menu, registered_offers
@@ -91,10 +91,10 @@ class Planner:
         except (BudgetError, OutOfTime):
             raise
         except Exception as e:
-            place = traceback.extract_tb(e.__traceback__)[-1]
+            self.workshop.faults.append(calls_of(e))
             self.workshop.warnings.append(
-                f"the planner failed ({type(e).__name__}: {e}; {place.name}, line {place.lineno}); "
-                "this is the best version before"
+                f"the planner failed ({type(e).__name__}: {e}; {place_of(e)}); this is the best version before. It is a "
+                "fault of mcomp: please report it, with report().faults, which has the traceback"
             )
 
     def _run(self) -> None:

@@ -59,7 +59,7 @@ def outcome_of(workshop: Workshop, captured: Any, best: Version) -> Outcome:
     settings = workshop.settings
     report = Report(
         target=settings.target, objective=settings.objective, model=type(workshop.model).__name__,
-        budget=budget_text(settings), notes=list(workshop.warnings),
+        budget=budget_text(settings), notes=list(workshop.warnings), faults=list(workshop.faults),
         evaluations=list(workshop.evaluator.calls) if workshop.evaluator else [],
     )
     report.eager_modules = [Eager(e.path, e.reason, e.remedy) for e in captured.eager]

@@ -104,6 +104,8 @@ class Workshop:
         self.original_ms: float | None = None
         self.started = time.monotonic()
         self.warnings: list[str] = []
+        self.faults: list[str] = []
+        """Tracebacks of what failed in mcomp itself."""
         self.memory = Memory.open(None if settings.resume is None else Path(settings.resume), self._identity())
         self.interrupted = False
         """Whether the user interrupted the search, or a pass that gave what it had by then."""

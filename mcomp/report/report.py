@@ -60,7 +60,8 @@ class Report:
 
     `native_nodes` and `native_flops` are the shares, 0 to 1, that generated code computes. `opaque_nodes` counts nodes
     without an operator of ours, `torch_nodes` all nodes that torch runs. `within_budget` is None without a budget. `total`
-    is of the whole model: work of modules that have no row counts, too.
+    is of the whole model: work of modules that have no row counts, too. `faults` are tracebacks of what failed in mcomp
+    itself and was left out.
     """
 
     target: str = ""
@@ -82,6 +83,7 @@ class Report:
     within_budget: bool | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @property
     def original(self) -> Stage:

@@ -18,6 +18,7 @@ from mcomp.manager import Context, Instrument, Pass
 from mcomp.passes.compress import given as students_given
 from mcomp.plan import training
 from mcomp.plan.planner import Planner
+from mcomp.report import Report
 
 
 class Mlp(nn.Module):
@@ -243,7 +244,12 @@ def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.Monke
     monkeypatch.setattr(Planner, "_bisect", fail)
     report = optimize(max_error=0.1).report()
     assert report.kept.name.startswith("int8")
-    assert "the planner failed (ZeroDivisionError: no luck" in " ".join(report.notes)
+    (note,) = [n for n in report.notes if "the planner failed (ZeroDivisionError: no luck" in n]
+    assert "mcomp/plan/planner.py, _run, line " in note and "fault of mcomp: please report it" in note
+    (fault,) = report.faults
+    assert fault.splitlines()[-2].startswith("api/test_planner.py, fail, line ")
+    assert fault.splitlines()[-2].endswith('raise ZeroDivisionError("no luck")')
+    assert Report.from_json(report.to_json()).faults == report.faults
 
 
 # time
