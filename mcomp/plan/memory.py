@@ -6,7 +6,8 @@
     memory.keep_version(pipeline, graphs, contexts); memory.version(pipeline, contexts)
 
 `search.json` holds plain data; each version's graphs are IR text with their weights beside it. Files are written whole or
-not at all. What another call left there (of another model, data or options) is not used.
+not at all. What another call left there (of another model, data or options) is not used and stays: the search is then kept
+in a folder below, named after what identifies it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from mcomp.manager.context import Context, Remark
 from mcomp.plan.quality import Evaluator, Score
 
 FORMAT = 1
+_NAME = 16
+"""Letters of the identity that a search's own folder is named by."""
 
 
 @dataclass
@@ -43,7 +46,8 @@ class Memory:
 
     @classmethod
     def open(cls, folder: Path | None, identity: str) -> Memory:
-        """What is in a folder; empty, with a warning, where it is damaged or of another search."""
+        """What is in a folder, or, where it holds another search, in one of this search's own below; empty, with a warning,
+        where there is none of this search yet, or it is damaged."""
         memory = cls(folder, identity)
         if folder is None:
             return memory
@@ -51,9 +55,12 @@ class Memory:
             data = json.loads((folder / "search.json").read_text(encoding="utf-8"))
             if data["format"] == FORMAT and data["identity"] == identity:
                 memory.records, memory.found = {str(k): dict(v) for k, v in data["records"].items()}, True
-            else:
-                warnings.warn(f"{folder} holds another search (of another model, data or options); starting anew",
-                              stacklevel=2)
+            elif folder.name != identity[:_NAME]:
+                own = folder / identity[:_NAME]
+                if not own.exists():
+                    warnings.warn(f"{folder} holds another search (of another model, data, options or mcomp); this one is "
+                                  f"kept in {own}", stacklevel=2)
+                return cls.open(own, identity)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:

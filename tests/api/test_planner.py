@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import mcomp
 from mcomp.ir import Graph
 from mcomp.manager import Context, Instrument, Pass
 from mcomp.passes.compress import given as students_given
+from mcomp.passes.compress.distill import Distill
 from mcomp.plan import training
 from mcomp.plan.planner import Planner
 from mcomp.report import Report
@@ -303,6 +305,32 @@ def test_a_folder_of_another_search_is_not_used(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="another search"):
         report = optimize(max_error=0.05, resume=tmp_path).report()
     assert report.within_budget is True
+    kept = {path: path.read_text() for path in tmp_path.rglob("search.json")}
+    assert len(kept) == 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*another search")
+        for limit in (0.1, 0.05):
+            optimize(max_error=limit, resume=tmp_path)
+    assert {path: path.read_text() for path in tmp_path.rglob("search.json")} == kept
+
+
+def test_the_same_text_with_another_student_is_another_search(tmp_path: Path) -> None:
+    def student(scale: float) -> nn.Module:
+        torch.manual_seed(3)
+        made = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4))
+        with torch.no_grad():
+            made[2].weight.mul_(scale)
+        return made
+
+    def taught(scale: float) -> mcomp.CompiledModel:
+        return optimize(pipeline=[Distill(student=student(scale), steps=1, rate=1e-6, max_error=1e6)], resume=tmp_path)
+
+    first = taught(1.0)
+    with pytest.warns(UserWarning, match="another search"):
+        second = taught(100.0)
+    assert first.report().pipeline == second.report().pipeline
+    assert not torch.allclose(first(*inputs()[0]), second(*inputs()[0]))
+    assert torch.equal(taught(1.0)(*inputs()[0]), first(*inputs()[0]))
 
 
 def test_a_damaged_folder_is_a_warning(tmp_path: Path) -> None:
