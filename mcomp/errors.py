@@ -6,6 +6,11 @@ EVALUATE_RAISED = "MC0520"
 """Code of the error that stands for one of the user's `evaluate`, which is its cause."""
 
 
+def install(extra: str) -> str:
+    """What to type for the packages that an extra of mcomp's brings."""
+    return f'pip install -e ".[{extra}]" in the folder of mcomp\'s source'
+
+
 class McompError(Exception):
     """Base of every error that mcomp raises on purpose.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.isa import Isa
-from mcomp.errors import BackendError
+from mcomp.errors import BackendError, install
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 """The folder of the kernel headers."""
@@ -82,7 +82,7 @@ def missing_compiler() -> str | None:
         return None
     return (
         "there is no C++ compiler; install one (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install gcc-c++`; "
-        "macOS: `xcode-select --install`) or `pip install mcomp[compiler]`"
+        f"macOS: `xcode-select --install`), or run {install('compiler')}"
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from mcomp.backends.triton.modules import source_of
 from mcomp.backends.triton.plan import size_of
 from mcomp.backends.triton.program import Chip, Choice, Config, Launch, Program, chip_of
-from mcomp.errors import BackendError
+from mcomp.errors import BackendError, install
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def compile_jobs(jobs: Sequence[Job], *, cache: Path | None = None, workers: int
     from importlib.util import find_spec
 
     if find_spec("triton") is None:
-        raise BackendError("triton is not installed", code="MC0602", help="pip install mcomp[cuda]")
+        raise BackendError("triton is not installed", code="MC0602", help=install("cuda"))
     pieces = [jobs[i::workers] for i in range(max(1, workers))]
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         results = list(pool.map(lambda piece: _in_process(piece, cache), pieces))

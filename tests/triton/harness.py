@@ -24,7 +24,7 @@ from mcomp.ir.parser import parse_type
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (pip install mcomp[cuda])")
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 TOLERANCE = {"f32": 3e-6, "f16": 2e-3, "bf16": 1.2e-2}
 """Relative L2 error by element type: sums in another order, and results rounded once instead of after every operator."""
 _CODED = re.compile(r"const @(\w+)#int8 : ([^\n]*)")
