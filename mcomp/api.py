@@ -79,9 +79,9 @@ def optimize(
         chooses whether; a pipeline says `distill{region=path,student=given}`.
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
-    Raises CaptureError (training mode, arguments the model refuses), BudgetError (unusable calibration or evaluate),
-    PassError (unknown pass or option), ParseError (text that is no pipeline), BackendError (an unknown target, or "cuda" on
-    a machine without a GPU).
+    Raises CaptureError (training mode, arguments the model refuses), CallError (arguments that its forward does not have, or
+    lacks), BudgetError (unusable calibration or evaluate), PassError (unknown pass or option), ParseError (text that is no
+    pipeline), BackendError (an unknown target, or "cuda" on a machine without a GPU).
 
     >>> fast = mcomp.optimize(model, (x,), calibration=batches, evaluate=accuracy, max_drop=0.01)
     >>> print(fast.report())

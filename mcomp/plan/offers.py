@@ -1,7 +1,7 @@
 """What a planner chooses among: groups of levels that are offered for a graph, what each takes, and pipelines for choices.
 
     @register_offers
-    def survey(graph, context, menu, spread) -> Catalog: ...
+    def survey(graph, context, menu, spread, memory) -> Catalog: ...
 
 A catalog knows the parts of a graph that choices change (its products and tables). What a part takes depends on the levels
 of the few groups that touch it: widths of what it reads and gives, its own treatment, whether its branch is still there.

@@ -20,9 +20,10 @@ def load(
 
     With `trust_code=True`, compiled code in the file is used where this machine runs it, with the plan that goes with it,
     after their hashes are checked; else a warning says what the code is for. Raises ArtifactError for a file that is
-    damaged, altered, newer than this mcomp, or whose graph calls operators that are not on the allow-list; BackendError for
-    an instruction set that this machine lacks. threads: of the model; None: all cores. isa: the instruction set to use
-    (avx512, avx2, portable ...; see `mcomp doctor`); None: that of the code which is used, or the best of this machine.
+    damaged, altered, newer than this mcomp, or whose graph calls operators that are not on the allow-list, and BackendError
+    where this machine cannot run it (no compiler and no PyTorch, no GPU, another `isa`), or `threads` is no number.
+    threads: of the model; None: all cores. isa: the instruction set to use (avx512, avx2, portable ...; see `mcomp
+    doctor`); None: that of the code which is used, or the best of this machine.
     """
     opened = Container(Path(path))
     check = Beside(lambda: _check(opened)) if trust_code else None

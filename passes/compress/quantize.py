@@ -122,7 +122,8 @@ class Quantize(Pass):
         if self.group is not None and self.group < 1:
             raise PassError(f"quantize: group is {self.group}", code="MC0204", help="use a positive number")
         if not 50.0 < self.percentile <= 100.0:
-            raise PassError(f"quantize: percentile is {self.percentile}", code="MC0204", help="use 50 to 100")
+            raise PassError(f"quantize: percentile is {self.percentile}", code="MC0204",
+                            help="use more than 50, at most 100")
         if self.activations == "static" and context.calibration is None:
             raise PassError("quantize: static activations need calibration data", code="MC0205",
                             help="pass calibration=[...], or use activations=dynamic")
