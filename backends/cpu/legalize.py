@@ -24,7 +24,8 @@ class Legalize(Pass):
         %c = conv %x, %w : f32[B, 8, 16, 16]       ->  %c = conv %x, %w : f32[B, 8, 16, 16] layout<0,2,3,1>
         %r = relu %c : f32[B, 8, 16, 16]               %r = relu %c : f32[B, 8, 16, 16] layout<0,2,3,1>
 
-    A backend takes part by having a method `legalize(graph, context) -> int`, which returns how many types it changed.
+    target: the backend, such as cpu or cuda. It takes part by having a method `legalize(graph, context) -> int`, which
+        returns how many types it changed.
     """
 
     name = "legalize"

@@ -66,6 +66,8 @@ class Distill(Pass):
         samples) is refused.
     seconds, steps, epochs: how long; `seconds` for all regions together. rate: about the share by which a step changes a
         tensor, with adamw; none tries some. Later passes over the whole model take the rate that the first one found.
+    optimizer: adamw, or sgd with momentum. schedule: after a short warm-up the rate falls to zero, cosine or linear, or is
+        constant. decay: the optimizer's weight decay, of matrices. batch: samples in a step.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
         of kl. features: weight of values inside, with student=self on the whole model.
     scales: also learn scales of quantization. mix: with blocks, the share of their input taken from the dense model.

@@ -65,8 +65,8 @@ class Quantize(Pass):
         the inputs); learned (integers and scales that no single change improves); or auto, which below 8 bits, and for 8
         where rounding the weights alone changes the output by more than 1%, takes the one with the least error. A weight
         that several layers share stays one in 8 bits, by auto: rounded to the nearest, for all of them.
-    ranges: minmax, percentile or mse (least squared error), for static activations; auto takes the one that changes the
-        layer's output least.
+    ranges: minmax, percentile (of the central `percentile` percent of the values) or mse (least squared error), for static
+        activations; auto takes the one that changes the layer's output least.
     smooth: alpha of SmoothQuant for linear layers; none tries 0.5 and keeps it where it helps; 0 switches it off.
     attention: also quantize the operands of products between activations (static). true: of attention and matmul, where
         max_error allows; auto: of attention, where calibration data is given, results change by at most 15% and there are
