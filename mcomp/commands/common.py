@@ -84,13 +84,17 @@ _REFERENCE_HELP = "write package.module:function or file.py:function"
 
 @dataclass
 class Source:
-    """A model and what goes with it, as a user's function gives it."""
+    """A model and what goes with it, as a user's function gives it; see `mcomp.optimize`."""
 
     model: Any
     args: Any = None
     kwargs: dict[str, Any] | None = None
     calibration: Iterable[Any] | None = None
     evaluate: Any = None
+    dynamic: Any = None
+    layers: Mapping[str, Mapping[str, Any]] | None = None
+    students: Mapping[str, Any] | None = None
+    seed: int = 0
 
 
 def find_reference(reference: str) -> Any:
@@ -122,8 +126,7 @@ def find_reference(reference: str) -> Any:
 
 
 def open_source(reference: str) -> Source:
-    """What a user's function returns: a module, a pair of module and arguments, or a dict with `model`, `args`,
-    `kwargs`, `calibration` and `evaluate`."""
+    """What a user's function returns: a module, a pair of module and arguments, or a dict of `Source`'s fields."""
     found = find_reference(reference)
     if callable(found) and not hasattr(found, "forward"):
         found = found()

@@ -10,7 +10,8 @@ from mcomp.commands.common import emit_json, open_source, writable
 def add(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("source", help="package.module:function or file.py:function; it returns (module, args), or a "
-                        "dict with model, args, kwargs, calibration, evaluate")
+                        "dict with model, args, kwargs, calibration, evaluate, dynamic, layers, students, seed: those of "
+                        "mcomp.optimize")
     parser.add_argument("-o", "--output", required=True, help="where to save the .mcomp file")
     parser.add_argument("--pipeline", help='passes to run, such as "quantize{bits=8}"')
     parser.add_argument("--max-drop", type=float, help="how much evaluate may drop")
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         source.model, source.args, source.kwargs, calibration=source.calibration, evaluate=source.evaluate,
         pipeline=arguments.pipeline, max_drop=arguments.max_drop, max_error=arguments.max_error,
         objective=arguments.objective, target=arguments.target, exclude=arguments.exclude, threads=arguments.threads,
-        time_limit=arguments.time_limit, resume=arguments.resume,
+        time_limit=arguments.time_limit, resume=arguments.resume, dynamic=source.dynamic, layers=source.layers,
+        students=source.students, seed=source.seed,
     )
     report = fast.report()
     if arguments.json:

@@ -27,6 +27,15 @@ SOURCE = textwrap.dedent("""
         x = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
         return {"model": model(), "args": (x,), "calibration": [(x,)], "evaluate": lambda m: float(m(x).shape[0])}
 
+    def chosen():
+        return {**everything(), "dynamic": False, "layers": {"0": {"quantize": False}}, "seed": 3}
+
+    def strange():
+        return {**everything(), "students": {"3": nn.Linear(8, 4)}}
+
+    def unlucky():
+        return {**everything(), "seed": -1}
+
     def bare():
         return model()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands.conftest import Mcomp
+from tests.commands.conftest import Mcomp, Ran
 from tests.runtime.build import MLP
 
 
@@ -277,6 +277,22 @@ def test_optimize_saves_and_reports(mcomp: Mcomp, folder: Path, tmp_path: Path) 
     text = mcomp("optimize", f"{folder / 'source.py'}:pair", "-o", out, "--target", "reference").out
     assert "lossless" in text
     assert f"saved as {out}" in text
+
+
+def test_optimize_takes_options_from_the_function(mcomp: Mcomp, folder: Path, tmp_path: Path) -> None:
+    def optimized(name: str) -> tuple[Ran, str]:
+        out = tmp_path / "m.mcomp"
+        ran = mcomp("optimize", f"{folder / 'source.py'}:{name}", "-o", out, "--target", "reference", "--pipeline",
+                    "quantize{bits=8}")
+        return ran, mcomp("inspect", "--ir", out).out if ran.code == 0 else ""
+
+    ir = optimized("everything")[1]
+    assert ir.count("affine<i8") == 2 and "f32[B, 8]" in ir
+    ir = optimized("chosen")[1]
+    assert ir.count("affine<i8") == 1 and "f32[8, 8]" in ir and "f32[B, 8]" not in ir
+    assert "there is no module '3', for which a student was given" in optimized("strange")[0].err
+    assert "seed is -1" in optimized("unlucky")[0].err
+    assert "dynamic, layers, students, seed" in " ".join(mcomp("optimize", "--help").out.split())
 
 
 def test_optimize_says_when_the_budget_was_not_met(mcomp: Mcomp, folder: Path, tmp_path: Path) -> None:
