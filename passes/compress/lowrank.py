@@ -18,7 +18,7 @@ from mcomp.passes.compress.factors import Decomposer, Factors, Scheme
 from mcomp.passes.compress.fitting import fit_behind
 from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.moments import Moments, MomentSource, weight_matrix
-from mcomp.passes.compress.options import amount, check_layers
+from mcomp.passes.compress.options import amount, check_layers, check_limit
 from mcomp.passes.compress.readers import TOO_WIDE, tied, too_wide
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.tables import factor_tables, table_nodes
@@ -81,6 +81,7 @@ class LowRank(Pass):
         given = [name for name in ("energy", "rank", "ratio") if getattr(self, name) is not None]
         if len(given) > 1:
             raise PassError(f"lowrank: {' and '.join(given)} exclude each other", code="MC0204", help="give one of them")
+        check_limit("lowrank", self.limit)
         self._check_values()
         check_layers(self, graph, context, ("energy", "rank", "ratio", "max_error"), LowRank._check_values)
         if context.calibration is None:

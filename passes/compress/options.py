@@ -31,6 +31,12 @@ class Amounts(Protocol):
     def energy(self) -> float | None: ...
 
 
+def check_limit(rule: str, limit: int) -> None:
+    """Raise PassError for a number of calibration batches that leaves none."""
+    if limit < 1:
+        raise PassError(f"{rule}: limit is {limit}", code="MC0204", help="use 1 calibration batch or more")
+
+
 def switched_off(rule: str, node: Node, context: Context) -> bool:
     """Whether a rule leaves a node alone, as `Context.excluded` tells, without a remark."""
     options = context.layer_options

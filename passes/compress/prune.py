@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ from mcomp.passes.compress.encode import constant_bytes
 from mcomp.passes.compress.fitting import fit_again, left_from, places_of
 from mcomp.passes.compress.ledger import divided, settle
 from mcomp.passes.compress.narrow import feasible, join_constants, narrow, own_constants
-from mcomp.passes.compress.options import check_layers
+from mcomp.passes.compress.options import check_layers, check_limit
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.shares import cheapest, points, step_of, uniform
 from mcomp.passes.compress.sparsify import sparsify
@@ -126,6 +127,9 @@ class Prune(Pass):
                             help="give two passes, each with an exclusion of the other's layers")
         self.counts()
         self._check_heeded()
+        check_limit("prune", self.limit)
+        if not 0.0 <= self.least <= 1.0:
+            raise PassError(f"prune: least is {self.least}", code="MC0204", help="use a share of 1, such as 0.1")
         self._check_values()
         check_layers(self, graph, context, ("ratio",), Prune._check_values)
         if self.flops is not None and not 0.0 < self.flops <= 1.0:
@@ -276,10 +280,10 @@ class Prune(Pass):
                                     help=f"write {name}= and how many stay, 1 to {sizes[name]}")
                 asked[name] = count
             elif count:
-                context.missed("prune", name, "no dimension that can shrink has this name", "see prune_curves for names")
+                context.missed("prune", name, "no dimension that can shrink has this name", _named_like(name, sizes))
             elif "branches" not in self.kinds:
                 context.missed("prune", name, "no dimension that can shrink has this name, and no branch goes",
-                               "see prune_curves for names, or add branches to what")
+                               f"{_named_like(name, sizes)}; for branches, add them to what")
         return asked
 
     def _choose(
@@ -368,6 +372,12 @@ def _known_error(dimension: Dimension, curve: Curve, count: int) -> float | None
     if curve.lost is None or (dimension.note and dimension.kind != "stream"):
         return None
     return float(curve.lost[count] ** 0.5)
+
+
+def _named_like(name: str, names: Collection[str]) -> str:
+    """What to write for a name that there is not."""
+    found = difflib.get_close_matches(name, names, n=3) or list(names)[:5]
+    return f"name one of those that can, such as {', '.join(found)}" if found else "none can: choose other kinds in what"
 
 
 def kept_outputs(graph: Graph, removal: Removal) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from mcomp.passes.compress.encode import constant_bytes, dense_const, is_plain
 from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
-from mcomp.passes.compress.options import check_layers, switched_off
+from mcomp.passes.compress.options import check_layers, check_limit, switched_off
 from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, activation_products, quantize_products
 from mcomp.passes.compress.readers import TOO_WIDE, sharers, too_wide
@@ -106,6 +106,7 @@ class Quantize(Pass):
     relevant: bool = False
 
     def check(self, graph: Graph, context: Context) -> None:
+        check_limit(self.name, self.limit)
         self._check_values(context)
         own = ("bits", "activations", "group", "max_error")
         check_layers(self, graph, context, own, lambda given: given._check_values(context))

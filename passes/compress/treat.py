@@ -8,6 +8,7 @@ from mcomp.errors import PassError
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
+from mcomp.passes.compress.options import check_limit
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.rounding import Rounding
 from mcomp.passes.compress.treatment import Treatment, apply
@@ -46,6 +47,7 @@ class Treat(Pass):
 
     def check(self, graph: Graph, context: Context) -> None:
         self.treatments()
+        check_limit("treat", self.limit)
         Quantize(rounding=self.rounding, limit=self.limit).check(graph, context)
         if context.calibration is None:
             raise PassError("treat: layers are fitted to calibration data, and there is none", code="MC0205",
