@@ -206,7 +206,7 @@ def test_an_infeasible_group_names_the_layer_and_what_fits() -> None:
 
 def test_a_percentile_of_50_is_refused_and_told_so() -> None:
     with pytest.raises(PassError, match=r"percentile is 50.0\n.*use more than 50, at most 100"):
-        Quantize(percentile=50.0).check(parse_graph(LINEAR, generate=True), Context())
+        quantized(MLP, "quantize{percentile=50}", [rows()])
 
 
 @pytest.mark.parametrize("pipeline", ["quantize{bits=5}", "quantize{group=0}", "quantize{percentile=20.0}"])
