@@ -62,7 +62,7 @@ class Memory:
                                   f"kept in {own}", stacklevel=2)
                 return cls.open(own, identity)
         except FileNotFoundError:
-            pass
+            memory._write()  # the folder is this search's from now on
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             warnings.warn(f"{folder} cannot be used ({e}); starting anew", stacklevel=2)
         return memory
@@ -74,6 +74,9 @@ class Memory:
     def keep(self, kind: str, key: str, value: Any) -> None:
         """Keep plain data, at once. A folder that cannot be written is a warning: the search goes on."""
         self.records.setdefault(kind, {})[key] = value
+        self._write()
+
+    def _write(self) -> None:
         if self.folder is None:
             return
         data = {"format": FORMAT, "identity": self.identity, "records": self.records}
