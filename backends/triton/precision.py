@@ -38,4 +38,4 @@ def _settings() -> list[Any]:
     """Where torch keeps the precision of products, of convolutions and of recurrent layers on CUDA devices."""
     import torch.backends.cudnn.rnn
 
-    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]

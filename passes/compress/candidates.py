@@ -180,7 +180,7 @@ def _allowed_menu(node: Node, menu: Menu, context: Context) -> Menu:
     precisions = menu.precisions
     if bits is not None or activations not in (None, "auto"):
         bits = 8 if bits is None else int(bits)
-        usual = "static" if bits == 8 else "none"
+        usual: Activations = "static" if bits == 8 else "none"
         precisions = (FLOAT, (bits, usual if activations in (None, "auto") else mode_of(node, activations)))
     if "quantize" not in rules:
         precisions = (FLOAT,)

@@ -27,8 +27,8 @@ def multiplies_floats(rule: str, node: Node, context: Context) -> bool:
     """Whether the target has a product's integer operands decoded at every call, and multiplies floats; a remark if so."""
     if backend_named(context.target).multiplies_bytes(node.op.name):
         return False
-    context.missed(rule, node, f"{node.op.name} multiplies floats on {context.target}: integers would be decoded in front of "
-                   "it, which takes longer", "nothing need be done: it stays in float")
+    context.missed(rule, node, f"{node.op.name} multiplies floats on {context.target}: integers would be decoded in front "
+                   "of it, which takes longer", "nothing need be done: it stays in float")
     return True
 
 

@@ -36,7 +36,8 @@ class Called:
 def _workshop(model: Called, *, plain: bool) -> Any:
     x, y = torch.ones(2), torch.ones(3)
     return SimpleNamespace(
-        model=model, captured=SimpleNamespace(program=object(), fallback=None), works=[SimpleNamespace(program_is_plain=plain)],
+        model=model, captured=SimpleNamespace(program=object(), fallback=None),
+        works=[SimpleNamespace(program_is_plain=plain)],
         example=((x,), {"more": {"y": y, "name": "kept"}}), settings=SimpleNamespace(target="cuda"),
         example_leaves=lambda work: [x, y],
     )

@@ -57,7 +57,8 @@ def test_convolutions_norms_and_element_wise_nodes_do_so_too() -> None:
         rows = m.op("decode", m.op("quantize", m.input((B, 24)), **HOW["rows"]))
         y = m.op("add", m.op("conv", m.input((B, 4, 5, 7)), m.const((6, 4, 3, 3), scale=0.2), **geometry), image)
         z = m.op("layer_norm", m.op("add", rows, m.input((B, 24))), axes_count=1, eps=1e-5)
-        return [y, z, m.op("mul", m.op("exp", rows), m.input((B, 24))), m.op("group_norm", m.op("relu", image), groups=2, eps=1e-5)]
+        product = m.op("mul", m.op("exp", rows), m.input((B, 24)))
+        return [y, z, product, m.op("group_norm", m.op("relu", image), groups=2, eps=1e-5)]
 
     executable = check(made(make), {"B": 3})
     assert _decodes(executable) == 0

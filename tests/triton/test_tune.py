@@ -115,7 +115,8 @@ def test_sizes_of_a_bucket_are_searched_for_once(tmp_path: Path) -> None:
     assert again.timed == 0
     launch = next(s for s in executable.steps({"B": 20}) if isinstance(s, Launch))
     assert executable.tuner is not None
-    found = {rows: executable.tuner.settled(launch, {"rows": rows, "cols": 24, "inner": 40, "n0": rows}) for rows in (18, 20)}
+    sizes = {"cols": 24, "inner": 40}
+    found = {rows: executable.tuner.settled(launch, {"rows": rows, **sizes, "n0": rows}) for rows in (18, 20)}
     assert found[18] == found[20] and found[20]["BLOCK_M"] == 16
 
 

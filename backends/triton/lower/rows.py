@@ -342,8 +342,8 @@ class _Rows:
         return self.lens(View(view.buffer, view.dtype, norm.type.shape, (0, view.strides[0], *rest), view.offset))
 
     def _quantize(self, given: str, place: Coded) -> None:
-        """Store bytes, or floats of 8 bits, with a scale for each row from its data; a row of zeros has scale 1, one with NaN
-        or infinity decodes to NaN."""
+        """Store bytes, or floats of 8 bits, with a scale for each row from its data; a row of zeros has scale 1, one with
+        NaN or infinity decodes to NaN."""
         text, encoding = self.text, place.type.encoding
         assert isinstance(encoding, (Affine, Scaled))
         scales, zeros = place.part("scales"), place.part("zeros")

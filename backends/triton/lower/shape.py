@@ -22,7 +22,8 @@ def _view(node: Node, b: Builder, move: Move) -> View | None:
     cannot say it."""
     operand = node.operand(0)
     place = b.place(operand) if b.number(operand) is None else None
-    one_scale = isinstance(place, Coded) and isinstance(place.type.encoding, Affine) and place.type.encoding.scale is not None
+    encoding = place.type.encoding if isinstance(place, Coded) else None
+    one_scale = isinstance(encoding, Affine) and encoding.scale is not None
     if isinstance(place, Coded) and one_scale and (b.weight(operand) is None or node.type.encoding != DENSE):
         view = move(place.values)
         if view is not None:
