@@ -1,7 +1,8 @@
 """Spending a budget: the best version of a model that keeps it.
 
 First int8, the cheapest to make. Then, where calibration data is given, the planner: everything that passes offer, decided
-together. Whatever ends the search, the best version so far is the answer.
+together. Where nothing of that fits, int8 with the layers in float that err most, which may be ones that the planner has no
+levels for. Whatever ends the search, the best version so far is the answer.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ def _search(workshop: Workshop, standing: Standing) -> None:
     if reason is None:
         plain = first is not None and first[1] == CANDIDATES[0][1]
         Planner(workshop, standing, first[0] if first is not None and plain else None).run()
-        return
-    workshop.warnings.append(f"only int8 was tried: {reason}")
+        if standing.best is not lossless or workshop.out_of_time():
+            return
+    else:
+        workshop.warnings.append(f"only int8 was tried: {reason}")
     for candidate, pipeline in useful:
         if not _judged(workshop, standing, candidate):
             continue

@@ -133,6 +133,8 @@ def change(before: str, now: str) -> str:
 
 def _total(rows: Sequence[Row]) -> Row:
     """The sums of rows, for a report without totals; None for times that a row which was measured lacks."""
+    from mcomp.report.report import Row
+
     measured = [r for r in rows if r.measured_us is not None]
     return Row(
         "total", "", "", weight_bytes_before=sum(r.weight_bytes_before for r in rows),

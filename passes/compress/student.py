@@ -165,7 +165,7 @@ def _check_types(body: Graph, region: Region, module: nn.Module) -> None:
     if len(body.outputs) != len(region.outputs):
         raise PassError(
             f"distill: the student {name} gives {len(body.outputs)} results, the region {len(region.outputs)}",
-            code="MC0221", where=region.name or None,
+            code="MC0221", where=region.name or None, help="let its forward return tensors, as the region gives them",
         )
     for ours, theirs in zip(body.outputs, region.outputs):
         if ours.type != theirs.type:

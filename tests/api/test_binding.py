@@ -14,7 +14,7 @@ from mcomp.plan.planner import Planner
 from tests.api.models import batches, wide
 
 X = batches(1)[0][0]
-SOURCES = re.compile(r"comes from .*(body|head).*\(\d+%\)")
+SOURCES = re.compile(r"comes from .*(body|head|linear).*\(\d+%\)")
 
 
 def notes(**options: Any) -> list[str]:
@@ -24,7 +24,7 @@ def notes(**options: Any) -> list[str]:
 
 def test_where_nothing_fits_the_nearest_attempt_and_its_sources_are_told() -> None:
     (found,) = [n for n in notes(max_error=1e-4) if "no choice kept the budget" in n]
-    share = re.search(r"has the least output error \([\d.e-]+\), takes (\d+)% of it", found)
+    share = re.search(r"with the least output error \([\d.e-]+\), takes (\d+)% of it", found)
     assert share is not None and int(share.group(1)) > 100
     assert SOURCES.search(found)
 

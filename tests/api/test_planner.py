@@ -247,7 +247,7 @@ def test_a_planner_that_fails_costs_nothing_but_itself(monkeypatch: pytest.Monke
     report = optimize(max_error=0.1).report()
     assert report.kept.name.startswith("int8")
     (note,) = [n for n in report.notes if "the planner failed (ZeroDivisionError: no luck" in n]
-    assert "mcomp/plan/planner.py, _run, line " in note and "fault of mcomp: please report it" in note
+    assert "mcomp/plan/planner.py, _search, line " in note and "fault of mcomp: please report it" in note
     (fault,) = report.faults
     assert fault.splitlines()[-2].startswith("api/test_planner.py, fail, line ")
     assert fault.splitlines()[-2].endswith('raise ZeroDivisionError("no luck")')

@@ -72,14 +72,14 @@ def test_why_a_version_was_not_judged() -> None:
 
     def evaluate(model: Any) -> float:
         calls.append(model)
-        if len(calls) > 2:
+        if len(calls) > 1:
             raise ValueError("the disk is full")
         return 1.0
 
     report = optimize(evaluate=evaluate, max_drop=0.1).report()
-    assert report.kept.name == "int8" and "ended early" in " ".join(report.notes)
-    plans = [text for name, text in verdicts(report).items() if name.startswith("plan")]
-    assert len(plans) == 2 and all(text.startswith("not judged: evaluate raised ValueError") for text in plans)
+    assert "ended early" in " ".join(report.notes)
+    told = [text for name, text in verdicts(report).items() if name == "int8" or name.startswith("plan")]
+    assert len(told) == 2 and all(text.startswith("not judged: evaluate raised ValueError") for text in told)
 
 
 def test_a_version_that_was_being_judged_when_the_user_interrupted() -> None:

@@ -160,7 +160,7 @@ class Loses(Small):
 @pytest.mark.parametrize(("student", "message", "help"), [
     (Counts, "Counts keeps state between calls", "changes no buffer"),
     (Looks, "Looks cannot be captured whole", "torch.export"),
-    (Loses, "Loses cannot be captured", ""),
+    (Loses, "the student Loses gives 0 results", ""),
 ])
 def test_a_student_that_cannot_be_one_says_what_would_help(student: type[Small], message: str, help: str) -> None:
     with pytest.raises(PassError, match=message) as caught:
