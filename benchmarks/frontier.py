@@ -302,11 +302,9 @@ def run_goal(
     plan = Plan(wanted, loading, options.threads, options.rounds, options.burst, False)
     with tempfile.TemporaryDirectory() as scratch:
         result = run_case(plan, case, Path(scratch), True, lambda result: keep(made.joined(result)))
-    eager = result.entry("eager")
-    for name, score in case.beside.items():
+    for name, score in case.beside.items() if result.entries else ():
         try:
-            if eager is not None:
-                eager.also[name] = score()
+            result.entries[0].also[name] = score()
         except Exception as error:
             result.skipped[name] = reason_of(error)
     keep(made.joined(result))

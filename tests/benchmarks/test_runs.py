@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,7 +181,9 @@ def tiny(stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[
     def planned(*given: Any) -> None:
         raise ValueError("no plan")
 
-    monkeypatch.setattr(models, "load", lambda name, options: load("mlp_small", models.Options()))
+    beside = {"luck": lambda: 50.0, "bad luck": lambda: [1.0][1]}
+    case = dataclasses.replace(load("mlp_small", models.Options()), beside=beside)
+    monkeypatch.setattr(models, "load", lambda name, options: case)
     monkeypatch.setattr(frontier, "single", single)
     monkeypatch.setattr(frontier, "planned", planned)
     monkeypatch.setattr(frontier, "GOALS", {"tiny": frontier.Goal("tiny", singles={"bad": "x", "good": "y"})})
@@ -193,7 +196,11 @@ def test_one_technique_that_fails_is_told_and_the_others_go_on(tiny: list[str], 
     assert [entry.name for entry in case.entries] == ["eager", "mcomp int8", "mcomp good"]
     assert case.entries[2].details["pipeline"].startswith("y,")
     assert [len(entry.rounds_ms) for entry in case.entries] == [2, 2, 2]
-    assert case.skipped == {"artifact plan": "ValueError: no plan", "artifact bad": "KeyError: 'bad'"}
+    assert case.entries[0].also == {"luck": 50.0}
+    assert case.skipped == {
+        "artifact plan": "ValueError: no plan", "artifact bad": "KeyError: 'bad'",
+        "bad luck": "IndexError: list index out of range",
+    }
 
 
 def test_trained_techniques_are_asked_for(tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
