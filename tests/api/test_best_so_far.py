@@ -59,7 +59,7 @@ def test_ctrl_c_twice_while_versions_are_timed(monkeypatch: pytest.MonkeyPatch) 
     fast = optimize()
     report = fast.report()
     assert report.within_budget is True and report.kept.latency_ms is None
-    assert names(fast.frontier)[-1] == report.kept.name
+    assert report.kept.name in names(fast.frontier)
 
 
 def test_after_an_interrupted_search_only_what_is_kept_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
