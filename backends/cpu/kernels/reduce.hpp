@@ -2,6 +2,7 @@
 //
 //     reduce(w, Sum<float>{}, x, y, outer, n, inner);           // y [outer, inner]
 //     reduce_strided(w, Max<float>{}, x, y, {2, {B, D}, {L * D, 1}}, {1, {L}, {D}});   // kept, reduced dimensions
+//     total = reduce_terms(Sum<float>{}, n, [&](int64_t i) MCOMP_LAMBDA { return math::exp(x[i]); });  // on the way
 //     arg_reduce<true>(w, x, values_or_null, indices, outer, n, inner);                // argmax; false: argmin
 // An operation is a class with Acc (a lane's partial result), Wide (a block's), start, step, merge, widen, join,
 // finish. Floats: blocks of 2048 terms in 64 float lanes, blocks added in double. Integers and bool accumulate in
@@ -30,6 +31,9 @@ using wide_sum_t = std::conditional_t<is_real_float<T>::value, double, int64_t>;
 // What values of T are compared in.
 template <class T>
 using order_t = std::conditional_t<is_small_float<T>::value, float, T>;
+
+// Lanes of rows shorter than kSumLanes.
+constexpr int kShortLanes = 16;
 
 template <class In>
 struct Sum {
@@ -198,29 +202,36 @@ struct DimGroup {
 
 namespace detail {
 
-template <class Op, class In>
-inline typename Op::Wide reduce_row(const Op& op, const In* x, int64_t n, int64_t stride) {
+// Of the terms f(first) ... f(last - 1), in so many lanes.
+template <int Lanes, class Op, class F>
+MCOMP_INLINE typename Op::Acc reduce_block(const Op& op, int64_t first, int64_t last, const F& f) {
+  typename Op::Acc lanes[Lanes];
+  for (int j = 0; j < Lanes; ++j) lanes[j] = op.start();
+  int64_t i = first;
+  for (; i + Lanes <= last; i += Lanes)
+    for (int j = 0; j < Lanes; ++j) lanes[j] = op.step(lanes[j], f(i + j));
+  for (int j = 0; i < last; ++i, ++j) lanes[j] = op.step(lanes[j], f(i));
+  for (int width = Lanes / 2; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) lanes[j] = op.merge(lanes[j], lanes[j + width]);
+  return lanes[0];
+}
+
+}  // namespace detail
+
+// Of the terms f(0) ... f(n - 1), not finished.
+template <class Op, class F>
+inline typename Op::Wide reduce_terms(const Op& op, int64_t n, const F& f) {
+  if (n < kSumLanes) return op.widen(detail::reduce_block<kShortLanes>(op, 0, n, f));
   typename Op::Wide total = op.widen(op.start());
-  for (int64_t first = 0; first < n; first += kSumBlock) {
-    const int64_t last = first + kSumBlock < n ? first + kSumBlock : n;
-    typename Op::Acc lanes[kSumLanes];
-    for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.start();
-    int64_t i = first;
-    if (stride == 1) {
-      for (; i + kSumLanes <= last; i += kSumLanes)
-        for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], x[i + j]);
-    }
-    for (int j = 0; i < last; ++i, ++j) lanes[j % kSumLanes] = op.step(lanes[j % kSumLanes], x[i * stride]);
-    for (int width = kSumLanes / 2; width > 0; width /= 2)
-      for (int j = 0; j < width; ++j) lanes[j] = op.merge(lanes[j], lanes[j + width]);
-    total = op.join(total, op.widen(lanes[0]));
-  }
+  for (int64_t first = 0; first < n; first += kSumBlock)
+    total = op.join(total, op.widen(detail::reduce_block<kSumLanes>(op, first, min_i64(first + kSumBlock, n), f)));
   return total;
 }
 
-// Columns [0, width), width <= kSumLanes, of n rows at distance `row`.
-template <class Op, class In, class Out>
-inline void reduce_columns(const Op& op, const In* x, Out* y, int64_t n, int64_t row, int64_t width) {
+// Columns [0, width), width <= kSumLanes, of n rows: row(i) gives the terms of row i as a function of the column. Column j
+// goes to y[j * step].
+template <class Op, class F, class Out>
+inline void reduce_columns(const Op& op, const F& row, Out* y, int64_t step, int64_t n, int64_t width) {
   typename Op::Wide total[kSumLanes];
   for (int j = 0; j < kSumLanes; ++j) total[j] = op.widen(op.start());
   for (int64_t first = 0; first < n; first += 256) {
@@ -228,16 +239,24 @@ inline void reduce_columns(const Op& op, const In* x, Out* y, int64_t n, int64_t
     typename Op::Acc lanes[kSumLanes];
     for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.start();
     for (int64_t i = first; i < last; ++i) {
-      const In* from = x + i * row;
+      const auto term = row(i);
       if (width == kSumLanes) {
-        for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], from[j]);
+        for (int j = 0; j < kSumLanes; ++j) lanes[j] = op.step(lanes[j], term(j));
       } else {
-        for (int64_t j = 0; j < width; ++j) lanes[j] = op.step(lanes[j], from[j]);
+        for (int64_t j = 0; j < width; ++j) lanes[j] = op.step(lanes[j], term(j));
       }
     }
     for (int64_t j = 0; j < width; ++j) total[j] = op.join(total[j], op.widen(lanes[j]));
   }
-  for (int64_t j = 0; j < width; ++j) y[j] = op.template finish<Out>(total[j], n);
+  for (int64_t j = 0; j < width; ++j) y[j * step] = op.template finish<Out>(total[j], n);
+}
+
+namespace detail {
+
+template <class Op, class In>
+inline typename Op::Wide reduce_row(const Op& op, const In* x, int64_t n, int64_t stride) {
+  if (stride == 1) return reduce_terms(op, n, [=](int64_t i) MCOMP_LAMBDA { return x[i]; });
+  return reduce_terms(op, n, [=](int64_t i) MCOMP_LAMBDA { return x[i * stride]; });
 }
 
 }  // namespace detail
@@ -256,7 +275,12 @@ void reduce(const Worker& w, const Op& op, const In* x, Out* y, int64_t outer, i
   for (int64_t item = r.begin; item < r.end; ++item) {
     const int64_t o = item / tiles, j = item % tiles * kSumLanes;
     const int64_t width = inner - j < kSumLanes ? inner - j : kSumLanes;
-    detail::reduce_columns(op, x + o * n * inner + j, y + o * inner + j, n, inner, width);
+    const In* const from = x + o * n * inner + j;
+    const auto row = [=](int64_t i) MCOMP_LAMBDA {
+      const In* const at = from + i * inner;
+      return [=](int64_t c) MCOMP_LAMBDA { return at[c]; };
+    };
+    reduce_columns(op, row, y + o * inner + j, 1, n, width);
   }
 }
 

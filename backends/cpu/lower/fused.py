@@ -1,5 +1,5 @@
 """Fused nodes: a product or a pair of them with what follows as one kernel, a norm with what surrounds it as one kernel,
-runs of element-wise nodes as one kernel, the rest alone."""
+a reduction with what precedes it as one kernel, runs of element-wise nodes as one kernel, the rest alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.epilogue import Tail
 from mcomp.backends.cpu.expressions import is_scalar
 from mcomp.backends.cpu.lower.elementwise import lower_region
+from mcomp.backends.cpu.lower.fused_reduce import lower_reduced, reduction_at
 from mcomp.backends.cpu.lower.fused_rows import lower_rows, row_region
 from mcomp.backends.cpu.lower.pair import lower_pair, pair_at
 from mcomp.backends.cpu.lower.products import ANCHORS
@@ -48,6 +49,11 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
             return len(region.nodes)
         b.context.missed("lower", region.norm, f"{region.norm.op.name} with what surrounds it: {refused.reason}",
                          refused.remedy)
+    reduced = reduction_at(nodes[at:])
+    if reduced is not None:
+        *before, last = reduced
+        if b.attempt(lambda: lower_reduced(before, last, b), part_of(nodes, reduced)) is None:
+            return len(reduced)
     if is_scalar(first):
         run = run_at(nodes, at, None, _follows)
         outputs = seen_outside(run)

@@ -13,7 +13,7 @@ from mcomp.ir import dims, dtypes
 from mcomp.ir.graph import Node
 
 HEADERS = ("reduce.hpp",)
-_OPERATIONS = {
+OPERATIONS = {
     "sum": "Sum", "mean": "Mean", "prod": "Prod", "amax": "Max", "amin": "Min", "any": "Any", "all": "All",
 }
 
@@ -31,26 +31,18 @@ def middle(access: Access, axes: Sequence[int]) -> dict[str, Size] | None:
     }
 
 
-@lowers(*_OPERATIONS, "norm", target=TARGET)
+@lowers(*OPERATIONS, "norm", target=TARGET)
 def lower_reduction(node: Node, b: Builder) -> Declined | None:
     """Sums, products, extremes and norms over any axes."""
     x = b.read(node.operand(0))
     if x.dtype.is_complex or x.dtype.bits < 8:
         return Declined(f"{x.dtype} has no kernel")
-    kind = c_type(x.dtype)
-    numbers: dict[str, Size | Real] = {}
-    if node.op.name == "norm":
-        operation = _norm(node.attrs["p"], kind)
-        if operation == "op":
-            numbers["order"] = Real(node.attrs["p"])
-    else:
-        operation = f"{_OPERATIONS[node.op.name]}<{kind}>{{}}"
-    declared = f"NormP<{kind}> op;\nop.order = order;\n" if operation == "op" else ""
+    declared, numbers = operation(node, c_type(x.dtype))
     axes = node.attrs["axes"]
     last = _spatial_mean(x, axes)
     if last is not None:
         out = b.write(node.result)
-        b.call(node.op.name, f"{declared}reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
+        b.call(node.op.name, f"{declared}\nreduce(w, op, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
                numbers={**numbers, **last}, headers=HEADERS)
         return None
     if not x.is_dense() and not any(s == 0 for s in x.strides) and len(axes) == x.rank and x.dense_order() is not None:
@@ -59,7 +51,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
     sizes = middle(x, axes)
     out = b.write(node.result)
     if sizes is not None:
-        b.call(node.op.name, f"{declared}reduce(w, {operation}, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
+        b.call(node.op.name, f"{declared}\nreduce(w, op, x, y, outer, n, inner);", outs={"y": out}, ins={"x": x},
                numbers={**numbers, **sizes}, headers=HEADERS)
         return None
     kept = [a for a in range(x.rank) if a not in axes]
@@ -69,7 +61,7 @@ def lower_reduction(node: Node, b: Builder) -> Declined | None:
         step, step_numbers = b.array(f"{name}_s", [x.strides[a] for a in chosen])
         numbers |= dict((*size_numbers, *step_numbers))
         groups.append(f"const DimGroup {name}{{{len(chosen)}, {size}, {step}}};")
-    text = declared + "\n".join((*groups, f"reduce_strided(w, {operation}, x, y, kept, reduced);"))
+    text = "\n".join((declared, *groups, "reduce_strided(w, op, x, y, kept, reduced);"))
     b.call(node.op.name, text, outs={"y": out}, ins={"x": x}, numbers=numbers, headers=HEADERS)
     return None
 
@@ -82,10 +74,15 @@ def _spatial_mean(x: Access, axes: Sequence[int]) -> dict[str, Size] | None:
     return {"outer": x.shape[0], "n": dims.product(x.shape[2:]), "inner": x.shape[1]}
 
 
-def _norm(p: float, kind: str) -> str:
-    """The operation of a norm; `op` for an order that is a parameter."""
-    named = {float("inf"): "MaxAbs", float("-inf"): "MinAbs", 1.0: "Norm1", 2.0: "Norm2"}
-    return f"{named[p]}<{kind}>{{}}" if p in named else "op"
+def operation(node: Node, kind: str) -> tuple[str, dict[str, Size | Real]]:
+    """C++ that declares `op`, by which a reduction combines elements of this type, and its numbers."""
+    name = OPERATIONS.get(node.op.name)
+    if name is None:
+        named = {float("inf"): "MaxAbs", float("-inf"): "MinAbs", 1.0: "Norm1", 2.0: "Norm2"}
+        name = named.get(node.attrs["p"])
+    if name is None:
+        return f"NormP<{kind}> op;\nop.order = order;", {"order": Real(node.attrs["p"])}
+    return f"const {name}<{kind}> op{{}};", {}
 
 
 @lowers("var", "std", target=TARGET)
