@@ -17,7 +17,7 @@ from mcomp.backends.cpu.cxx import Real, Size, c_type, register_type
 from mcomp.backends.cpu.expressions import load, scalar_lines, store
 from mcomp.backends.cpu.kernel import EncodedAccess, Pointer
 from mcomp.backends.cpu.loops import collapse
-from mcomp.ir import dtypes
+from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
@@ -53,10 +53,11 @@ def plain(node: Node) -> Tail:
     return Tail(node.result, (), ((node.result, node.result),))
 
 
-def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) -> Functor | Declined:
-    """The functor for an anchor whose elements come in rows: axes in `order`, the last of them along a row.
+def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, along: int = 1) -> Functor | Declined:
+    """The functor for an anchor whose elements come in rows: axes in `order`, the last `along` of them along a row.
 
-    Results are made, dense in this order. `bias` lies along the rows.
+    Results are made, dense in this order. `bias` lies along the rows. Declines where operands are not evenly spaced along
+    rows of several axes.
     """
     shape = tail.anchor.tensor.shape
     quantizing = [n for n in tail.nodes if n.op.name == "quantize"]
@@ -80,8 +81,34 @@ def functor(tail: Tail, b: Builder, order: Sequence[int], bias: Value | None) ->
         known[node.result] = known[node.operand(0)]
     outs = [_out(value, result, known[value], b, order, i) for i, (value, result) in enumerate(tail.outputs)]
     read = dict(zip(leaves, sources))
-    ready = _requantize(tail, b, order, bias, outs, read) or _clamped(tail, b, order, bias, outs, read)
-    return ready or _assemble(tail, b, order, bias, lines, sources, outs)
+    rows = _Rows(tuple(shape), tuple(order), along)
+    if any(rows.of(a) is None for a in (*(o.access for o in outs), *(s.access for s in sources))):
+        return Declined("an operand is not evenly spaced along the rows")
+    ready = _requantize(tail, b, rows, bias, outs, read) or _clamped(tail, b, rows, bias, outs, read)
+    return ready or _assemble(tail, b, rows, bias, lines, sources, outs)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """How an anchor's elements come in rows: its shape, its axes in order, and how many of them, the last ones, lie along
+    a row."""
+
+    shape: tuple[Dim, ...]
+    order: tuple[int, ...]
+    along: int
+
+    def of(self, access: Access) -> Access | None:
+        """An access with its axes in order and those along a row as one; None where these are not evenly spaced."""
+        wide = access.expand(self.shape).permute(self.order)
+        if self.along <= 1:
+            return wide
+        split = wide.rank - self.along
+        inner = collapse(wide.shape[split:], [wide.without(range(split))])
+        if inner.rank > 1:
+            return None
+        step = inner.strides[0][0] if inner.rank else 0
+        length = dims.product(wide.shape[split:])
+        return Access(wide.buffer, wide.dtype, (*wide.shape[:split], length), (*wide.strides[:split], step), wide.offset)
 
 
 @dataclass(frozen=True)
@@ -128,7 +155,7 @@ def _out(value: Value, result: Value, text: str, b: Builder, order: Sequence[int
 
 
 def _requantize(
-    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
+    tail: Tail, b: Builder, rows: _Rows, bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
 ) -> Functor | None:
     """The ready epilogue for a chain of clamps, perhaps behind a sum, that ends in bytes, and perhaps gives what it
     quantizes too; None for other tails."""
@@ -158,16 +185,16 @@ def _requantize(
     least, most = (float(q - encoding.zero) for q in encoding.range)
     least, most = max(least, low / encoding.scale), min(most, high / encoding.scale)
     beside = [a for a in (whole, None if other is None else other.access) if a is not None]
-    rows = _row_steps([coded, *beside], tail.anchor, order)
+    steps = _row_steps([coded, *beside], rows)
     offset = bias is not None and b.contiguous(bias).dtype is not dtypes.f32
-    if rows is None or offset or least > most or (other is None and whole is not None):
+    if steps is None or offset or least > most or (other is None and whole is not None):
         return None
     pointers = [pointer("o0", coded, write=True)]
     if bias is not None:
         pointers.append(pointer("bias", b.contiguous(bias)))
     text = "nullptr" if bias is None else "bias"
     numbers: list[tuple[str, Size | Real]] = [
-        ("ld", rows[0]), ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero), ("least", Real(least)),
+        ("ld", steps[0]), ("inverse", Real(1.0 / encoding.scale)), ("zero", encoding.zero), ("least", Real(least)),
         ("most", Real(most)),
     ]
     if other is None:
@@ -180,9 +207,9 @@ def _requantize(
     pointers.append(pointer("other", other.access))
     if whole is not None:
         pointers.append(pointer("whole", whole, write=True))
-        numbers.append(("whole_ld", rows[1]))
+        numbers.append(("whole_ld", steps[1]))
     numbers += [
-        ("low", Real(low)), ("high", Real(high)), ("other_ld", rows[-1]), ("other_scale", Real(other.scale or 1.0)),
+        ("low", Real(low)), ("high", Real(high)), ("other_ld", steps[-1]), ("other_scale", Real(other.scale or 1.0)),
         ("other_zero", other.zero),
     ]
     text = (
@@ -193,10 +220,9 @@ def _requantize(
     return Functor(text, tuple(pointers), tuple(numbers))
 
 
-def _row_steps(accesses: Sequence[Access], anchor: Value, order: Sequence[int]) -> list[Dim] | None:
+def _row_steps(accesses: Sequence[Access], rows: _Rows) -> list[Dim] | None:
     """For accesses of the anchor's shape whose rows lie without gaps: elements from one row to the next; None for others."""
-    shape = anchor.tensor.shape
-    ordered = [a.permute(order) for a in accesses if a.shape == shape]
+    ordered = [found for a in accesses if a.shape == rows.shape and (found := rows.of(a)) is not None]
     if len(ordered) != len(accesses) or any(a.strides[-1] != 1 and a.shape[-1] != 1 for a in ordered):
         return None
     lead = collapse(ordered[0].shape[:-1], [a.without((a.rank - 1,)) for a in ordered])
@@ -206,7 +232,7 @@ def _row_steps(accesses: Sequence[Access], anchor: Value, order: Sequence[int]) 
 
 
 def _clamped(
-    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
+    tail: Tail, b: Builder, rows: _Rows, bias: Value | None, outs: Sequence[_Out], sources: Mapping[Value, _Source]
 ) -> Functor | None:
     """The ready epilogue for a sum with at most one tensor, then clamps, that stays float; None for other tails."""
     value, low, high = tail.anchor, -math.inf, math.inf
@@ -228,14 +254,14 @@ def _clamped(
     accesses = [outs[0].access, *(() if added is None else (added.access,))]
     biases = None if bias is None else b.contiguous(bias)
     floats = [tail.anchor.tensor.dtype, *(a.dtype for a in accesses), *(() if biases is None else (biases.dtype,))]
-    rows = _row_steps(accesses, tail.anchor, order)
-    if rows is None or any(dtype is not dtypes.f32 for dtype in floats):
+    steps = _row_steps(accesses, rows)
+    if steps is None or any(dtype is not dtypes.f32 for dtype in floats):
         return None
     pointers = [pointer("o0", accesses[0], write=True)]
-    numbers: list[tuple[str, Size | Real]] = [("ld", rows[0]), ("low", Real(low)), ("high", Real(high))]
+    numbers: list[tuple[str, Size | Real]] = [("ld", steps[0]), ("low", Real(low)), ("high", Real(high))]
     if added is not None:
         pointers.append(pointer("p0", added.access))
-        numbers.append(("added_ld", rows[1]))
+        numbers.append(("added_ld", steps[1]))
     if biases is not None:
         pointers.append(pointer("bias", biases))
     text = (
@@ -260,12 +286,12 @@ def _clamp(node: Node, value: Value) -> tuple[float, float] | None:
 
 
 def _assemble(
-    tail: Tail, b: Builder, order: Sequence[int], bias: Value | None, lines: Sequence[str], sources: Sequence[_Source],
+    tail: Tail, b: Builder, rows: _Rows, bias: Value | None, lines: Sequence[str], sources: Sequence[_Source],
     outs: Sequence[_Out],
 ) -> Functor:
-    shape = tail.anchor.tensor.shape
-    ordered = tuple(shape[a] for a in order)
-    accesses = [a.expand(shape).permute(order) for a in (*(o.access for o in outs), *(s.access for s in sources))]
+    given = [*(o.access for o in outs), *(s.access for s in sources)]
+    accesses = [found for a in given if (found := rows.of(a)) is not None]
+    ordered = accesses[0].shape
     lead = collapse(ordered[:-1], [a.without((a.rank - 1,)) for a in accesses])
     columns = [a.strides[-1] if a.rank else 0 for a in accesses]
     if not ordered or ordered[-1] == 1:

@@ -214,7 +214,7 @@ void rms_norm(const Worker& w, const In* x, Out* y, const W* weight, int64_t row
 }
 
 // x, y: [batch, channels, inner] contiguous (NCHW); statistics over (channels / groups) * inner values.
-// Instance norm: groups = channels.
+// Instance norm: groups = channels. Channels last: group_norm_channels (norm_epilogue.hpp).
 template <class In, class Out, class W>
 void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t batch, int64_t channels,
                 int64_t inner, int64_t groups, float eps) {
@@ -233,33 +233,6 @@ void group_norm(const Worker& w, const In* x, Out* y, const W* weight, const W* 
       MCOMP_INDEPENDENT
       for (int64_t i = 0; i < inner; ++i) b[i] = convert<Out>((convert<C>(a[i]) - mean) * scale + shift);
     }
-  }
-}
-
-// The same for x, y: [batch, inner, channels] contiguous (NHWC).
-template <class In, class Out, class W>
-void group_norm_channels_last(const Worker& w, const In* x, Out* y, const W* weight, const W* bias, int64_t batch,
-                              int64_t channels, int64_t inner, int64_t groups, float eps) {
-  using C = compute_t<In>;
-  const int64_t width = groups ? channels / groups : 0;
-  const double n = double(width * inner);
-  const Range r = w.range(batch * groups);
-  for (int64_t item = r.begin; item < r.end; ++item) {
-    const int64_t channel = item % groups * width, at = item / groups * inner * channels + channel;
-    double sum = 0.0, squares = 0.0;
-    for (int64_t i = 0; i < inner; ++i) {
-      const In* row = x + at + i * channels;
-      sum += row_sum(row, width);
-    }
-    const C mean = C(sum / n);
-    for (int64_t i = 0; i < inner; ++i) {
-      const In* row = x + at + i * channels;
-      squares += row_squares(row, width, mean);
-    }
-    const C rstd = C(1) / math::sqrt(C(squares / n) + C(eps));
-    for (int64_t i = 0; i < inner; ++i)
-      affine_row(x + at + i * channels, y + at + i * channels, weight ? weight + channel : nullptr,
-                 bias ? bias + channel : nullptr, width, mean, rstd);
   }
 }
 

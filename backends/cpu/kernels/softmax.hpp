@@ -61,9 +61,11 @@ namespace detail {
 
 constexpr int64_t kSoftmaxTile = 64;
 
-// [n, width] columns at stride `inner`, width <= kSoftmaxTile: running maximum and sum per column.
-template <bool Log, class In, class Out>
-inline void softmax_columns(const In* x, Out* y, int64_t n, int64_t inner, int64_t width) {
+// [n, width] columns at stride `inner`, width <= kSoftmaxTile: maximum and sum per column. put(i, j, value) takes the
+// results row by row, done(i) follows each row.
+template <bool Log, class In, class Put, class Done>
+MCOMP_INLINE void softmax_columns(const In* x, int64_t n, int64_t inner, int64_t width, const Put& put,
+                                  const Done& done) {
   using C = compute_t<In>;
   C top[kSoftmaxTile], sum[kSoftmaxTile];
   for (int64_t j = 0; j < width; ++j) top[j] = -std::numeric_limits<C>::infinity(), sum[j] = C(0);
@@ -75,11 +77,13 @@ inline void softmax_columns(const In* x, Out* y, int64_t n, int64_t inner, int64
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < width; ++j) sum[j] += math::exp_nonpositive(convert<C>(x[i * inner + j]) - top[j]);
   for (int64_t j = 0; j < width; ++j) sum[j] = Log ? math::log(sum[j]) : C(1) / sum[j];
-  for (int64_t i = 0; i < n; ++i)
+  for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < width; ++j) {
       const C v = convert<C>(x[i * inner + j]) - top[j];
-      y[i * inner + j] = convert<Out>(Log ? v - sum[j] : math::exp_nonpositive(v) * sum[j]);
+      put(i, j, Log ? v - sum[j] : math::exp_nonpositive(v) * sum[j]);
     }
+    done(i);
+  }
 }
 
 template <bool Log, class In, class Out>
@@ -89,7 +93,8 @@ inline void softmax_strided(const Worker& w, const In* x, Out* y, int64_t outer,
   for (int64_t item = r.begin; item < r.end; ++item) {
     const int64_t j = item % tiles * kSoftmaxTile, at = item / tiles * n * inner + j;
     const int64_t width = inner - j < kSoftmaxTile ? inner - j : kSoftmaxTile;
-    softmax_columns<Log>(x + at, y + at, n, inner, width);
+    const auto put = [&](int64_t i, int64_t j, compute_t<In> v) MCOMP_LAMBDA { y[at + i * inner + j] = convert<Out>(v); };
+    softmax_columns<Log>(x + at, n, inner, width, put, [](int64_t) {});
   }
 }
 

@@ -11,7 +11,7 @@ from mcomp.backends.cpu.epilogue import Tail
 from mcomp.backends.cpu.expressions import is_scalar
 from mcomp.backends.cpu.lower.elementwise import lower_region
 from mcomp.backends.cpu.lower.fused_reduce import lower_reduced, reduction_at
-from mcomp.backends.cpu.lower.fused_rows import lower_rows, row_region
+from mcomp.backends.cpu.lower.fused_rows import NORMS, lower_rows, row_axes, row_region
 from mcomp.backends.cpu.lower.pair import lower_pair, pair_at
 from mcomp.backends.cpu.lower.products import ANCHORS
 from mcomp.ir.dtypes import f64
@@ -38,7 +38,7 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
         taken = _with_tail(nodes, at, pair.nodes, lambda tail: lower_pair(pair, tail, b), b, alone=True)
         if taken:
             return taken
-    if first.op.name in ANCHORS:
+    if first.op.name in ANCHORS and not _along_rows(first):
         taken = _with_tail(nodes, at, (first,), lambda tail: ANCHORS[first.op.name](first, tail, b), b)
         if taken:
             return taken
@@ -61,6 +61,11 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
             return len(run)
     b.lower(first)
     return 1
+
+
+def _along_rows(node: Node) -> bool:
+    """Whether a node normalizes rows, which go together with what surrounds them."""
+    return node.op.name in NORMS and row_axes(node) > 0
 
 
 def _with_tail(

@@ -23,7 +23,7 @@ from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Node, Value
 
 HEADERS = ("norm.hpp", "softmax.hpp", "math.hpp", "lanes.hpp", "types.hpp", "fault.hpp", "quantize_rows.hpp")
-_NORMS = frozenset({"layer_norm", "rms_norm", "softmax", "log_softmax"})
+NORMS = frozenset({"layer_norm", "rms_norm", "softmax", "log_softmax"})
 _ROWS = 4
 """Rows at once; kRowsAtOnce in norm.hpp."""
 _FLOATS = (dtypes.f32, dtypes.bf16, dtypes.f16)
@@ -55,7 +55,7 @@ class RowRegion:
 def row_region(nodes: Sequence[Node]) -> RowRegion | None:
     """The row region that some nodes begin with, if it is more than a norm."""
     at = next((i for i, n in enumerate(nodes) if not is_scalar(n)), len(nodes))
-    if at == len(nodes) or nodes[at].op.name not in _NORMS or _row_axes(nodes[at]) == 0:
+    if at == len(nodes) or nodes[at].op.name not in NORMS or row_axes(nodes[at]) == 0:
         return None
     norm = nodes[at]
     shape = norm.type.shape
@@ -69,7 +69,7 @@ def row_region(nodes: Sequence[Node]) -> RowRegion | None:
     return RowRegion(tuple(nodes[:at]), norm, tuple(after)) if at or after else None
 
 
-def _row_axes(norm: Node) -> int:
+def row_axes(norm: Node) -> int:
     """How many of the last axes make up a row; 0 when the norm goes along others."""
     if norm.op.name in ("softmax", "log_softmax"):
         return int(norm.type.rank > 0 and norm.attrs["axis"] == norm.type.rank - 1)
@@ -80,7 +80,7 @@ def _gives_bytes(node: Node, norm: Node) -> bool:
     encoding = node.results[0].tensor.encoding if node.op.name == "quantize" else None
     if not isinstance(encoding, Affine) or encoding.dtype.bits != 8:
         return False
-    return encoding.scale is not None or (encoding.axis == tuple(range(norm.type.rank - 1)) and _row_axes(norm) == 1)
+    return encoding.scale is not None or (encoding.axis == tuple(range(norm.type.rank - 1)) and row_axes(norm) == 1)
 
 
 @dataclass
@@ -161,7 +161,7 @@ def lower_rows(region: RowRegion, b: Builder) -> Declined | None:
     if softmax and any(v is x for n in region.after for v in n.operands):
         return Declined("the operand of a softmax is needed behind it")
     shape = norm.type.shape
-    arguments = _Arguments(shape, len(shape) - _row_axes(norm))
+    arguments = _Arguments(shape, len(shape) - row_axes(norm))
     names: dict[Value, str] = {}
     operands = [x, *norm.operands[1:], *(v for n in (*region.before, *region.late) for v in n.operands)]
     for value in operands:

@@ -1,5 +1,7 @@
 // Softmax and normalization kernels.
+#include "epilogue.hpp"
 #include "norm.hpp"
+#include "norm_epilogue.hpp"
 #include "softmax.hpp"
 
 using namespace mcomp;
@@ -34,7 +36,7 @@ API void norm_f32(int kind, int threads, const float* x, float* y, const float* 
     if (kind == 0) layer_norm(w, x, y, weight, bias, batch, inner, eps);
     if (kind == 1) rms_norm(w, x, y, weight, batch, inner, eps);
     if (kind == 2) group_norm(w, x, y, weight, bias, batch, channels, inner, groups, eps);
-    if (kind == 3) group_norm_channels_last(w, x, y, weight, bias, batch, channels, inner, groups, eps);
+    if (kind == 3) group_norm_channels(w, x, weight, bias, batch, channels, inner, groups, eps, StoreF32{y, channels});
   });
 }
 API void layer_norm_f64(const double* x, double* y, const double* weight, const double* bias, int64_t rows, int64_t n) {
