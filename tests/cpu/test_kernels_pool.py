@@ -1,4 +1,4 @@
-"""pool.hpp, resize.hpp, grid_sample.hpp and random.hpp against torch."""
+"""pool.hpp, pool_bytes.hpp, resize.hpp, grid_sample.hpp and random.hpp against torch."""
 
 from __future__ import annotations
 
@@ -78,6 +78,56 @@ def test_max_and_average_pooling(isa: str, case: int, last: bool) -> None:
         np.testing.assert_array_equal(got, values.numpy())
         np.testing.assert_array_equal(indices, at.numpy())
         np.testing.assert_array_equal(pool(isa, "max", x, values.numpy(), window, last)[0], values.numpy())
+
+
+def pool_sizes(shape: tuple[int, ...], out: tuple[int, ...], window: list[tuple[int, ...]]) -> np.ndarray:
+    """The arguments of a pooling of two axes, channels last."""
+    numbers = [*shape[:2], 1, *shape[2:], 1, *out, *(v for two, fill in zip(window, (1, 1, 0, 1)) for v in (fill, *two)), 1]
+    return np.array(numbers, np.int64)
+
+
+@each_isa
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("channels", [1, 7, 20, 64, 150])
+def test_averages_of_bytes(isa: str, dtype: type, channels: int) -> None:
+    """Whole sums, so that the result is as exact as one product and one quotient."""
+    lib, signed = load("pool_driver", isa), int(dtype is np.int8)
+    info, scale, zero = np.iinfo(dtype), 0.037, 5 if signed else 131
+    x = np.random.default_rng(0).integers(info.min, info.max, (2, channels, 9, 7), dtype=dtype, endpoint=True)
+    last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    t = (torch.from_numpy(x).double() - zero) * np.float32(scale).item()
+    code = ctypes.c_float(scale), ctypes.c_int(zero)
+    for include in (0, 1):
+        want = F.avg_pool2d(t, (3, 2), (2, 1), (1, 1), count_include_pad=bool(include)).numpy()
+        sizes = pool_sizes(x.shape, want.shape[2:], [(3, 2), (2, 1), (1, 1), (1, 1)])
+        y = np.empty(np.moveaxis(want, 1, -1).shape, np.float32)
+        lib.average_bytes_f32(0, signed, 2, ptr(sizes), ptr(last), *code, include, *i64(0), ptr(y))
+        np.testing.assert_allclose(np.moveaxis(y, -1, 1), want, rtol=3e-7, atol=1e-12)
+        lib.average_bytes_f32(0, signed, 2, ptr(sizes), ptr(last), *code, include, *i64(4), ptr(y))
+        want = F.avg_pool2d(t, (3, 2), (2, 1), (1, 1), divisor_override=4).numpy()
+        np.testing.assert_allclose(np.moveaxis(y, -1, 1), want, rtol=3e-7, atol=1e-12)
+    for out in ((1, 1), (4, 3)):
+        want = F.adaptive_avg_pool2d(t, out).numpy()
+        sizes = pool_sizes(x.shape, out, [(1, 1), (1, 1), (0, 0), (1, 1)])
+        y = np.empty(np.moveaxis(want, 1, -1).shape, np.float32)
+        lib.average_bytes_f32(1, signed, 2, ptr(sizes), ptr(last), *code, 0, *i64(0), ptr(y))
+        np.testing.assert_allclose(np.moveaxis(y, -1, 1), want, rtol=3e-7, atol=1e-12)
+        if signed:
+            coded = np.empty(y.shape, np.uint8)
+            lib.average_bytes_u8(2, ptr(sizes), ptr(last), *code, ctypes.c_float(1 / 0.02), 120, ptr(coded))
+            steps = np.moveaxis(want, 1, -1) / 0.02
+            assert np.abs(np.clip(steps + 120, 0, 255) - coded).max() <= 0.501
+
+
+@each_isa
+def test_long_averages_of_bytes_do_not_overflow(isa: str) -> None:
+    """More terms than fit the 32 bits of a sum."""
+    length = (1 << 23) + 3
+    x = np.full(length, 255, np.uint8)
+    sizes, y = pool_sizes((1, 1, 1, length), (1, 1), [(1, 1), (1, 1), (0, 0), (1, 1)]), np.empty(1, np.float32)
+    run = load("pool_driver", isa).average_bytes_f32
+    run(1, 0, 2, ptr(sizes), ptr(x), ctypes.c_float(0.5), ctypes.c_int(0), 0, *i64(0), ptr(y))
+    np.testing.assert_allclose(y, 127.5, rtol=3e-7)
 
 
 @each_isa

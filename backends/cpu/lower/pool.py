@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
-from mcomp.backends.cpu.cxx import Real, Size
+from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.kernel import EncodedAccess, Work
 from mcomp.backends.cpu.loops import channels_last
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
-from mcomp.ir.graph import Node
+from mcomp.ir.graph import Node, Value
 
 _FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation")
 
@@ -49,6 +50,8 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
     place = b.place(node.operand(0))
     if isinstance(place, EncodedAccess) and name in ("max_pool", "adaptive_max_pool") and len(node.results) == 1:
         return _max_of_bytes(node, place, b)
+    if average and isinstance(place, EncodedAccess) and place.static_bytes is not None:
+        return _average_of_bytes(node, place, b)
     order = b.follow(node.results[0], node.operand(0)) if len(node.results) == 1 else None
     x = b.contiguous(node.operand(0), order)
     pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
@@ -93,6 +96,63 @@ def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | No
            work=Work(node.op.node_cost(node).flops, read, write))
     b.bind(node.result, place.moved(node.result, out))
     return None
+
+
+def _average_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | None:
+    """The averages of the bytes of each window."""
+    from mcomp.backends.cpu.lower.conv import channels_last_bytes
+
+    order = channels_last(node.type.rank)
+    assert order is not None
+    values = channels_last_bytes(place, order, b).part("values")
+    assert values is not None
+    pads = [low for low, _ in node.attrs.get("padding", ())]
+    text, numbers = _shape(values, node.type.shape, node, pads, True)
+    adaptive = node.op.name == "adaptive_avg_pool"
+    numbers["divisor"] = node.attrs.get("divisor") or 0
+    average_bytes(node, place, values, text, numbers, order, b, adaptive=adaptive,
+                  count_padding=not adaptive and node.attrs["count_padding"])
+    return None
+
+
+def average_bytes(
+    node: Node, place: EncodedAccess, values: Access, shape: str, numbers: Mapping[str, Size | Real],
+    order: Sequence[int] | None, b: Builder, *, adaptive: bool, count_padding: bool = False,
+) -> None:
+    """Averages over the windows of a PoolShape of bytes that lie channels last: floats, or bytes where those who read the
+    result quantize it. `order`: of the result's axes."""
+    found = place.static_bytes
+    assert found is not None
+    _, scale, zero = found
+    arguments: dict[str, Size | Real] = {**numbers, "scale": Real(scale), "zero": zero}
+    encoding = _read_as(node.result)
+    if encoding is None or encoding.scale is None:
+        out = b.write(node.result, order)
+        store = "StoreAverages{y}"
+    else:
+        out = b.temp(encoding.dtype, node.type.shape, order)
+        b.bind(node.result, EncodedAccess(replace(node.type, encoding=encoding), (("values", out),)))
+        low, high = encoding.range
+        arguments |= {"inverse": Real(1.0 / encoding.scale), "to_zero": encoding.zero}
+        store = f"StoreAverageBytes<{c_type(out.dtype)}>{{y, float(inverse), int32_t(to_zero), {low}, {high}}}"
+    call = (
+        f"average_bytes<{'true' if adaptive else 'false'}>(w, s, x, float(scale), int32_t(zero), "
+        f"{'true' if count_padding else 'false'}, divisor, {store});"
+    )
+    read, write = values.numel, dims.mul(out.numel, out.dtype.itemsize)
+    b.call(node.op.name, f"{shape}\n{call}", outs={"y": out}, ins={"x": values}, numbers=arguments,
+           headers=("pool_bytes.hpp",), work=Work(node.op.node_cost(node).flops, read, write))
+
+
+def _read_as(value: Value) -> Affine | None:
+    """The encoding with a known scale of 8 bits to which all who read a value quantize it."""
+    if any(u.op.name != "quantize" for u in value.users):
+        return None
+    found = {u.results[0].tensor.encoding for u in value.users}
+    encoding = found.pop() if len(found) == 1 else None
+    if not isinstance(encoding, Affine) or encoding.scale is None or encoding.dtype.bits != 8:
+        return None
+    return encoding
 
 
 @lowers("resize", target=TARGET)

@@ -8,7 +8,9 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.cxx import Real, Size, c_type
+from mcomp.backends.cpu.kernel import EncodedAccess
 from mcomp.backends.cpu.lower.norm import around
+from mcomp.backends.cpu.lower.pool import average_bytes
 from mcomp.ir import dims, dtypes
 from mcomp.ir.graph import Node
 
@@ -34,6 +36,8 @@ def middle(access: Access, axes: Sequence[int]) -> dict[str, Size] | None:
 @lowers(*OPERATIONS, "norm", target=TARGET)
 def lower_reduction(node: Node, b: Builder) -> Declined | None:
     """Sums, products, extremes and norms over any axes."""
+    if node.op.name == "mean" and _mean_of_bytes(node, b):
+        return None
     x = b.read(node.operand(0))
     if x.dtype.is_complex or x.dtype.bits < 8:
         return Declined(f"{x.dtype} has no kernel")
@@ -72,6 +76,21 @@ def _spatial_mean(x: Access, axes: Sequence[int]) -> dict[str, Size] | None:
     if x.rank < 3 or sorted(axes) != list(range(2, x.rank)) or x.is_dense() or not x.is_dense(order):
         return None
     return {"outer": x.shape[0], "n": dims.product(x.shape[2:]), "inner": x.shape[1]}
+
+
+def _mean_of_bytes(node: Node, b: Builder) -> bool:
+    """Average bytes as they are, where what stays of them lies side by side; False where it does not."""
+    place = b.place(node.operand(0)) if b.number(node.operand(0)) is None else None
+    found = place.static_bytes if isinstance(place, EncodedAccess) and b.weight(node.operand(0)) is None else None
+    if not isinstance(place, EncodedAccess) or found is None:
+        return False
+    values = found[0]
+    sizes = _spatial_mean(values, node.attrs["axes"]) or middle(values, tuple(sorted(node.attrs["axes"])))
+    if sizes is None or sizes["inner"] == 1:
+        return False
+    shape = "const PoolShape s{outer, inner, {1, 1, n}, {1, 1, 1}, {1, 1, n}, {1, 1, n}, {0, 0, 0}, {1, 1, 1}, true};"
+    average_bytes(node, place, values, shape, {**sizes, "divisor": 0}, None, b, adaptive=True)
+    return True
 
 
 def operation(node: Node, kind: str) -> tuple[str, dict[str, Size | Real]]:

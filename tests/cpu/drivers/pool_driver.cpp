@@ -1,6 +1,7 @@
 // Pooling, resizing, grid sampling, random numbers.
 #include "grid_sample.hpp"
 #include "pool.hpp"
+#include "pool_bytes.hpp"
 #include "random.hpp"
 #include "resize.hpp"
 #include "resize_antialias.hpp"
@@ -64,4 +65,23 @@ API void antialias_f32(int mode, int align, int threads, const float* x, float* 
   const ResizeAxis axis[] = {resize_axis(size[0], size[1], align != 0, 0.0),
                              resize_axis(size[2], size[3], align != 0, 0.0)};
   Pool::run(threads, [&](const Worker& w) { resize_antialias(w, x, y, outer, inner, axis, ResizeMode(mode)); });
+}
+API void average_bytes_f32(int adaptive, int is_signed, int threads, const int64_t* s, const void* x, float scale,
+                           int zero, int include, int64_t divisor, float* y) {
+  const PoolShape p = pool_shape(s);
+  const StoreAverages store{y};
+  Pool::run(threads, [&](const Worker& w) {
+    const auto run = [&](const auto* from) {
+      if (adaptive) return average_bytes<true>(w, p, from, scale, zero, false, 0, store);
+      average_bytes<false>(w, p, from, scale, zero, include != 0, divisor, store);
+    };
+    if (is_signed) return run(static_cast<const int8_t*>(x));
+    run(static_cast<const uint8_t*>(x));
+  });
+}
+API void average_bytes_u8(int threads, const int64_t* s, const int8_t* x, float scale, int zero, float inverse,
+                          int to_zero, uint8_t* y) {
+  const PoolShape p = pool_shape(s);
+  const StoreAverageBytes<uint8_t> store{y, inverse, to_zero, 0, 255};
+  Pool::run(threads, [&](const Worker& w) { average_bytes<true>(w, p, x, scale, zero, false, 0, store); });
 }
