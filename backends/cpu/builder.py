@@ -9,7 +9,7 @@ from mcomp.backend import Declined, lowering
 from mcomp.backends.cpu.access import Access, Buffer, ConstSource, bytes_of, dense, row_major
 from mcomp.backends.cpu.cxx import Computed, Real, Size, c_type, integer
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, KernelStep, Pointer, Program, Segment, Step, TorchStep, Work
-from mcomp.backends.cpu.loops import channels_last, common_order
+from mcomp.backends.cpu.loops import channels_last, common_order, order_of
 from mcomp.errors import BackendError
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -63,7 +63,7 @@ class Builder:
         if self.weight(value) is not None:
             return self.decoded(value)
         values = place.part("values")
-        order = None if values is None else values.dense_order()
+        order = None if values is None else order_of(values)
         key = (self._origin(value), tuple(range(value.tensor.rank)) if order is None else order)
         if key not in self._copies:
             self._copies[key] = self._decode(place)
@@ -357,7 +357,7 @@ class Builder:
         type = place.type
         values = place.part("values")
         assert values is not None
-        target = self.temp(type.dtype, type.shape, values.dense_order())
+        target = self.temp(type.dtype, type.shape, order_of(values))
         self.emit(decode_kernel(place, target), Work(type.numel, type.nbytes, target.numel))
         return target
 

@@ -64,5 +64,14 @@ def channels_last(rank: int) -> tuple[int, ...] | None:
     return (0, *range(2, rank), 1) if rank >= 3 else None
 
 
+def order_of(access: Access) -> tuple[int, ...] | None:
+    """The order of axes in which elements lie: without gaps, or channels-last where only the channels lie side by side; None
+    when there is none."""
+    order = access.dense_order()
+    if order is not None or access.rank < 3 or access.shape[1] == 1:
+        return order
+    return channels_last(access.rank) if access.strides[1] == 1 and access.strides[-1] != 1 else None
+
+
 def _moving(access: Access) -> list[Dim]:
     return [s for d, s in zip(access.shape, access.strides) if d != 1]

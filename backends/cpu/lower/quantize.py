@@ -8,7 +8,7 @@ from mcomp.backends.cpu.builder import TARGET, Builder, pointer
 from mcomp.backends.cpu.cxx import Real, Size, c_type
 from mcomp.backends.cpu.expressions import store
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel, arguments
-from mcomp.backends.cpu.loops import channels_last
+from mcomp.backends.cpu.loops import channels_last, order_of
 from mcomp.backends.cpu.lower.elementwise import loop_kernel
 from mcomp.ir import dims
 from mcomp.ir.dtypes import f64
@@ -25,8 +25,8 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
     place = b.place(node.operand(0))
     if isinstance(place, EncodedAccess) and encoding.scale is not None and place.type.encoding == encoding:
         values = place.part("values")
-        if values is not None and values.dense_order() is not None:
-            b.bind(node.result, place)
+        if values is not None:
+            b.bind(node.result, place if values.dense_order() is not None else _without_gaps(node, place, values, b))
             return None
     x = b.read(node.operand(0))
     if x.dtype is f64 or encoding.dtype.bits != 8:
@@ -41,6 +41,13 @@ def lower_quantize(node: Node, b: Builder) -> Declined | None:
         _per_tensor(node, b, encoding)
         return None
     return Declined(f"scales along axes {list(encoding.axis)} have no kernel")
+
+
+def _without_gaps(node: Node, place: EncodedAccess, values: Access, b: Builder) -> EncodedAccess:
+    """A copy of bytes that lie dense."""
+    copy = b.temp(values.dtype, values.shape, order_of(values))
+    b.copy(values, copy)
+    return place.moved(node.result, copy)
 
 
 def _static(node: Node, b: Builder, x: Access, encoding: Affine) -> None:
@@ -142,7 +149,7 @@ def decode_kernel(place: EncodedAccess, target: Access) -> Kernel:
         sources.append(zeros)
     line = f"const float t0 = (float(v0) - {zero}) * {scale};"
     kernel = loop_kernel("decode", [line], sources, [(target, store("t0", target.dtype))], target.shape,
-                         values.dense_order())
+                         order_of(target))
     return Kernel(kernel.name, kernel.body, kernel.pointers, (*kernel.numbers, *numbers), kernel.headers)
 
 

@@ -9,10 +9,10 @@ from mcomp.backends.cpu.access import Access
 from mcomp.backends.cpu.builder import TARGET, Builder, pointer
 from mcomp.backends.cpu.cxx import Size
 from mcomp.backends.cpu.kernel import EncodedAccess, Kernel
-from mcomp.backends.cpu.loops import collapse
+from mcomp.backends.cpu.loops import channels_last, collapse
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Node
+from mcomp.ir.graph import Node, Value
 
 
 def copy_kernel(source: Access, target: Access) -> Kernel:
@@ -39,16 +39,21 @@ def copy_kernel(source: Access, target: Access) -> Kernel:
     )
 
 
+def _bytes_of(value: Value, b: Builder) -> tuple[EncodedAccess, Access] | None:
+    """Where a value is bytes that share one known scale, and these bytes; None for constants and other values."""
+    place = b.place(value) if b.weight(value) is None and b.number(value) is None else None
+    found = place.static_bytes if isinstance(place, EncodedAccess) else None
+    return (place, found[0]) if isinstance(place, EncodedAccess) and found is not None else None
+
+
 def _move_bytes(node: Node, b: Builder, move: Callable[[Access], Access | None]) -> bool:
     """Make a view of bytes that share one known scale, so that they stay bytes; False where the operand is no such thing,
     or strides cannot say it."""
-    operand = node.operand(0)
-    place = b.place(operand) if b.weight(operand) is None and b.number(operand) is None else None
-    found = place.static_bytes if isinstance(place, EncodedAccess) else None
-    view = None if found is None else move(found[0])
-    if view is None or not isinstance(place, EncodedAccess):
+    found = _bytes_of(node.operand(0), b)
+    view = None if found is None else move(found[1])
+    if found is None or view is None:
         return False
-    b.bind(node.result, place.moved(node.result, view))
+    b.bind(node.result, found[0].moved(node.result, view))
     return True
 
 
@@ -84,10 +89,8 @@ def lower_expand(node: Node, b: Builder) -> Declined | None:
 
 @lowers("slice", target=TARGET)
 def lower_slice(node: Node, b: Builder) -> Declined | None:
-    axis, step, place = node.attrs["axis"], node.attrs["step"], b.place(node.operand(0))
-    found = place.static_bytes if isinstance(place, EncodedAccess) and b.weight(node.operand(0)) is None else None
-    if isinstance(place, EncodedAccess) and found is not None:
-        b.bind(node.result, place.moved(node.result, found[0].slice(axis, node.attrs["start"], node.type.shape[axis], step)))
+    axis, step = node.attrs["axis"], node.attrs["step"]
+    if _move_bytes(node, b, lambda values: values.slice(axis, node.attrs["start"], node.type.shape[axis], step)):
         return None
     b.bind(node.result, b.read(node.operand(0)).slice(axis, node.attrs["start"], node.type.shape[axis], step))
     return None
@@ -123,11 +126,13 @@ def lower_identity(node: Node, b: Builder) -> Declined | None:
 
 @lowers("split", target=TARGET)
 def lower_split(node: Node, b: Builder) -> Declined | None:
-    access, axis = b.read(node.operand(0)), node.attrs["axis"]
+    found, axis = _bytes_of(node.operand(0), b), node.attrs["axis"]
+    access = b.read(node.operand(0)) if found is None else found[1]
     start: Dim = 0
     for result in node.results:
         size = result.tensor.shape[axis]
-        b.bind(result, access.slice(axis, start, size, 1))
+        view = access.slice(axis, start, size, 1)
+        b.bind(result, view if found is None else found[0].moved(result, view))
         start = dims.add(start, size)
     return None
 
@@ -149,13 +154,23 @@ def lower_diagonal(node: Node, b: Builder) -> Declined | None:
 
 @lowers("cat", target=TARGET)
 def lower_cat(node: Node, b: Builder) -> Declined | None:
-    """Each operand is copied to its place."""
+    """Each operand is copied to its place; bytes of one scale stay bytes."""
     given = [v for v in node.operands if v is not None and v.tensor.rank == node.type.rank]
-    out, axis = b.write(node.result, b.follow(node.result, *given)), node.attrs["axis"]
+    coded = [found for v in given if (found := _bytes_of(v, b)) is not None]
+    if len(coded) == len(given) and len({place.type.encoding for place, _ in coded}) == 1:
+        pieces = [values for _, values in coded]
+        order = channels_last(node.type.rank)
+        last = order is not None and all(p.is_dense(order) for p in pieces) and not all(p.is_dense() for p in pieces)
+        out = b.temp(pieces[0].dtype, node.type.shape, order if last else None)
+        b.bind(node.result, coded[0][0].moved(node.result, out))
+    else:
+        pieces = [b.read(v) for v in given]
+        out = b.write(node.result, b.follow(node.result, *given))
+    axis = node.attrs["axis"]
     start: Dim = 0
-    for value in given:
-        size = value.tensor.shape[axis]
-        b.copy(b.read(value), out.slice(axis, start, size, 1), piece=True)
+    for piece in pieces:
+        size = piece.shape[axis]
+        b.copy(piece, out.slice(axis, start, size, 1), piece=True)
         start = dims.add(start, size)
     return None
 
