@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mcomp.ir.encoding import DENSE
-from mcomp.ir.graph import Graph, LedgerEntry, Node
+from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
 from mcomp.manager.context import Context
 from mcomp.passes.compress.layer import round_trip
@@ -31,7 +31,7 @@ def pool_bytes(graph: Graph, context: Context, samples: Mapping[Key, Sample], li
         pool = _pool_before(node)
         if pool is None or context.excluded("quantize", pool):
             continue
-        error = _error_for_others(node, pool, samples)
+        error = error_for_others(node, pool.result, samples)
         if not error <= limit:
             context.missed("quantize", pool, f"rounding what it gives would change it for others by {error:.1%}, more than "
                            f"{limit:.1%}", "raise residual")
@@ -65,12 +65,12 @@ def _pool_before(node: Node) -> Node | None:
     return pool if x.users == (pool,) else None
 
 
-def _error_for_others(node: Node, pool: Node, samples: Mapping[Key, Sample]) -> float:
-    """How much other readers of what is pooled see it change; infinite where no sample tells."""
-    others = [u for u in pool.result.users if u.op is not node.op or dict(u.attrs) != dict(node.attrs)]
+def error_for_others(node: Node, value: Value, samples: Mapping[Key, Sample]) -> float:
+    """How much readers of a value besides a quantize see it change when it is rounded so; infinite where no sample tells."""
+    others = [u for u in value.users if u.op is not node.op or dict(u.attrs) != dict(node.attrs)]
     if not others:
         return 0.0
-    sample = sample_of(pool.result, samples)
+    sample = sample_of(value, samples)
     if sample is None:
         return float("inf")
     rows = sample.rows()

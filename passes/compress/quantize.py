@@ -16,22 +16,21 @@ from mcomp.ir.store import Weight
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import Context
 from mcomp.manager.passes import NONE, Pass, PassEffect, PassResult, register_pass
+from mcomp.passes.compress.averages import averaged_keys
 from mcomp.passes.compress.encode import constant_bytes, dense_const, is_plain
 from mcomp.passes.compress.float8 import float8_plans
 from mcomp.passes.compress.layer import Layer, Plan, encoding_of, plan_layer, weight_of
 from mcomp.passes.compress.moments import MomentSource
+from mcomp.passes.compress.moves import move_bytes
 from mcomp.passes.compress.options import check_layers, check_limit, switched_off
-from mcomp.passes.compress.pooling import pool_bytes
 from mcomp.passes.compress.products import OPERANDS, activation_products, quantize_products
 from mcomp.passes.compress.readers import TOO_WIDE, sharers, too_wide
 from mcomp.passes.compress.recurrent import RECURRENT, quantize_recurrent, recurrent_nodes
 from mcomp.passes.compress.relevance import mark_relevant
-from mcomp.passes.compress.residual import residual_bytes
 from mcomp.passes.compress.rounding import Rounder, Rounding
 from mcomp.passes.compress.samples import Key, Ranges, Sample, collect, sample_key
 from mcomp.passes.compress.tables import Table, quantize_tables, table_nodes
 from mcomp.passes.compress.untouched import tell_untouched
-from mcomp.passes.compress.views import quantize_behind_makers
 
 if TYPE_CHECKING:
     from mcomp.ir.edit import Editor
@@ -74,7 +73,7 @@ class Quantize(Pass):
         a row's largest; measured errors include that. Not where the target multiplies floats by these operators.
     residual: a value that is quantized for one product and added to a result later is added as these integers, too, where
         rounding changes it by at most this (relative L2 error, root mean square over tokens or images); so are values
-        pooled in front of others that read them; 0: never.
+        pooled or joined in front of others that read them, and what is averaged; 0: never.
     max_error: a layer whose output changes by more (relative L2 error, root mean square over tokens or images of the
         calibration data) stays in float.
     correct: shift biases by the mean error on calibration data.
@@ -177,16 +176,13 @@ class Quantize(Pass):
         tables = table_nodes("quantize", graph, context) if self.tables else []
         if not layers and not pairs and not recurrent and not tables:
             return PassResult(changed=False)
-        samples = self._samples(graph, context, layers, pairs)
+        samples = self._samples(graph, context, layers, pairs, averaged_keys(graph, context) if self.residual else [])
         quantized = self._quantize(graph, context, layers, samples, tables)
         quantized += quantize_recurrent(self, graph, context, recurrent)
         count = quantize_products(self, graph, context, pairs, samples)
-        pooled = pool_bytes(graph, context, samples, self.residual)
-        moved = quantize_behind_makers(graph, context)
-        added = residual_bytes(graph, context, samples, self.residual)
+        moved = move_bytes(graph, context, samples, self.residual)
         return PassResult(
-            changed=quantized + count > 0, preserved=NONE,
-            statistics={"layers": quantized, "products": count, "pools": pooled, "views": moved, "residuals": added},
+            changed=quantized + count > 0, preserved=NONE, statistics={"layers": quantized, "products": count, **moved},
         )
 
     def run_on(self, graph: Graph, context: Context, nodes: Sequence[Node]) -> int:
@@ -269,9 +265,9 @@ class Quantize(Pass):
     # measuring
 
     def _samples(
-        self, graph: Graph, context: Context, layers: list[Layer], products: list[Node]
+        self, graph: Graph, context: Context, layers: list[Layer], products: list[Node], more: Iterable[Key] = ()
     ) -> dict[Key, Sample]:
-        wanted = [sample_key(layer.node) for layer in layers]
+        wanted = [*(sample_key(layer.node) for layer in layers), *more]
         for node in products:
             wanted += [(value, -1) for value in node.operands[: OPERANDS[node.op.name]] if value is not None]
         if context.calibration is None:

@@ -11,7 +11,9 @@ from mcomp.manager.context import Context
 from mcomp.passes.compress.encode import dense_const
 
 _VIEWS = frozenset({"reshape", "permute", "squeeze", "unsqueeze", "contiguous"})
-_MAKERS = frozenset({"linear", "matmul", "conv", "conv_transpose", "attention"})
+_MAKERS = frozenset({
+    "linear", "matmul", "conv", "conv_transpose", "attention", "avg_pool", "adaptive_avg_pool", "mean",
+})
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class _Chain:
 
 
 def quantize_behind_makers(graph: Graph, context: Context) -> int:
-    """Quantize what a product or an attention gives instead of a view of it; returns at how many places.
+    """Quantize what a product, an attention or an average gives instead of a view of it; returns at how many places.
 
         %a = attention %q, %k, %v                       %a = attention %q, %k, %v
         %p = permute %a {order = [0, 2, 1, 3]}          %c = quantize %a {scale = s, zero = z}
