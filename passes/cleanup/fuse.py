@@ -31,7 +31,8 @@ class Fuse(Pass):
 
     `epilogues`: linear, matmul, conv, attention, norms and softmax, first in the body, with the pointwise nodes behind
     them; only the last node is a result. It may be a `quantize` with a known scale; then the node before it may be a
-    result too. `reductions`: pointwise nodes before a
+    result too. Ropes of the queries and keys of an attention, which nobody else reads, come before it (kind `rotary`).
+    `reductions`: pointwise nodes before a
     reduction, softmax or norm, which comes last in the body; both together: a norm or softmax along the last axes with
     pointwise nodes before it, and pointwise and quantizing nodes behind it, with one or more results (kind `rows`).
     `elementwise`: pointwise nodes of one shape, with one or more results. `pairs`: two products by constants in a row, the

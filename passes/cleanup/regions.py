@@ -30,7 +30,8 @@ _UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "i3", "i2", "
 @dataclass(eq=False)
 class Region:
     """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; reduction: the last
-    node is; rows: a norm among them is; pair: two products, the first node and the one that reads its result."""
+    node is; rotary: an attention is, with a rope before queries or keys; rows: a norm among them is; pair: two products,
+    the first node and the one that reads its result."""
 
     kind: str
     nodes: list[Node] = field(default_factory=list)
@@ -150,7 +151,10 @@ class Planner:
                 continue
             behind = self.epilogue(node) if epilogues and node.op.name not in REDUCTIONS - NORM_ANCHORS else [node]
             before = self.prologue(node) if reductions and node.op.name in REDUCTIONS else [node]
-            if len(before) > len(behind):
+            ropes = self.ropes(node) if epilogues and node.op.name == "attention" else []
+            if ropes:
+                self._claim(Region("rotary", [*ropes, *behind]))
+            elif len(before) > len(behind):
                 self._claim(Region("reduction", before))
             elif len(behind) > 1:
                 self._claim(Region("epilogue", behind))
@@ -258,6 +262,20 @@ class Planner:
         if any(v is not x and v.producer in inside for v in anchor.operands if v is not None):
             return [anchor]
         return sorted(inside, key=self.order.__getitem__)
+
+    def ropes(self, attention: Node) -> list[Node]:
+        """The ropes of queries and keys that an attention alone reads. Of keys only where these are as many as the queries:
+        few queries, as of a decoder with a cache, would turn all keys anew for every head that reads them."""
+        query, key = attention.operands[:2]
+        found = []
+        for value, fits in ((query, True), (key, key is not None and query is not None
+                                            and key.tensor.shape[-2] == query.tensor.shape[-2])):
+            rope = None if value is None else value.producer
+            if rope is None or value is None or rope.op.name != "rope" or rope in self.owner or not fits:
+                continue
+            if value.users == (attention,) and sum(v is value for v in attention.operands) == 1:
+                found.append(rope)
+        return sorted(found, key=self.order.__getitem__)
 
     def _elementwise(self) -> None:
         for node in self.graph.nodes:

@@ -6,6 +6,7 @@
 //     a.q_stride = {H * Lq * D, Lq * D, D}; ...                   // batch, head, position; the last dim is contiguous
 //     a.row_stride = {H * Lq, Lq, 1};                             // the row of a query's result, for the epilogue
 //     a.scale = 0.125f; a.causal = true; a.bias = mask; a.mask_stride = {0, 0, Lk, 1};
+//     a.q_rotary = a.k_rotary = {cos, sin, {0, 0, D}, {0, 0, D}, false};    // rotary positions of queries and keys
 //     attention(w, a, StoreF32{out, Dv}, scratch);                // attention_scratch_bytes<float>(Lk, D, Dv, w.count)
 //
 // out = softmax(scale q k^T + bias) v. Head h reads key head h / (heads / kv_heads). A row whose keys are all masked
@@ -48,8 +49,21 @@ MCOMP_INLINE vf32 load_left(const T* p, int64_t left) {
   }
 }
 
+// The sum of the products of `dim` elements, those of `row` with zeros behind them.
+template <class T>
+MCOMP_INLINE float row_product(const float* row, const T* key, int64_t dim) {
+  vf32 s = vset(0.0f), t = vset(0.0f);
+  int64_t d = 0;
+  for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
+    s = vfma(vload(row + d), load_as_f32(key + d), s);
+    t = vfma(vload(row + d + kLanes), load_as_f32(key + d + kLanes), t);
+  }
+  for (; d < dim; d += kLanes) s = vfma(vload(row + d), load_left(key + d, dim - d), s);
+  return vsum(s + t);
+}
+
 // One query of one head: the lanes run over the head dimension. For decoding, where the keys are read once. `scratch`
-// holds dim + value_dim floats.
+// holds dim (of bytes) or 2 dim, and value_dim floats.
 template <class T, class Ep>
 inline void attention_query(const Attention<T>& a, int64_t b, int64_t h, int64_t query, float* scratch, const Ep& ep) {
   constexpr int64_t block = 256;
@@ -58,10 +72,16 @@ inline void attention_query(const Attention<T>& a, int64_t b, int64_t h, int64_t
   const T* k = a.k + b * a.k_stride.batch + kv_head * a.k_stride.head;
   const T* v = a.v + b * a.v_stride.batch + kv_head * a.v_stride.head;
   float* row = scratch;
-  float* output = scratch + round_up(a.dim, kLanes);
+  float* turned = row + round_up(a.dim, kLanes);
+  float* output = row + (is_byte<T> ? 1 : 2) * round_up(a.dim, kLanes);
   const float scale = is_byte<T> ? a.scale * a.q_code.scale * a.k_code.scale : a.scale;
   const float zero = is_byte<T> ? float(a.q_code.zero) : 0.0f;
-  for (int64_t d = 0; d < a.dim; ++d) row[d] = (convert<float>(q[d]) - zero) * scale;
+  bool turns_query = false, turns_keys = false;
+  if constexpr (!is_byte<T>) {
+    turns_query = a.q_rotary.cos != nullptr, turns_keys = a.k_rotary.cos != nullptr;
+    if (turns_query) a.q_rotary.turn(q, b, h, query, a.dim, turned);
+  }
+  for (int64_t d = 0; d < a.dim; ++d) row[d] = ((turns_query ? turned[d] : convert<float>(q[d])) - zero) * scale;
   for (int64_t d = a.dim; d < round_up(a.dim, kLanes); ++d) row[d] = 0.0f;
   for (int64_t d = 0; d < round_up(a.value_dim, kLanes); ++d) output[d] = 0.0f;
   float scores[block], top = kLowest, sum = 0.0f;
@@ -70,14 +90,14 @@ inline void attention_query(const Attention<T>& a, int64_t b, int64_t h, int64_t
     const int64_t count = min_i64(block, keys - key0);
     for (int64_t n = 0; n < count; ++n) {
       const T* key = k + (key0 + n) * a.k_stride.position;
-      vf32 s = vset(0.0f), t = vset(0.0f);
-      int64_t d = 0;
-      for (; d + 2 * kLanes <= a.dim; d += 2 * kLanes) {
-        s = vfma(vload(row + d), load_as_f32(key + d), s);
-        t = vfma(vload(row + d + kLanes), load_as_f32(key + d + kLanes), t);
+      if constexpr (!is_byte<T>) {
+        if (turns_keys) {
+          a.k_rotary.turn(key, b, kv_head, key0 + n, a.dim, turned);
+          scores[n] = row_product(row, static_cast<const float*>(turned), a.dim);
+          continue;
+        }
       }
-      for (; d < a.dim; d += kLanes) s = vfma(vload(row + d), load_left(key + d, a.dim - d), s);
-      scores[n] = vsum(s + t);
+      scores[n] = row_product(row, key, a.dim);
     }
     if (a.masked()) mask_row(a, b, h, query, key0, count, 1.0f, scores);
     float high = top, partial = 0.0f;

@@ -171,10 +171,11 @@ MCOMP_INLINE void transpose_square(vf32 (&r)[kLanes]) {
 #endif
 }
 
-// Keys [begin, end), multiples of kPanel or the end, of a head with `keys` of them: panels [words of dim][keys]. `step`:
-// elements between keys. sums: of bytes, the sum of each packed key.
-template <class T>
-MCOMP_NOINLINE void pack_keys(const T* k, int64_t step, int64_t begin, int64_t end, int64_t keys, int64_t dim,
+// Keys [begin, end), multiples of kPanel or the end, of a head with `keys` of them: panels [words of dim][keys].
+// rows(key, n): where n <= kLanes keys from this one on are, `step` elements apart. sums: of bytes, the sum of each packed
+// key.
+template <class T, class Rows>
+MCOMP_NOINLINE void pack_keys(const Rows& rows, int64_t step, int64_t begin, int64_t end, int64_t keys, int64_t dim,
                               PanelElement<T>* to, int32_t* sums) {
   constexpr int64_t group = kGroup<T>;
   const int64_t words = ceil_div(dim, group);
@@ -182,13 +183,14 @@ MCOMP_NOINLINE void pack_keys(const T* k, int64_t step, int64_t begin, int64_t e
   for (int64_t key = begin; key < stop; key += kLanes) {
     const int64_t panel = key / kPanel * kPanel, width = keys - panel <= kLanes ? kLanes : kPanel;
     const int64_t live = min_i64(kLanes, keys - key);
+    const T* const from = rows(key, live);
     float* columns = reinterpret_cast<float*>(to) + panel * words + (key - panel);
     vi32 total = vset(0);
     for (int64_t word = 0; word < words; word += kLanes) {
       vf32 square[kLanes];
       for (int64_t i = 0; i < kLanes; ++i)
         square[i] =
-            i < live ? words_of(k + (key + i) * step + word * group, dim - word * group, key_flip<T>) : vset(0.0f);
+            i < live ? words_of(from + i * step + word * group, dim - word * group, key_flip<T>) : vset(0.0f);
       transpose_square(square);
       const int64_t count = min_i64(kLanes, words - word);
       for (int64_t i = 0; i < count; ++i) {

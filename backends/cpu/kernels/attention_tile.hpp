@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "attention_head.hpp"
 #include "attention_parts.hpp"
 #include "isa.hpp"
 #include "quantize_rows.hpp"
@@ -12,114 +13,7 @@
 #include "types.hpp"
 
 namespace mcomp {
-
-// Element strides over batch, head and position.
-struct HeadStride {
-  int64_t batch, head, position;
-};
-// Element strides of a mask over batch, head, query and key; 0 broadcasts.
-struct MaskStride {
-  int64_t batch, head, query, key;
-};
-// Bytes that stand for scale * (byte - zero); not read for floats.
-struct ByteCode {
-  float scale;
-  int32_t zero;
-};
-
-template <class T>
-struct Attention {
-  const T* q;
-  const T* k;
-  const T* v;
-  int64_t batch, heads, kv_heads, queries, keys, dim, value_dim;
-  HeadStride q_stride, k_stride, v_stride, row_stride;
-  float scale;
-  bool causal;            // query i sees keys j <= i + causal_offset
-  int64_t causal_offset;  // 0: aligned top left, torch's is_causal
-  const float* bias;      // added to scores, or nullptr
-  const bool* keep;       // true: the key takes part, or nullptr; at most one of bias and keep
-  MaskStride mask_stride;
-  ByteCode q_code, k_code, v_code;
-
-  int64_t row(int64_t b, int64_t h, int64_t query) const {
-    return b * row_stride.batch + h * row_stride.head + query * row_stride.position;
-  }
-  int64_t mask_at(int64_t b, int64_t h, int64_t query) const {
-    return b * mask_stride.batch + h * mask_stride.head + query * mask_stride.query;
-  }
-  bool masked() const { return bias != nullptr || keep != nullptr; }
-  // Keys that a query sees.
-  int64_t seen(int64_t query) const {
-    return causal ? max_i64(0, min_i64(keys, query + 1 + causal_offset)) : keys;
-  }
-};
-
 namespace detail {
-
-constexpr float kLowest = -std::numeric_limits<float>::infinity();
-constexpr float kLog2E = 1.44269504f;
-
-// A worker's scratch: one head's keys and values in panels, one tile's rows.
-template <class T>
-struct AttentionScratch {
-  PanelElement<T>* keys;
-  PanelElement<T>* values;
-  int32_t* key_sums;
-  float* mask;
-  RowElement<T>* queries;
-  float* scores;
-  RowElement<T>* weights;  // of floats: the scores, in place
-  float* output;
-  int64_t bytes;
-
-  AttentionScratch(char* base, int64_t keys_count, int64_t dim, int64_t value_dim) : bytes(0) {
-    constexpr int64_t element = sizeof(RowElement<T>), tile = kTileRows * kBlock;
-    const int64_t capacity = round_up(keys_count, kPanel);
-    const auto take = [&](int64_t size) {
-      char* at = base + bytes;
-      bytes += round_up(size, 64);
-      return at;
-    };
-    keys = reinterpret_cast<PanelElement<T>*>(take(capacity * round_up(dim, kGroup<T>) * element));
-    values = reinterpret_cast<PanelElement<T>*>(take(capacity * round_up(value_dim, kLanes) * element));
-    key_sums = reinterpret_cast<int32_t*>(take(is_byte<T> ? capacity * 4 : 0));
-    mask = reinterpret_cast<float*>(take(capacity * 4));
-    queries = reinterpret_cast<RowElement<T>*>(take(ceil_div(dim, kBlock) * tile * element));
-    scores = reinterpret_cast<float*>(take(tile * 4));
-    if constexpr (is_byte<T>) {
-      weights = reinterpret_cast<RowElement<T>*>(take(tile));
-    } else {
-      weights = scores;
-    }
-    output = reinterpret_cast<float*>(take(ceil_div(value_dim, kBlock) * tile * 4));
-  }
-};
-
-// A head as a worker holds it: how many of its keys are packed, and a mask that is the same for all queries.
-template <class T>
-struct AttentionHead {
-  int64_t b, h;
-  const T* k;
-  const T* v;
-  int64_t packed;   // keys
-  int64_t keys;     // that any query can see
-  bool row_masked;  // scratch.mask holds what is added to the scores of each key
-};
-
-template <class T>
-inline void pack_until(const Attention<T>& a, const AttentionScratch<T>& s, AttentionHead<T>& head, int64_t keys) {
-  if (keys <= head.packed) return;
-  const int64_t capacity = round_up(a.keys, kPanel), end = round_up(keys, kPanel);
-  pack_keys(head.k, a.k_stride.position, head.packed, end, a.keys, a.dim, s.keys, s.key_sums);
-  pack_values(head.v, a.v_stride.position, head.packed, end, a.keys, a.value_dim, s.values, capacity);
-  if constexpr (is_byte<T>) {
-    // A score is the sum of (q - zero_q) (k - zero_k); what depends on the query only cancels in the softmax.
-    const int32_t zero = a.q_code.zero + row_offset<T>();
-    for (int64_t n = head.packed; n < end; ++n) s.key_sums[n] *= -zero;
-  }
-  head.packed = end;
-}
 
 // What a mask adds, in other units. Lowest floats, which masks hide keys with, would overflow: they stay finite, so that a
 // row with nothing else weighs its keys alike; infinity stays what it is.
@@ -257,32 +151,6 @@ inline void softmax_block(const Attention<T>& a, const AttentionScratch<T>& scra
     vstore(state.sum + i, vfma(vload(state.sum + i), vload(state.shrink + i), vload(sums + i)));
 }
 
-// Queries of a tile as rows, `rows` of them, in pieces of kBlock dims.
-template <class T>
-inline void pack_queries(const Attention<T>& a, const AttentionScratch<T>& s, const T* q, int64_t live, int64_t rows) {
-  for (int64_t d = 0; d < a.dim; d += kBlock) {
-    const int64_t count = min_i64(kBlock, a.dim - d);
-    RowElement<T>* piece = s.queries + d * kTileRows;
-    for (int64_t i = 0; i < rows; ++i) {
-      RowElement<T>* to = piece + i * kBlock;
-      if (i >= live) {
-        std::memset(to, 0, size_t(kBlock) * sizeof(RowElement<T>));
-        continue;
-      }
-      const T* from = q + i * a.q_stride.position + d;
-      if constexpr (is_byte<T>) {
-        for (int64_t n = 0; n < count; n += 4 * kLanes)
-          vstore(reinterpret_cast<float*>(to + n), words_of(from + n, count - n, query_flip<T>));
-      } else {
-        const vf32 scale = vset(a.scale * kLog2E);
-        int64_t n = 0;
-        for (; n + kLanes <= count; n += kLanes) vstore(to + n, vload(from + n) * scale);
-        if (n < count) vstore_n(to + n, vload_n(from + n, count - n) * scale, count - n);
-      }
-    }
-  }
-}
-
 // Rows of sums over weights and packed values, as what they mean, to the epilogue.
 template <class T, class Ep>
 inline void finish_tile(const Attention<T>& a, const AttentionScratch<T>& s, const AttentionHead<T>& head,
@@ -319,8 +187,7 @@ inline void attention_tile(const Attention<T>& a, const AttentionScratch<T>& s, 
   const int64_t rows = min_i64(kTileRows, round_up(live, 4)), words = ceil_div(a.dim, group);
   const int64_t capacity = round_up(a.keys, kPanel), keys = min_i64(head.keys, a.seen(query0 + live - 1));
   pack_until(a, s, head, keys);
-  pack_queries(a, s, a.q + head.b * a.q_stride.batch + head.h * a.q_stride.head + query0 * a.q_stride.position, live,
-               rows);
+  pack_queries(a, s, head, query0, live, rows);
   RowState state;
   for (int i = 0; i < 16; ++i) state.top[i] = kLowest, state.sum[i] = 0.0f;
   for (int64_t key0 = 0; key0 < keys; key0 += kBlock) {

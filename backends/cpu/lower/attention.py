@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.access import Access
@@ -27,10 +28,25 @@ def lower_attention(node: Node, b: Builder) -> Declined | None:
     return attention(node, plain(node), b)
 
 
-def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
+def rotary_at(nodes: Sequence[Node]) -> tuple[list[Node], Node] | None:
+    """The ropes that some nodes begin with, and the attention behind them that alone reads them, as queries and keys."""
+    count = next((i for i, n in enumerate(nodes) if n.op.name != "rope"), 0)
+    if count == 0 or nodes[count].op.name != "attention":
+        return None
+    node, ropes = nodes[count], list(nodes[:count])
+    read = all(any(r.result is v for v in node.operands[:2]) and r.result.users == (node,) for r in ropes)
+    return (ropes, node) if read and all(r.result is not node.operand(2) for r in ropes) else None
+
+
+def attention(node: Node, tail: Tail, b: Builder, ropes: Sequence[Node] = ()) -> Declined | None:
     """softmax(scale q k^T + mask) v, head by head, then the tail; operands may be strided views, the result is laid out
-    [batch, position, head, dim] when nobody asks otherwise, as the projection that follows wants it."""
-    query, key, value, mask = node.operand(0), node.operand(1), node.operand(2), node.maybe(3)
+    [batch, position, head, dim] when nobody asks otherwise, as the projection that follows wants it. `ropes` before
+    queries and keys are computed as these are read."""
+    rotated = {r.result: r for r in ropes}
+    query, key, value, mask = (
+        rotated[v].operand(0) if v is not None and v in rotated else v for v in (*node.operands, None)[:4]
+    )
+    assert query is not None and key is not None and value is not None
     if node.type.dtype not in _DTYPES:
         return Declined(f"{node.type.dtype} has no kernel")
     out_shape = node.type.shape
@@ -38,7 +54,7 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
     ep = functor(tail, b, (0, 2, 1, 3) if turned else tuple(range(len(out_shape))), None)
     if isinstance(ep, Declined):
         return ep
-    coded = [_bytes(x, b) for x in (query, key, value)]
+    coded = [None if ropes else _bytes(x, b) for x in (query, key, value)]
     kind = c_type(node.type.dtype)
     numbers: dict[str, Size | Real] = {}
     lines = [f"Attention<{kind}> a{{}};"]
@@ -78,6 +94,9 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
     numbers["scale"] = Real(scale)
     lines.append(f"a.scale = float(scale); a.causal = {'true' if node.attrs['causal'] else 'false'};")
     pointers: list[Pointer] = [*ep.pointers, pointer("q", q), pointer("k", k), pointer("v", v)]
+    for name, rope in zip("qk", (rotated.get(node.operand(0)), rotated.get(node.operand(1)))):
+        if rope is not None:
+            pointers += _rotary(name, rope, out_shape[:-2], node.attrs["grouped"], b, numbers, lines)
     if mask is not None:
         spread = _mask(mask, out_shape[:-2], sizes["queries"], sizes["keys"], b)
         if isinstance(spread, Declined):
@@ -95,6 +114,24 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
 
 
 ANCHORS["attention"] = attention
+
+
+def _rotary(
+    name: str, rope: Node, lead: tuple[Dim, ...], grouped: bool, b: Builder, numbers: dict[str, Size | Real],
+    lines: list[str],
+) -> list[Pointer]:
+    """The cosines and sines that turn queries (q) or keys (k)."""
+    pointers, steps = [], []
+    for part, value in zip(("cos", "sin"), rope.operands[1:]):
+        assert value is not None
+        access = _heads(b.read(value).expand(rope.type.shape), lead, grouped, b)
+        pointers.append(pointer(f"{name}_{part}", access))
+        for axis, field in enumerate(("batch", "head", "position")):
+            numbers[f"{name}_{part}_{field}"] = access.strides[axis]
+        steps.append(f"{{{name}_{part}_batch, {name}_{part}_head, {name}_{part}_position}}")
+    interleaved = "true" if rope.attrs["interleaved"] else "false"
+    lines.append(f"a.{name}_rotary = {{{name}_cos, {name}_sin, {', '.join(steps)}, {interleaved}}};")
+    return pointers
 
 
 def _bytes(value: Value, b: Builder) -> Access | None:

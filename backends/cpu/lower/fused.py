@@ -9,6 +9,7 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.cpu.builder import TARGET, Builder
 from mcomp.backends.cpu.epilogue import Tail
 from mcomp.backends.cpu.expressions import is_scalar
+from mcomp.backends.cpu.lower.attention import attention, rotary_at
 from mcomp.backends.cpu.lower.elementwise import lower_region
 from mcomp.backends.cpu.lower.fused_reduce import lower_reduced, reduction_at
 from mcomp.backends.cpu.lower.fused_rows import NORMS, lower_rows, row_axes, row_region
@@ -36,6 +37,12 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     pair = pair_at(nodes[at:], b)
     if pair is not None:
         taken = _with_tail(nodes, at, pair.nodes, lambda tail: lower_pair(pair, tail, b), b, alone=True)
+        if taken:
+            return taken
+    rotary = rotary_at(nodes[at:])
+    if rotary is not None:
+        ropes, node = rotary
+        taken = _with_tail(nodes, at, (*ropes, node), lambda tail: attention(node, tail, b, ropes), b, alone=True)
         if taken:
             return taken
     if first.op.name in ANCHORS and not _along_rows(first):
