@@ -2,7 +2,8 @@
 //
 //     const double s = lane_sum(n, [&](int64_t i) { return float(x[i]); });
 //     const float top = lane_max(n, [&](int64_t i) { return float(x[i]); });   // ignores NaN, -inf for n = 0
-// Sums add blocks of 2048 terms in float lanes and the blocks in double.
+// Sums add blocks of 2048 terms in float lanes and the blocks in double: a sum of floats is within kSumDepth * 2^-24 of
+// the sum of magnitudes.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,9 @@ using compute_t = std::conditional_t<std::is_same<T, double>::value, double, flo
 
 constexpr int kSumLanes = 64;
 constexpr int64_t kSumBlock = 2048;
+// Additions from the lanes of a vector to its sum, and those that a term of a block passes through.
+constexpr int kVectorLevels = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+constexpr int kSumDepth = int(kSumBlock) / kSumLanes - 1 + kSumLanes / kLanes - 1 + kVectorLevels;
 
 namespace detail {
 

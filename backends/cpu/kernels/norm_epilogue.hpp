@@ -7,7 +7,7 @@
 //     softmax_lines<Log>(w, x, outer, n, lines, line, ep);
 // "lines": x is [outer, channels, lines, line] (softmax: [outer, n, lines, line]), rows of the epilogue are lines.
 // "channels": x is [outer or batch * inner, channels], rows of the epilogue are pixels. weight and bias may be nullptr.
-// group_norm_channels adds 256 terms in float and these in double.
+// Errors: as in norm.hpp and softmax.hpp; group_norm_channels adds 256 terms in float (d = 256) and these in double.
 #pragma once
 
 #include <cstdint>
