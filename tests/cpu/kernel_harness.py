@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -178,6 +180,25 @@ def load(driver: str, isa: str, *extra: str) -> ctypes.CDLL:
         if supported(other):
             builder.submit(driver, other, extra)
     return ctypes.CDLL(str(wanted.result()))
+
+
+def _first_pass(source: Path, isa: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [compiler(), *COMMON_FLAGS, *isa_flags(isa), *own_flags(isa), *flags, f"-I{KERNELS}", str(source)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
+
+
+def vectorized(source: Path, isa: str) -> set[tuple[str, int]]:
+    """File and line of every loop that g++ vectorizes somewhere; skips the test where there is another compiler."""
+    if "g++" not in compiler():
+        pytest.skip("only g++ reports what it vectorized in this form")
+    report = _first_pass(source, isa, "-w", "-fopt-info-vec-optimized", "-o", os.devnull).stderr
+    found = re.findall(r"([^/\s]+):(\d+):\d+: optimized: loop vectorized", report)
+    return {(name, int(line)) for name, line in found}
+
+
+def assembly(source: Path, isa: str) -> str:
+    """What a source is compiled to."""
+    return _first_pass(source, isa, "-w", "-S", "-o", "-").stdout
 
 
 def ptr(array: np.ndarray | None) -> ctypes.c_void_p:
