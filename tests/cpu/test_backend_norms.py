@@ -145,4 +145,4 @@ def test_a_norm_and_what_follows_are_one_kernel() -> None:
     assert kernel_names(made[EXPERTS], N=4) == ["grouped_matmul", "grouped_matmul"]
     for text in (NARROW, WIDE):
         names = [n for n in kernel_names(made[text], B=1) if n not in ("copy", "square")]
-        assert sorted(set(names)) == ["batch_norm", "conv", "conv_i8", "group_norm", "softmax"], names
+        assert sorted(set(names)) == ["batch_norm", "conv", "conv_i8", "group_norm", "mul", "softmax"], names

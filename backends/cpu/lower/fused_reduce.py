@@ -14,7 +14,7 @@ from mcomp.backends.cpu.loops import collapse, common_order
 from mcomp.backends.cpu.lower.reduce import OPERATIONS, operation
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Node
 
 HEADERS = ("reduce.hpp", "math.hpp", "types.hpp", "fault.hpp", "lanes.hpp")
 _BLOCKS = {"var": ("RunningVariance", "variance(correction)"), "std": ("RunningVariance", "deviation(correction)"),
