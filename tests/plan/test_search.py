@@ -60,6 +60,7 @@ def test_only_what_the_first_pipeline_made_is_the_plain_choice(
     workshop = shop(gains)
     standing = SimpleNamespace(best=workshop.made["lossless"], judge=lambda version: True)
     monkeypatch.setattr(search, "Planner", planner)
+    monkeypatch.setattr(search, "retreat", lambda *args: False)
     monkeypatch.setattr(search, "offered", lambda workshop: None)
     search._search(workshop, standing)  # type: ignore[arg-type]
     assert [None if v is None else v.name for v in seen] == [given]
