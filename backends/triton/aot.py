@@ -20,6 +20,11 @@ from mcomp.backends.triton.plan import size_of
 from mcomp.backends.triton.program import Chip, Choice, Config, Launch, Program, chip_of
 from mcomp.errors import BackendError, install
 
+WGMMA_ARCH = 90
+"""Chips of this compute capability multiply by groups of four warps."""
+LONGEST = 20.0
+"""Seconds that the assembler may take for a configuration, on a slow machine that does other things too."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -39,7 +44,8 @@ class Job:
 @dataclass(frozen=True)
 class Compiled:
     """What came out: `registers` of a thread, bytes of `stack` and `local` memory (spills), bytes of `shared` memory, the
-    tensor-core instructions in it (`wgmma`, `mma` or none), seconds, and the error where it did not compile."""
+    tensor-core instructions in it (`wgmma`, `mma` or none), seconds in all and in the assembler, and the error where it did
+    not compile."""
 
     name: str
     arch: int
@@ -49,10 +55,12 @@ class Compiled:
     shared: int = 0
     tensor: tuple[str, ...] = ()
     seconds: float = 0.0
+    assembling: float = 0.0
     error: str = ""
 
-    def faults(self, chip: Chip, *, dot: bool) -> list[str]:
-        """What is wrong with it; nothing where it is as it should be. `dot`: whether tensor cores must be used."""
+    def faults(self, chip: Chip, *, dot: bool, groups: bool = False) -> list[str]:
+        """What is wrong with it; nothing where it is as it should be. `dot`: whether tensor cores must be used. `groups`:
+        whether by groups of warps where the chip can."""
         if self.error:
             return [self.error]
         found = []
@@ -62,7 +70,18 @@ class Compiled:
             found.append(f"{self.shared} bytes of shared memory; the chip has {chip.shared}")
         if dot and not self.tensor:
             found.append("no tensor-core instruction")
+        elif dot and groups and chip.arch == WGMMA_ARCH and "wgmma" not in self.tensor:
+            found.append("mma instead of wgmma")
+        if self.assembling > LONGEST:
+            found.append(f"{self.assembling:.0f} s in the assembler, more than {LONGEST:.0f}")
         return found
+
+
+def fills_groups(config: Config) -> bool:
+    """Whether tiles of a product are large enough for wgmma: 64 rows, a multiple of 8 columns and four warps; PTX ISA,
+    asynchronous warpgroup-level matrix instructions."""
+    sizes = dict(config.metas)
+    return not (sizes.get("BLOCK_M", 1) % 64 or sizes.get("BLOCK_N", 1) % 8 or config.warps % 4)
 
 
 def jobs_of(launches: Iterable[Launch], symbols: Mapping[str, int], arch: int, *,

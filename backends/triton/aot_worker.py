@@ -41,6 +41,7 @@ class AbsentDriver:
 
 def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     """Compile one job; see `aot.Job` and `aot.Compiled`."""
+    import triton
     from triton.runtime.driver import driver
     from triton.runtime.jit import MockTensor
 
@@ -50,6 +51,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     function = getattr(load_source(job["source"]), job["name"])
     function.device_caches.clear()
     pointers = [MockTensor(_dtype(kind)) for kind in job["pointers"]]
+    stages: dict[str, int] = {}
+    triton.knobs.compilation.listener = lambda **told: stages.update(told["times"].lowering_stages)
     try:
         kernel = function.warmup(
             *pointers, *job["numbers"], **dict(job["metas"]), num_warps=job["warps"], num_stages=job["stages"],
@@ -62,7 +65,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     ptx = kernel.asm["ptx"]
     found["tensor"] = [name for name in ("wgmma", "mma.sync") if name in ptx]
     found["tensor"] = ["mma" if name == "mma.sync" else name for name in found["tensor"]]
-    return {**found, "seconds": round(time.perf_counter() - started, 3)}
+    assembling = round(stages.get("cubin", 0) / 1e6, 3)
+    return {**found, "seconds": round(time.perf_counter() - started, 3), "assembling": assembling}
 
 
 def _dtype(kind: str) -> Any:

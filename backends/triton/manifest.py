@@ -55,6 +55,7 @@ HALVES = (dtypes.f16, dtypes.bf16)
 FLOATS = (dtypes.f32, *HALVES)
 F8 = Scaled(axis=(0,))
 I8, I4 = Affine(dtypes.i8, axis=(0,)), Affine(dtypes.i4, axis=(0,), group=128)
+I8_GROUPS = Affine(dtypes.i8, axis=(0,), group=64)
 
 
 def entries() -> list[Entry]:
@@ -139,8 +140,8 @@ def _products() -> list[Entry]:
                   dot=dot),
             Entry("linear_i8_weight", name, "i8", _linear(d, I8), dot=dot, often=d is dtypes.bf16),
             Entry("vector_i8_weight", name, "i8", _linear(d, I8), one),
-            Entry("linear_grouped", name, "i8 groups", _linear(d, Affine(dtypes.i8, axis=(0,), group=64)), dot=dot),
-            Entry("vector_grouped", name, "i8 groups", _linear(d, Affine(dtypes.i8, axis=(0,), group=64)), one),
+            Entry("linear_grouped", name, "i8 groups", _linear(d, I8_GROUPS), dot=dot),
+            Entry("vector_grouped", name, "i8 groups", _linear(d, I8_GROUPS), one),
             Entry("pair", name, "", _pair(d), dot=dot, often=d is dtypes.f16),
             Entry("matmul", name, "", lambda m, d=d: [  # type: ignore[misc]
                 m.op("matmul", m.input((B, 8, 256, 64), d), m.input((B, 8, 64, 256), d))], {"B": 4}, dot=dot,
@@ -155,6 +156,12 @@ def _products() -> list[Entry]:
         Entry("linear_i4_split", "bf16", "i4", _deep(dtypes.bf16, I4), {"B": 16}, dot=True),
         Entry("vector_i4_split", "f16", "i4", _deep(dtypes.f16, I4), one, often=True),
         Entry("vector_i8_weight_split", "f16", "i8", _deep(dtypes.f16, I8), one),
+        Entry("linear_i8_weight_split", "f16", "i8", _deep(dtypes.f16, I8), {"B": 16}, dot=True),
+        Entry("linear_grouped_split", "f16", "i8 groups", _deep(dtypes.f16, I8_GROUPS), {"B": 16}, dot=True),
+        Entry("vector_grouped_split", "f16", "i8 groups", _deep(dtypes.f16, I8_GROUPS), one),
+        Entry("linear_f8_weight_split", "bf16", "f8", _deep(dtypes.bf16, F8), {"B": 16}, archs=(HOPPER,), dot=True),
+        Entry("vector_f8_weight_split", "bf16", "f8", _deep(dtypes.bf16, F8), one, archs=(HOPPER,)),
+        Entry("split_sum", "f16", "", _deep(dtypes.f16), {"B": 16}),
         Entry("linear_f8", "f8e4m3", "static", _floats(True), archs=(HOPPER,), dot=True),
         Entry("linear_f8", "f8e4m3", "static requantized", _floats(True, True), archs=(HOPPER,), dot=True),
         Entry("linear_f8", "f8e4m3", "dynamic", _floats(False), archs=(HOPPER,), dot=True, often=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcomp.backend import backend_named, lowered_ops
-from mcomp.backends.triton.aot import Compiled, Job, compile_jobs, jobs_of, launches_of
+from mcomp.backends.triton.aot import Compiled, Job, compile_jobs, fills_groups, jobs_of, launches_of
 from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.manifest import Entry, entries
 from mcomp.backends.triton.program import Config, Launch, chip_of
@@ -51,12 +51,13 @@ def compile_manifest(only: str, configurations: int, workers: int) -> int:
     wrong = 0
     for entry, launch, config, job in listed:
         compiled = found[job]
-        faults = faults_of(entry, launch, compiled, chip_of(job.arch).arch)
+        faults = faults_of(entry, launch, config, compiled, job.arch)
         wrong += bool(faults)
         state = "; ".join(faults) or "fine"
         print(f"{entry.id} sm_{job.arch} {launch.name} [{config}]: {compiled.registers} registers, {compiled.shared} "
               f"bytes shared, "
-              f"{'+'.join(compiled.tensor) or 'no tensor cores'}, {compiled.seconds:.1f} s: {state}")
+              f"{'+'.join(compiled.tensor) or 'no tensor cores'}, {compiled.seconds:.1f} s, {compiled.assembling:.1f} in "
+              f"the assembler: {state}")
     missing = uncovered() if not only else []
     if missing:
         print(f"the manifest lacks {', '.join(missing)}")
@@ -64,7 +65,8 @@ def compile_manifest(only: str, configurations: int, workers: int) -> int:
     return 1 if wrong or missing else 0
 
 
-def faults_of(entry: Entry, launch: Launch, compiled: Compiled, arch: int) -> list[str]:
-    """What is wrong with a compiled kernel of an entry. Tensor cores must be used by wgmma or mma; the compiler takes mma on
-    sm_90 where a tile is too small for wgmma."""
-    return compiled.faults(chip_of(arch), dot=entry.dot and launch.kind == entry.kernel)
+def faults_of(entry: Entry, launch: Launch, config: Config, compiled: Compiled, arch: int) -> list[str]:
+    """What is wrong with a compiled kernel of an entry. Tensor cores must be used: on sm_90 by wgmma, where a tile is large
+    enough for it, else by mma."""
+    dot = entry.dot and launch.kind == entry.kernel
+    return compiled.faults(chip_of(arch), dot=dot, groups=fills_groups(config))

@@ -13,8 +13,10 @@ NO_FIGURES = "No GPU figure exists yet: nothing was timed on a GPU."
 
 @dataclass(frozen=True)
 class Row:
-    """One runner on one network and batch, or one product. `milliseconds`: the median. `fraction`: of the measured peak or
-    bandwidth that bounds it. `error`: relative L2 distance to fp32 eager. `note`: why a figure is missing."""
+    """One runner on one network and batch, or one product. `milliseconds`: the median. `ratio`: how many times faster than
+    the fastest of the others, those that are not ours. `fraction`: of the measured peak or bandwidth that bounds it.
+    `error`: relative L2 distance of a network's outputs to fp32 eager, of a product's to exact sums over its operands.
+    `note`: why a figure is missing."""
 
     what: str
     batch: int
@@ -23,14 +25,15 @@ class Row:
     fraction: float | None = None
     error: float | None = None
     note: str = ""
+    ratio: float | None = None
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| what | batch | runner | ms | of peak | error | note |", "|---|---|---|---|---|---|---|"]
+    lines = ["| what | batch | runner | ms | times faster | of peak | error | note |", "|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        cells = [row.what, str(row.batch), row.runner, _number(row.milliseconds, ".4f"), _number(row.fraction, ".0%"),
-                 _number(row.error, ".1e"), row.note]
+        cells = [row.what, str(row.batch), row.runner, _number(row.milliseconds, ".4f"), _number(row.ratio, ".2f"),
+                 _number(row.fraction, ".0%"), _number(row.error, ".1e"), row.note]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

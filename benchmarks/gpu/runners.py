@@ -10,17 +10,24 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.models import Inputs, Network
+from mcomp.backend import KernelInfo
 
 Call = Callable[[], Any]
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+OURS = "mcomp"
+"""What the names of our runners begin with."""
+
+
 @dataclass(frozen=True)
 class Runner:
-    """A name, and what runs it once on fixed inputs and returns the outputs."""
+    """A name, and what runs it once on fixed inputs and returns the outputs. `kernels`: what that comes to, where it is
+    known."""
 
     name: str
     call: Call
+    kernels: tuple[KernelInfo, ...] = ()
 
 
 def cast(inputs: Inputs, dtype: torch.dtype, device: str) -> Inputs:
@@ -53,7 +60,7 @@ def ours(network: Network, inputs: Inputs, dtype: torch.dtype, device: str, pipe
     executable = compile_on(backend_named("cuda"), graph, CompileOptions(hints=symbols), context)
     held = list(cast(inputs, dtype, device))
     label = {"": str(dtype).removeprefix("torch.")}.get(pipeline, pipeline.split("{")[0])
-    return Runner(f"mcomp {label}", lambda: executable.run(held, symbols)[0])
+    return Runner(f"{OURS} {label}", lambda: executable.run(held, symbols)[0], tuple(executable.kernels(symbols)))
 
 
 def eager(network: Network, inputs: Inputs, dtype: torch.dtype, device: str, name: str) -> Runner:
@@ -80,15 +87,15 @@ def inductor(network: Network, inputs: Inputs, dtype: torch.dtype, device: str, 
     return Runner(f"inductor {name}", call)
 
 
-def torchao(network: Network, inputs: Inputs, dtype: torch.dtype, device: str, kind: str) -> Runner:
-    """torchao's quantized model, compiled by torch. kind: int8, fp8 or int4."""
+def torchao(network: Network, inputs: Inputs, dtype: torch.dtype, device: str, kind: str, group: int) -> Runner:
+    """torchao's quantized model, compiled by torch. kind: int8, fp8 or int4; `group`: of int4, weights to a scale."""
     from torchao import quantization as q
 
     module = copy.deepcopy(network.module).to(device, dtype)
     settings = {
         "int8": lambda: q.Int8DynamicActivationInt8WeightConfig(),
         "fp8": lambda: q.Float8DynamicActivationFloat8WeightConfig(),
-        "int4": lambda: q.Int4WeightOnlyConfig(group_size=128),
+        "int4": lambda: q.Int4WeightOnlyConfig(group_size=group),
     }
     q.quantize_(module, settings[kind]())
     fast = torch.compile(module, mode="max-autotune")

@@ -13,9 +13,12 @@ from benchmarks.gpu.ahead import faults_of, jobs, uncovered
 from mcomp.backend import backend_named, lowering
 from mcomp.backends.triton.aot import compile_jobs
 from mcomp.backends.triton.backend import lower_graph
+from mcomp.backends.triton.lower.linear import WEIGHT_KINDS
 from mcomp.backends.triton.manifest import AMPERE, HOPPER, entries
 from mcomp.backends.triton.program import chip_of
 from mcomp.manager import Context, PassManager
+from tests.ops.cases import ALL_CASES
+from tests.ops.suite import graph_of
 from tests.triton.harness import needs_triton
 
 WORKERS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -23,6 +26,17 @@ WORKERS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKE
 
 def test_every_lowering_is_covered() -> None:
     assert uncovered() == []
+
+
+def test_every_kind_of_kernel_is_there() -> None:
+    """What lowerings launch in any way: for cases of every operator, for everything in the manifest, and for every way that
+    a weight is stored."""
+    graphs = [*map(graph_of, ALL_CASES), *(e.graph() for e in entries())]
+    found = {kind for pair in WEIGHT_KINDS.values() for each in pair for kind in (each, f"{each}_split")}
+    for graph in graphs:
+        PassManager("fuse").run(graph, Context(target="cuda"))
+        found |= {launch.kind for launch in lower_graph(graph, None).launches()}
+    assert sorted(found - {e.kernel for e in entries()}) == []
 
 
 def test_names_are_unique_and_both_architectures_are_there() -> None:
@@ -50,7 +64,7 @@ def test_a_part_compiles_without_spills_and_with_tensor_cores(request: pytest.Fi
     wrong = {
         f"{entry.id} sm_{job.arch} [{config}]": faults
         for (entry, launch, config, job), compiled in zip(listed, found, strict=True)
-        if (faults := faults_of(entry, launch, compiled, job.arch))
+        if (faults := faults_of(entry, launch, config, compiled, job.arch))
     }
     assert wrong == {}
     tensor = {(job.arch, name) for (*_, job), compiled in zip(listed, found) for name in compiled.tensor}

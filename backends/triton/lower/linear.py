@@ -62,7 +62,7 @@ def weight_way(weight: Value, b: Builder, told: bool = False) -> Way:
     return Way("grouped", values, spread, zeros, encoding.zero, size)
 
 
-_KINDS = {
+WEIGHT_KINDS = {
     "dense": ("linear", "vector"), "rows": ("linear_i8_weight", "vector_i8_weight"),
     "floats": ("linear_f8_weight", "vector_f8_weight"),
     "grouped": ("linear_grouped", "vector_grouped"), "nibbles": ("linear_i4", "vector_i4"),
@@ -147,7 +147,7 @@ def tile_product(whole: Linear, way: Way, b: Builder, split: Split | None = None
                   "BLOCK_K)")
     else:
         text.line(_grouped_call(start, way, text, outputs, size, zero, span))
-    kind, dtype = _KINDS[way.kind][0], x.dtype.name
+    kind, dtype = WEIGHT_KINDS[way.kind][0], x.dtype.name
     sizes = whole.sizes
     if split is None:
         whole.finish(text, tiles.all, b, *factors_of(whole, way))
@@ -180,7 +180,7 @@ def vector_product(whole: Linear, way: Way, b: Builder, split: Split | None = No
         text.line(f"acc = products.vector({start}, {text.number(w.strides[1])}, {', '.join(span)}, BLOCK_N, BLOCK_K)")
     else:
         text.line(_grouped_call(start, way, text, outputs, size, None, span))
-    kind, sizes = _KINDS[way.kind][1], whole.sizes
+    kind, sizes = WEIGHT_KINDS[way.kind][1], whole.sizes
     if split is None:
         whole.finish(text, (row, cols), b, *factors_of(whole, way))
     else:
