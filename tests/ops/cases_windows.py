@@ -197,6 +197,7 @@ _POOL = [
     _pool_case("avg_pool", "asymmetric", "f32[B, 2, S + 2, 8]", (3, 4), (2, 3), ((0, 1), (2, 1))),
     _pool_case("avg_pool", "asymmetric-uncounted", "f32[B, 2, S + 2, 8]", (3, 4), (2, 3), ((0, 1), (2, 1)),
                count_padding=False),
+    _pool_case("avg_pool", "asymmetric-end", "f32[B, 2, S + 2, 8]", (2, 3), (1, 1), ((0, 1), (0, 1))),
     _pool_case("avg_pool", "1d", "f32[B, C, 2*S]", (2,), (2,)),
     _pool_case("avg_pool", "3d", "f32[B, 2, 4, 5, 6]", (2, 2, 2), (2, 2, 2)),
     Case("adaptive_avg_pool", ("f32[B, C, 7, 9]",), {"size": (3, 4)}, special=False,

@@ -1,6 +1,7 @@
 // Pooling over one, two or three spatial dimensions, channels first or last.
 //
-//     PoolShape s{N, C, {1, H, W}, {1, OH, OW}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, /*channels_last=*/true};
+//     PoolShape s{N, C, {1, H, W}, {1, OH, OW}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, /*channels_last=*/true,
+//                 {0, 1, 1}};
 //     max_pool(w, s, x, y, indices_or_null);                    // indices: flat position in the input's spatial plane
 //     avg_pool(w, s, x, y, /*count_include_pad=*/true, /*divisor_override=*/0);
 //     adaptive_avg_pool(w, s, x, y); adaptive_max_pool(w, s, x, y, indices_or_null);      // use in, out only
@@ -26,6 +27,7 @@ struct PoolShape {
   int64_t batch, channels;
   int64_t in[3], out[3], kernel[3], stride[3], pad[3], dilation[3];
   bool channels_last;
+  int64_t high[3] = {0, 0, 0};  // padding at the ends, where averages count it
 };
 
 namespace detail {
@@ -40,7 +42,7 @@ inline Span pool_span(const PoolShape& s, int axis, int64_t o) {
   const int64_t first = o * s.stride[axis] - s.pad[axis], step = s.dilation[axis];
   const int64_t last = first + (s.kernel[axis] - 1) * step + 1;
   const int64_t skipped = first < 0 ? ceil_div(-first, step) * step : 0;
-  const int64_t limit = s.in[axis] + s.pad[axis];
+  const int64_t limit = s.in[axis] + s.high[axis];
   return {first + skipped, min_i64(last, s.in[axis]), step, min_i64(first + s.kernel[axis], limit) - first};
 }
 inline Span adaptive_span(const PoolShape& s, int axis, int64_t o) {

@@ -16,26 +16,26 @@ from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
 from mcomp.ir.graph import Node, Value
 
-_FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation")
+_FIELDS = ("in", "out", "kernel", "stride", "pad", "dilation", "high")
 
 
-def _shape(
-    x: Access, out: Sequence[Dim], node: Node, pads: Sequence[int], last: bool
-) -> tuple[str, dict[str, Size | Real]]:
+def _shape(x: Access, out: Sequence[Dim], node: Node, last: bool) -> tuple[str, dict[str, Size | Real]]:
     """C++ that declares the PoolShape `s`, and its numbers."""
     missing = 3 - (x.rank - 2)
     ones = (1,) * (x.rank - 2)
+    pads = node.attrs.get("padding", [(0, 0)] * len(ones))
     rows: tuple[Sequence[Dim], ...] = (
-        x.shape[2:], out[2:], node.attrs.get("kernel", ones), node.attrs.get("stride", ones), pads or (0,) * len(ones),
-        node.attrs.get("dilation", ones),
+        x.shape[2:], out[2:], node.attrs.get("kernel", ones), node.attrs.get("stride", ones), [low for low, _ in pads],
+        node.attrs.get("dilation", ones), [high for _, high in pads],
     )
     numbers: dict[str, Size | Real] = {"batch": x.shape[0], "channels": x.shape[1]}
     groups = []
     for name, values in zip(_FIELDS, rows):
-        full = (*((0 if name == "pad" else 1,) * missing), *values)
+        full = (*((0 if name in ("pad", "high") else 1,) * missing), *values)
         numbers |= {f"{name}{i}": v for i, v in enumerate(full)}
         groups.append("{" + ", ".join(f"{name}{i}" for i in range(3)) + "}")
-    return f"const PoolShape s{{batch, channels, {', '.join(groups)}, {'true' if last else 'false'}}};", numbers
+    *groups, high = groups
+    return f"const PoolShape s{{batch, channels, {', '.join(groups)}, {'true' if last else 'false'}, {high}}};", numbers
 
 
 @lowers("max_pool", "max_pool_with_index", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", target=TARGET)
@@ -54,8 +54,7 @@ def lower_pool(node: Node, b: Builder) -> Declined | None:
         return _average_of_bytes(node, place, b)
     order = b.follow(node.results[0], node.operand(0)) if len(node.results) == 1 else None
     x = b.contiguous(node.operand(0), order)
-    pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
-    text, numbers = _shape(x, node.results[0].tensor.shape, node, pads, order is not None)
+    text, numbers = _shape(x, node.results[0].tensor.shape, node, order is not None)
     outs = {"y": b.write(node.results[0], order)}
     if name == "max_pool_with_index":
         outs["indices"] = b.write(node.results[1])
@@ -86,8 +85,7 @@ def _max_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined | No
         order, last = None, False
     if not values.is_dense(order):
         return Declined("its bytes are not dense")
-    pads = [low for low, _ in node.attrs["padding"]] if "padding" in node.attrs else []
-    text, numbers = _shape(values, node.result.tensor.shape, node, pads, last)
+    text, numbers = _shape(values, node.result.tensor.shape, node, last)
     out = b.temp(values.dtype, node.result.tensor.shape, order)
     call = "max_pool(w, s, x, y, (int64_t*)nullptr);" if node.op.name == "max_pool" \
         else "adaptive_max_pool(w, s, x, y, (int64_t*)nullptr);"
@@ -106,8 +104,7 @@ def _average_of_bytes(node: Node, place: EncodedAccess, b: Builder) -> Declined 
     assert order is not None
     values = channels_last_bytes(place, order, b).part("values")
     assert values is not None
-    pads = [low for low, _ in node.attrs.get("padding", ())]
-    text, numbers = _shape(values, node.type.shape, node, pads, True)
+    text, numbers = _shape(values, node.type.shape, node, True)
     adaptive = node.op.name == "adaptive_avg_pool"
     numbers["divisor"] = node.attrs.get("divisor") or 0
     average_bytes(node, place, values, text, numbers, order, b, adaptive=adaptive,

@@ -15,7 +15,7 @@ static PoolShape pool_shape(const int64_t* s) {
   PoolShape p{s[0], s[1], {}, {}, {}, {}, {}, {}, s[20] != 0};
   for (int d = 0; d < 3; ++d) {
     p.in[d] = s[2 + d], p.out[d] = s[5 + d], p.kernel[d] = s[8 + d];
-    p.stride[d] = s[11 + d], p.pad[d] = s[14 + d], p.dilation[d] = s[17 + d];
+    p.stride[d] = s[11 + d], p.pad[d] = p.high[d] = s[14 + d], p.dilation[d] = s[17 + d];
   }
   return p;
 }
