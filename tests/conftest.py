@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 # Without a GPU the kernels of target cuda run in Triton's interpreter. Triton looks at this when it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+_BUILDS = "MCOMP_TEST_BUILDS"
+"""The variable that tells workers where what is compiled for tests lies, so that each driver is compiled once."""
 _LONG = ("triton/test_manifest.py", "triton/test_models.py", "commands/test_demo.py", "api/test_planner.py")
 """Files of few tests that take long: workers begin with them, so that none is left alone with one at the end."""
 
@@ -25,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_num_threads(1)
+    else:
+        os.environ[_BUILDS] = tempfile.mkdtemp(prefix="mcomp-kernels-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(_BUILDS, ""), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcomp.backends.cpu import precompiled
 from mcomp.backends.cpu.cache import CodeCache
 from mcomp.backends.cpu.isa import Isa
 from mcomp.errors import BackendError, install
@@ -31,6 +32,8 @@ GCC_STORES = ("-mmove-max=128", "-mstore-max=128")
 GCC_LOOPS = ("--param=max-completely-peel-times=7",)
 """For g++; see `_own_flags`."""
 _TAIL = 4000
+_WORTH_PRECOMPILING = 2
+"""Entries of a cache from which on headers are precompiled, which takes as long as what it saves in two compilations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
     if compiler is None:
         raise BackendError("code cannot be compiled", code="MC0603", help=missing_compiler())
     if cache is None:
-        return _compile(source, isa, compiler, Path(tempfile.mkdtemp(prefix="mcomp-")) / "code.so")
+        return _compile(source, isa, compiler, Path(tempfile.mkdtemp(prefix="mcomp-")) / "code.so", _flags(isa, compiler))
     key = build_key(source, isa, compiler)
     found = cache.find(key)
     if found is not None:
@@ -125,8 +128,16 @@ def build(source: str, isa: Isa, cache: CodeCache | None) -> Path:
 
 
 def _build_into(cache: CodeCache, key: str, source: str, isa: Isa, compiler: Compiler) -> Path:
+    flags = _flags(isa, compiler)
+    if _reads_intrinsics(isa, compiler) and len(cache.entries()) >= _WORTH_PRECOMPILING:
+        flags += precompiled.headers(cache.folder, compiler.command, [f for f in flags if f != "-shared"])
     with cache.staging() as folder:
-        return cache.keep(key, _compile(source, isa, compiler, folder / "code.so"), source)
+        return cache.keep(key, _compile(source, isa, compiler, folder / "code.so", flags), source)
+
+
+def _reads_intrinsics(isa: Isa, compiler: Compiler) -> bool:
+    """Whether this is g++, and its code includes all vector instructions that g++ knows."""
+    return bool(isa.features) and "clang" not in compiler.version and "ziglang" not in compiler.command
 
 
 def _flags(isa: Isa, compiler: Compiler) -> list[str]:
@@ -145,10 +156,10 @@ def exported_flags(isa: Isa) -> str:
     return " ".join([*(f for f in FLAGS if f not in ("-shared", "-w")), *isa.flags, "-Ikernels"])
 
 
-def _compile(source: str, isa: Isa, compiler: Compiler, out: Path) -> Path:
+def _compile(source: str, isa: Isa, compiler: Compiler, out: Path, flags: Sequence[str]) -> Path:
     text = out.with_suffix(".cpp")
     text.write_text(source)
-    command = [*compiler.command, *_flags(isa, compiler), f"-I{KERNELS}", str(text), "-o", str(out)]
+    command = [*compiler.command, *flags, f"-I{KERNELS}", str(text), "-o", str(out)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except OSError as e:

@@ -10,7 +10,9 @@ Parametrize tests over `ISAS` with the decorator `each_isa`: a set that this CPU
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcomp.backends.cpu import precompiled
 from mcomp.backends.cpu.compiler import GCC_STORES, find_compiler
 from mcomp.backends.cpu.isa import ISAS as ISAS_BY_NAME
 from mcomp.backends.cpu.isa import cpu_features
@@ -33,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "backends" / "cpu" / "kernels"
 DRIVERS = Path(__file__).resolve().parent / "drivers"
 
+BUILDS = "MCOMP_TEST_BUILDS"
+"""The variable that names the folder of what tests compiled; see conftest.py."""
 ISAS = ("avx512", "avx2", "portable")
 BYTE_TILES = {"amx": "MatrixTile<2>", "amx_narrow": "MatrixTile<1>"}
 """Sets beyond AVX-512 on which only products of bytes and of bfloat16 differ: their tile in the drivers that have some."""
@@ -140,21 +145,41 @@ def _on(isas: Sequence[str]) -> pytest.MarkDecorator:
 
 
 class _Builder:
-    """Builds shared objects into one temporary directory that lives as long as the process."""
+    """Builds shared objects into one folder. Processes that run tests of one session share it (see conftest.py): what one
+    has compiled, the others take."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="mcomp-kernels-")
+        shared = os.environ.get(BUILDS)
+        self._own = None if shared else tempfile.TemporaryDirectory(prefix="mcomp-kernels-")
+        self._folder = Path(shared or self._own.name)  # type: ignore[union-attr]
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._jobs: dict[tuple[str, str, tuple[str, ...]], Future[Path]] = {}
 
     def _compile(self, cxx: str, driver: str, isa: str, extra: tuple[str, ...]) -> Path:
-        out = Path(self._directory.name) / f"{driver}-{isa}-{abs(hash(extra))}.so"
-        source = DRIVERS / f"{driver}.cpp"
-        command = [cxx, *COMMON_FLAGS, *isa_flags(isa), *own_flags(isa), *extra, f"-I{KERNELS}", str(source), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        flags = (*isa_flags(isa), *own_flags(isa), *extra)
+        digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:12]
+        out = self._folder / f"{driver}-{isa}-{digest}.so"
+        with open(out.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not out.exists():
+                self._make(cxx, driver, isa, flags, out)
+        return out
+
+    def _make(self, cxx: str, driver: str, isa: str, flags: Sequence[str], out: Path) -> None:
+        """The shared object; with g++ also its assembly (.s) and a report of what was vectorized (.txt)."""
+        source, made = DRIVERS / f"{driver}.cpp", out.with_suffix(".new")
+        first = precompiled.headers(self._folder, [cxx], [f for f in (*COMMON_FLAGS, *flags) if f != "-shared"]) \
+            if "g++" in cxx and isa != "portable" else ()
+        told = ["-save-temps=obj", f"-fopt-info-vec-optimized={out.with_suffix('.txt')}"] if "g++" in cxx else []
+        command = [cxx, *COMMON_FLAGS, *flags, *first, *told, f"-I{KERNELS}", str(source), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
         if done.returncode != 0:
             raise RuntimeError(f"compiling {source.name} for {isa} failed:\n{' '.join(command)}\n{done.stderr[-6000:]}")
-        return out
+        for assembly in self._folder.glob(f"{made.name}-*.s"):
+            assembly.rename(out.with_suffix(".s"))
+        for large in self._folder.glob(f"{made.name}-*.[io]*"):
+            large.unlink()
+        made.rename(out)
 
     def submit(self, driver: str, isa: str, extra: tuple[str, ...]) -> Future[Path]:
         key = (driver, isa, extra)
@@ -182,23 +207,36 @@ def load(driver: str, isa: str, *extra: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(wanted.result()))
 
 
-def _first_pass(source: Path, isa: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [compiler(), *COMMON_FLAGS, *isa_flags(isa), *own_flags(isa), *flags, f"-I{KERNELS}", str(source)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
+def vectorized(driver: str, isa: str) -> set[tuple[str, int]]:
+    """File and line of every loop of a driver that g++ vectorizes somewhere; skips the test where there is another
+    compiler."""
+    _need_gcc()
+    return _loops(_builder().submit(driver, isa, ()).result().with_suffix(".txt").read_text())
 
 
-def vectorized(source: Path, isa: str) -> set[tuple[str, int]]:
-    """File and line of every loop that g++ vectorizes somewhere; skips the test where there is another compiler."""
-    if "g++" not in compiler():
-        pytest.skip("only g++ reports what it vectorized in this form")
-    report = _first_pass(source, isa, "-w", "-fopt-info-vec-optimized", "-o", os.devnull).stderr
+def vectorized_source(source: Path, isa: str) -> set[tuple[str, int]]:
+    """The same of a source that is no driver."""
+    _need_gcc()
+    command = [compiler(), *COMMON_FLAGS, *isa_flags(isa), *own_flags(isa), "-w", "-fopt-info-vec-optimized", f"-I{KERNELS}"]
+    done = subprocess.run([*command, str(source), "-o", os.devnull], capture_output=True, text=True, check=True,
+                          env={**os.environ, "LC_ALL": "C"})
+    return _loops(done.stderr)
+
+
+def _loops(report: str) -> set[tuple[str, int]]:
     found = re.findall(r"([^/\s]+):(\d+):\d+: optimized: loop vectorized", report)
     return {(name, int(line)) for name, line in found}
 
 
-def assembly(source: Path, isa: str) -> str:
-    """What a source is compiled to."""
-    return _first_pass(source, isa, "-w", "-S", "-o", "-").stdout
+def _need_gcc() -> None:
+    if "g++" not in compiler():
+        pytest.skip("only g++ reports what it vectorized in this form")
+
+
+def assembly(driver: str, isa: str) -> str:
+    """What a driver is compiled to."""
+    _need_gcc()
+    return _builder().submit(driver, isa, ()).result().with_suffix(".s").read_text()
 
 
 def ptr(array: np.ndarray | None) -> ctypes.c_void_p:

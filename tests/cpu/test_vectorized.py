@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from kernel_harness import DRIVERS, KERNELS, assembly, vectorized
+from kernel_harness import KERNELS, assembly, vectorized, vectorized_source
 
 from mcomp.manager import Context
 from mcomp.manager.run import PassManager
@@ -61,7 +61,7 @@ def _for_line(lines: list[str], body: int) -> int:
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 @pytest.mark.parametrize("driver", LOOPS)
 def test_loops_of_drivers_vectorize(driver: str, isa: str) -> None:
-    found = vectorized(DRIVERS / f"{driver}_driver.cpp", isa)
+    found = vectorized(f"{driver}_driver", isa)
     for header, bodies in LOOPS[driver].items():
         lines = (KERNELS / header).read_text().splitlines()
         for body in bodies:
@@ -86,7 +86,7 @@ def test_generated_loops_vectorize(isa: str, tmp_path: Path) -> None:
     source = tmp_path / "generated.cpp"
     source.write_text(text)
     lines = text.splitlines()
-    found = vectorized(source, isa)
+    found = vectorized_source(source, isa)
     loops = [i + 2 for i, line in enumerate(lines) if line.strip() == "MCOMP_INDEPENDENT"]
     assert len(loops) >= 2
     for line in loops:
@@ -100,6 +100,6 @@ def test_generated_loops_vectorize(isa: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86-64")
 @pytest.mark.parametrize("driver", PACKED)
 def test_portable_builds_have_packed_instructions(driver: str) -> None:
-    text = assembly(DRIVERS / f"{driver}_driver.cpp", "portable")
+    text = assembly(f"{driver}_driver", "portable")
     for instruction in PACKED[driver]:
         assert re.search(rf"^\s+{instruction}\s", text, re.MULTILINE), instruction
