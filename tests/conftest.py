@@ -19,6 +19,19 @@ _LONG = ("triton/test_manifest.py", "triton/test_models.py", "commands/test_demo
 """Files of few tests that take long: workers begin with them, so that none is left alone with one at the end."""
 
 
+_COMPILED_AS_SHIPPED = {"cpu", "ops"}
+"""Folders of tests of generated code: it is compiled as users have it. Other tests are about something else."""
+
+
+@pytest.fixture(autouse=True)
+def _compiled_with_less_effort(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not what is tested, generated code is optimized less, which takes g++ half the time."""
+    if _COMPILED_AS_SHIPPED.isdisjoint(request.path.relative_to(Path(__file__).parent).parts):
+        from mcomp.backends.cpu import compiler
+
+        monkeypatch.setattr(compiler, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in compiler.FLAGS))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="write what golden tests find as what they expect")
     parser.addoption("--whole-manifest", action="store_true", help="compile every entry of the Triton backend's manifest")

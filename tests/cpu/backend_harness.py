@@ -23,12 +23,20 @@ from mcomp.ops.evaluate import run_graph
 
 needs_compiler = pytest.mark.skipif(BACKEND.available() is not None, reason=str(BACKEND.available()))
 _SUPPORTED = {isa.name for isa in supported()}
-each_isa = pytest.mark.parametrize("isa", [
-    pytest.param(n, id=n or "best", marks=pytest.mark.skipif(n is not None and n not in _SUPPORTED,
-                                                             reason=f"this CPU lacks {n}"))
-    for n in (None, "avx512", "avx2", "portable")
-])
+
+
+def _on(*names: str | None) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("isa", [
+        pytest.param(n, id=n or "best", marks=pytest.mark.skipif(n is not None and n not in _SUPPORTED,
+                                                                 reason=f"this CPU lacks {n}"))
+        for n in names
+    ])
+
+
+each_isa = _on(None, "avx512", "avx2", "portable")
 """Runs a test on the best instruction set of this machine (None) and on the plainer ones."""
+each_float_isa = _on(None, "avx2", "portable")
+"""The same without products of bytes or bfloat16, which are all that differs between AVX-512 and what came after it."""
 
 _CODED = re.compile(r"const @(\w+)#int8 : ([^\n]*)")
 

@@ -12,7 +12,7 @@ from mcomp.backends.cpu import BACKEND
 from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.manager import Context
 from mcomp.manager.run import PassManager
-from tests.cpu.backend_harness import check, compiled, each_isa, graph_of, kernel_names, needs_compiler
+from tests.cpu.backend_harness import check, compiled, each_float_isa, each_isa, graph_of, kernel_names, needs_compiler
 
 pytestmark = needs_compiler
 
@@ -58,7 +58,7 @@ def test_attention_over_bytes_agrees_with_the_reference(isa: str | None) -> None
         check(compiled(BYTES, isa=isa, among=ALL), [q, k, v, mask], tolerance=ROUNDED)
 
 
-@each_isa
+@each_float_isa
 def test_what_follows_attention_is_stored_by_it(isa: str | None) -> None:
     torch.manual_seed(1)
     inputs = [torch.randn(2, 3, 17, 8), torch.rand(3, 1, 8) + 0.5, torch.randn(17, 17)]
@@ -124,7 +124,7 @@ def rotary(isa: str | None) -> dict[str, CpuExecutable]:
     return {text: e for text, e in zip(texts, found) if isinstance(e, CpuExecutable)}
 
 
-@each_isa
+@each_float_isa
 @pytest.mark.parametrize("length", [1, 3, 7, 40, 131])
 def test_queries_and_keys_are_turned_as_attention_reads_them(isa: str | None, length: int) -> None:
     torch.manual_seed(length)
@@ -138,7 +138,7 @@ def test_queries_and_keys_are_turned_as_attention_reads_them(isa: str | None, le
         check(executable, inputs, tolerance=1e-2 if inputs[0].dtype is torch.bfloat16 else 2e-6)
 
 
-@each_isa
+@each_float_isa
 def test_keys_that_others_read_or_that_are_many_are_turned_first(isa: str | None) -> None:
     torch.manual_seed(2)
     inputs = [torch.randn(2, 4, 1, 8), torch.randn(2, 4, 30, 8), torch.randn(2, 4, 30, 8), torch.randn(8), torch.randn(8)]

@@ -12,7 +12,7 @@ from mcomp.backends.cpu import BACKEND
 from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.manager import Context
 from mcomp.manager.run import PassManager
-from tests.cpu.backend_harness import check, each_isa, graph_of, kernel_names, needs_compiler
+from tests.cpu.backend_harness import check, each_float_isa, graph_of, kernel_names, needs_compiler
 
 pytestmark = needs_compiler
 
@@ -118,7 +118,7 @@ def executables(isa: str | None) -> dict[str, CpuExecutable]:
     return {text: e for text, e in zip(GRAPHS, found) if isinstance(e, CpuExecutable)}
 
 
-@each_isa
+@each_float_isa
 @pytest.mark.parametrize("batch", [1, 3])
 def test_reductions_of_chains_agree_with_the_reference(isa: str | None, batch: int) -> None:
     torch.manual_seed(batch)
@@ -131,7 +131,7 @@ def test_reductions_of_chains_agree_with_the_reference(isa: str | None, batch: i
     check(made[APART], [torch.randn(6, batch, 4, 21), torch.randn(6, 1, 4, 1), torch.randn(21, 6, 4)], tolerance=5e-6)
 
 
-@each_isa
+@each_float_isa
 def test_rows_of_one_element_and_other_types(isa: str | None) -> None:
     torch.manual_seed(5)
     made = executables(isa)

@@ -12,7 +12,7 @@ from mcomp.backends.cpu.lower.sparse import multiplied
 from mcomp.ir import NM, Affine, BlockSparse, Encoding, TensorType, WeightStore, dtypes, parse_graph
 from mcomp.ir.encoding import quantize_array
 from mcomp.manager.context import Context
-from tests.cpu.backend_harness import check, each_isa, kernel_names, needs_compiler
+from tests.cpu.backend_harness import check, each_float_isa, each_isa, kernel_names, needs_compiler
 
 pytestmark = needs_compiler
 
@@ -73,7 +73,7 @@ WEIGHTS
 }"""
 
 
-@each_isa
+@each_float_isa
 def test_float_activations(isa: str | None) -> None:
     store = WeightStore()
     weights = {
