@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from mcomp.backends.triton.aot import Job, compile_jobs
 from mcomp.errors import ArtifactError, BackendError
 
 MOST_BYTES = 1 << 30
+_GROUP = "__grp__"
+"""What the names of Triton's lists of files begin with."""
 _lock = threading.RLock()
 
 
@@ -34,7 +37,8 @@ def pack(folder: Path) -> bytes:
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
+            content = _listed(path, None) if path.name.startswith(_GROUP) else path.read_bytes()
+            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), content)
     return held.getvalue()
 
 
@@ -57,8 +61,21 @@ def unpack(content: bytes, under: Path) -> Path:
                 target.write_bytes(archive.read(item))
     except zipfile.BadZipFile as e:
         raise ArtifactError(f"its compiled kernels cannot be read ({e})", code="MC0703") from e
+    for group in folder.rglob(f"{_GROUP}*"):
+        group.write_bytes(_listed(group, group.parent))
     (folder / "complete").touch()
     return folder
+
+
+def _listed(group: Path, home: Path | None) -> bytes:
+    """Triton's list of the files of one kernel, of those that lie beside it. It notes whole paths, of where it compiled;
+    they become those under `home`, or names."""
+    try:
+        names = list(json.loads(group.read_text())["child_paths"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise ArtifactError(f"its compiled kernels cannot be read ({group.name} is no list of files)", code="MC0703") from e
+    held = {path.name for path in group.parent.iterdir()}
+    return json.dumps({"child_paths": {n: str(home / n) if home else n for n in sorted(names) if n in held}}).encode()
 
 
 def default_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,10 @@ def test_shipped_kernels_are_found_and_not_compiled_again(tmp_path: Path) -> Non
     program = lower_graph(graph_of(TEXT), None)
     jobs = [job for *_, job in jobs_of(launches_of(program, {"B": 64}, 90), {"B": 64}, 90)]
     content = packed(jobs, tmp_path / "made")
+    assert pack(tmp_path / "made") == content
+    shutil.copytree(tmp_path / "made", tmp_path / "copy")
+    assert pack(tmp_path / "copy") == content, "equal kernels give equal archives"
+    shutil.rmtree(tmp_path / "made")
     folder = unpack(content, tmp_path / "unpacked")
     assert unpack(content, tmp_path / "unpacked") == folder
     before = set(folder.rglob("*.cubin"))
@@ -80,7 +85,67 @@ def test_shipped_kernels_are_found_and_not_compiled_again(tmp_path: Path) -> Non
     stamps = {p: p.stat().st_mtime_ns for p in before}
     assert not compile_jobs(jobs, cache=folder)[0].error
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.cubin")} == stamps
-    assert pack(tmp_path / "made") == content, "equal kernels give equal archives"
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+
+import torch
+import triton
+from triton.runtime.driver import driver
+
+from mcomp.backend import backend_named
+from mcomp.backends.triton.aot_worker import AbsentDriver
+from mcomp.backends.triton.backend import lower_graph
+from mcomp.backends.triton.device import Interpreter
+from mcomp.backends.triton.executor import TritonExecutable
+from mcomp.backends.triton.program import Chip
+from tests.triton.harness import graph_of
+
+class Compiling(Interpreter):
+    def __init__(self):
+        super().__init__()
+        self.chip = Chip(90, 227 << 10, 132)
+
+    def launch(self, function, grid, args, config):
+        function.warmup(*args, **dict(config.metas), num_warps=config.warps, num_stages=config.stages,
+                        enable_fp_fusion=False, grid=grid)
+
+backend_named("cuda")
+driver.set_active(AbsentDriver(90))
+hits = []
+triton.knobs.compilation.listener = lambda **told: hits.append(told["cache_hit"])
+executable = TritonExecutable(lower_graph(graph_of(sys.argv[1]), None), Compiling(), shipped=Path(sys.argv[2]))
+executable.run([torch.ones(64, 32)], {"B": 64})
+print(hits)
+"""
+
+
+@needs_triton
+def test_another_process_launches_what_was_shipped(tmp_path: Path) -> None:
+    executable = backend_named("cuda").compile(graph_of(TEXT), CompileOptions(isa="sm_90", hints={"B": 64}))
+    folder = unpack(executable.binaries()["sm_90"], tmp_path / "unpacked")
+    (tmp_path / "empty").mkdir()
+    for place, hits in ((folder, "[True, True]"), (tmp_path / "empty", "[False, False]")):
+        done = _run("-c", LAUNCH, TEXT, str(place))
+        assert done.stdout.strip() == hits, done.stderr
+
+
+def test_lists_of_files_name_what_lies_beside_them(tmp_path: Path) -> None:
+    import json
+
+    made = tmp_path / "made" / "KEY"
+    made.mkdir(parents=True)
+    (made / "k.cubin").write_bytes(b"code")
+    paths = {"k.cubin": "/elsewhere/k.cubin", "k.ptx": "/gone/k.ptx"}
+    (made / "__grp__k.json").write_text(json.dumps({"child_paths": paths}))
+    folder = unpack(pack(tmp_path / "made"), tmp_path / "unpacked")
+    found = json.loads((folder / "KEY" / "__grp__k.json").read_text())
+    assert found == {"child_paths": {"k.cubin": str(folder / "KEY" / "k.cubin")}}
+    (made / "__grp__k.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="no list of files"):
+        pack(tmp_path / "made")
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path: Path) -> None:
