@@ -30,11 +30,13 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @dataclass(frozen=True)
 class Table:
-    """Features f32[N, F] and labels i64[N]: to train on, to select on (a part of the training rows), and to test on."""
+    """Features f32[N, F] and labels i64[N]: to train on, to select on (a part of the training rows), and to test on.
+    `views`: for a number, the features f32[N, F] of all rows to train on with their images looked at in another way."""
 
     train: Samples
     selection: Samples
     test: Samples
+    views: Callable[[int], Array] | None = None
 
     @property
     def features(self) -> int:
@@ -55,16 +57,31 @@ def isolet(folder: Path, split: int) -> Table:
 
 
 def fashion(folder: Path, components: int = 100) -> Table:
-    """Fashion-MNIST on its first principal components, of the training images; the last 2,000 of these are for selection."""
+    """Fashion-MNIST on its first principal components, of the training images; the last 2,000 of these are for selection.
+    Other views of them are mirrored or not, and moved by up to a pixel."""
     train, test = _pixels(folder, "train20k"), _pixels(folder, "test5k")
     mean = train[0].mean(0)
     _, vectors = np.linalg.eigh(np.cov(train[0] - mean, rowvar=False))
     basis = vectors[:, ::-1][:, :components].astype(np.float32)
     scale = ((train[0] - mean) @ basis).std()
-    x, z = (((pixels - mean) @ basis / scale).astype(np.float32) for pixels, _ in (train, test))
+
+    def features(pixels: Array) -> Array:
+        return ((pixels - mean) @ basis / scale).astype(np.float32)
+
+    x, z = features(train[0]), features(test[0])
     return Table(
-        Samples((x,), train[1]), Samples((x[-2000:],), train[1][-2000:]), Samples((z,), test[1])
+        Samples((x,), train[1]), Samples((x[-2000:],), train[1][-2000:]), Samples((z,), test[1]),
+        lambda seed: features(moved(train[0].reshape(-1, 28, 28), seed).reshape(len(x), -1)),
     )
+
+
+def moved(images: Array, seed: int) -> Array:
+    """Images f32[N, H, W], each mirrored or not, and moved by up to a pixel along both axes; zeros come in."""
+    rng = np.random.default_rng(seed)
+    mirrored = np.where(rng.random(len(images))[:, None, None] < 0.5, images[:, :, ::-1], images)
+    padded = np.pad(mirrored, ((0, 0), (1, 1), (1, 1)))
+    rows, columns = (rng.integers(0, 3, len(images))[:, None] + np.arange(size) for size in images.shape[1:])
+    return padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _pixels(folder: Path, split: str) -> tuple[Array, Array]:

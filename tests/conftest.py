@@ -19,8 +19,8 @@ _LONG = ("triton/test_manifest.py", "triton/test_models.py", "commands/test_demo
 """Files of few tests that take long: workers begin with them, so that none is left alone with one at the end."""
 
 
-_COMPILED_AS_SHIPPED = {"cpu", "ops"}
-"""Folders of tests of generated code: it is compiled as users have it. Other tests are about something else."""
+_COMPILED_AS_SHIPPED = {"cpu", "ops", "test_cpu.py"}
+"""Folders and files of tests of generated code: it is compiled as users have it. Other tests are about something else."""
 
 
 @pytest.fixture(autouse=True)
