@@ -47,7 +47,7 @@ def layer_miss(match: Match, *, result_folded: bool = True) -> Miss | None:
         return Miss(f"the result of {layer.op.name} %{layer.name} has other users too",
                     "use only the folded result in the model")
     if outputs(layer) is None:
-        return Miss("the number of outputs is not known when compiling")
+        return Miss("the number of outputs is not known when compiling", "give the weight a fixed number of outputs")
     for value, what in ((weight, "weight"), (bias, "bias")):
         if value is None:
             continue
@@ -182,7 +182,8 @@ def _known(value: Value) -> Array:
 def _check_norm(match: Match) -> Miss | None:
     layer = match.node("layer")
     if channel_axis(layer) != 1 and "view" not in match.bindings:
-        return Miss(f"batch norm works on axis 1, the outputs of {layer.op.name} are on axis {channel_axis(layer)}")
+        return Miss(f"batch norm works on axis 1, the outputs of {layer.op.name} are on axis {channel_axis(layer)}",
+                    "normalize along the axis of the layer's outputs")
     for value in match.root.operands[1:]:
         if value is not None and (not value.is_const or value.tensor.encoding != DENSE):
             return Miss(f"%{value.name} is no dense constant", "keep statistics and affine terms buffers or parameters")
@@ -267,7 +268,7 @@ def _check_shift(match: Match) -> Miss | None:
     if bias is not None and (not bias.is_const or bias.tensor.encoding != DENSE):
         return Miss(f"the bias of {layer.op.name} %{layer.name} is computed", "keep it a parameter or a buffer")
     if outputs(layer) is None:
-        return Miss("the number of outputs is not known when compiling")
+        return Miss("the number of outputs is not known when compiling", "give the weight a fixed number of outputs")
     return None
 
 

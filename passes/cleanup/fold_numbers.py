@@ -54,7 +54,7 @@ def _check_scales(match: Match) -> Miss | None:
     product = as_held(a * b, dtype)
     assert isinstance(product, float)
     if not math.isfinite(product) or abs(product) < smallest_normal(dtype):
-        return Miss(f"{a} * {b} does not fit {dtype}")
+        return Miss(f"{a} * {b} does not fit {dtype}", "multiply once, by a number that fits")
     if abs(a) > 1 > abs(b):
         return Miss(f"x * {a} may overflow where x * {product} does not", "multiply by the smaller number first")
     if abs(a) < _MODERATE.get(dtype.name, _MODERATE_DEFAULT) and abs(b) > 1:
@@ -80,7 +80,7 @@ def _check_shifts(match: Match) -> Miss | None:
     if (a > 0) != (b > 0):
         return Miss(f"adding {a}, then {b} rounds more than adding {a + b}", "add one number")
     total = as_held(a + b, match.root.type.dtype)
-    return None if isinstance(total, float) and math.isfinite(total) else Miss(f"{a} + {b} overflows")
+    return None if isinstance(total, float) and math.isfinite(total) else Miss(f"{a} + {b} overflows", "add smaller numbers")
 
 
 @rule("merge_shifts", op("add|sub", op("add|sub", var("x"), number("a", where=_real), where=_inner),

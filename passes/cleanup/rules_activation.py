@@ -120,7 +120,9 @@ def _not_negative(match: Match) -> Miss | None:
     known = interval(match["x"])
     if known is not None and known[0] > 0:
         return None
-    return Miss("a negative or zero base gives another result in a square root") if _is_constant(match) else NO
+    if not _is_constant(match):
+        return NO
+    return Miss("a negative or zero base gives another result in a square root", "write sqrt, or make the base positive")
 
 
 def _is_constant(match: Match) -> bool:

@@ -84,7 +84,7 @@ class Window:
         offsets = torch.zeros(1, dtype=torch.long)
         for k, d, step in zip(self.kernel, self.dilation, steps):
             offsets = (offsets[:, None] + torch.arange(k) * (d * step)).reshape(-1)
-        flat = x.reshape(*x.shape[:2], -1)
+        flat = x.flatten(2)
         width = x.shape[1] * offsets.numel()
         for part in _pieces(torch.arange(total) if chosen is None else chosen, width):
             image, start = part, torch.zeros_like(part)

@@ -45,3 +45,12 @@ def test_norms_over_what_goes(text: str, shape: tuple[int, ...]) -> None:
     assert not [r for r in context.remarks if "takes its statistics over it" in r.reason]
     _, _, unfitted = compressed(graph, "prune{ratio=0.25,statistics=true,refit=false}", [[mixed(*shape)]])
     assert error < unfitted
+
+
+@pytest.mark.parametrize("pipeline", ["quantize{bits=8}", "prune{ratio=0.25,statistics=true}", "lowrank{ratio=0.5}"])
+def test_an_empty_batch_is_no_data(pipeline: str) -> None:
+    """As the last batch of a loader may be."""
+    graph, batch = parse_graph(GROUPED.replace("B in 1..", "B in 0.."), generate=True), mixed(12, 4, 6, 6)
+    whole, _, error = compressed(graph, pipeline, [[batch]])
+    found, _, _ = compressed(graph, pipeline, [[batch], [batch[:0]]])
+    assert error >= 0 and [n.op.name for n in found.nodes] == [n.op.name for n in whole.nodes]
