@@ -266,6 +266,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only-trained", action="store_true", help="leave out the second search, without training")
     parser.add_argument("--with-trained-singles", action="store_true",
                         help="single techniques also trained, each as long as a search may take")
+    parser.add_argument("--singles", metavar="NAMES",
+                        help="single techniques, separated by semicolons; default: all of a row")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--objective", choices=["latency", "size", "balanced"], help="default: each model's own")
@@ -296,6 +298,8 @@ def run_goal(
         found += made.attempt(UNTRAINED, lambda: planned(goal, case, options, kept, 0.0, UNTRAINED))
     alone, batches = [], calibration_of(case)
     techniques = {**goal.singles, **(goal.trained(limit) if options.with_trained_singles and limit else {})}
+    if options.singles is not None:
+        techniques = {name: pipeline for name, pipeline in techniques.items() if name in options.singles.split(";")}
     for name, pipeline in {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in techniques.items()}}.items():
         alone += made.attempt(name, partial(single, name, pipeline, case, batches, options, kept))
     wanted = (*runners, *(("artifact", name) for name in (*alone, *found)))
@@ -316,6 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     names = _names(options.models, list(GOALS), "models")
     wanted = _names(options.peers, [p for p in peers.OTHERS if p != "eager"], "peers")
+    known = {name for goal in GOALS.values() for name in (*goal.singles, *goal.trained(1.0))}
+    unknown = set((options.singles or "").split(";")) - known - {""}
+    if unknown:
+        raise SystemExit(f"--singles {sorted(unknown)[0]}: there is no such technique; there are {'; '.join(sorted(known))}")
     if not options.data.is_dir():
         raise SystemExit(f"--data {options.data}: no such folder")
     output = options.json or Path("benchmarks/results/frontier.json")

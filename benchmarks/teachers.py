@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +58,7 @@ def isolet(folder: Path, split: int) -> Table:
 
 def fashion(folder: Path, components: int = 100) -> Table:
     """Fashion-MNIST on its first principal components, of the training images; the last 2,000 of these are for selection.
-    Other views of them are mirrored or not, and moved by up to a pixel."""
+    Other views of them are mirrored or not."""
     train, test = _pixels(folder, "train20k"), _pixels(folder, "test5k")
     mean = train[0].mean(0)
     _, vectors = np.linalg.eigh(np.cov(train[0] - mean, rowvar=False))
@@ -71,17 +71,14 @@ def fashion(folder: Path, components: int = 100) -> Table:
     x, z = features(train[0]), features(test[0])
     return Table(
         Samples((x,), train[1]), Samples((x[-2000:],), train[1][-2000:]), Samples((z,), test[1]),
-        lambda seed: features(moved(train[0].reshape(-1, 28, 28), seed).reshape(len(x), -1)),
+        lambda seed: features(mirrored(train[0].reshape(-1, 28, 28), seed).reshape(len(x), -1)),
     )
 
 
-def moved(images: Array, seed: int) -> Array:
-    """Images f32[N, H, W], each mirrored or not, and moved by up to a pixel along both axes; zeros come in."""
-    rng = np.random.default_rng(seed)
-    mirrored = np.where(rng.random(len(images))[:, None, None] < 0.5, images[:, :, ::-1], images)
-    padded = np.pad(mirrored, ((0, 0), (1, 1), (1, 1)))
-    rows, columns = (rng.integers(0, 3, len(images))[:, None] + np.arange(size) for size in images.shape[1:])
-    return padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+def mirrored(images: Array, seed: int) -> Array:
+    """Images [N, H, W], each mirrored or not."""
+    chosen = np.random.default_rng(seed).random(len(images)) < 0.5
+    return np.where(chosen[:, None, None], images[:, :, ::-1], images)
 
 
 def _pixels(folder: Path, split: str) -> tuple[Array, Array]:
@@ -120,16 +117,18 @@ def teacher(name: str, table: Table, widths: Sequence[int], kept: Path, *, epoch
     torch.manual_seed(0)
     model = nn.Sequential(*layers[:-1])
     rows = training_rows(table)
+    wide = max(sizes) >= 2000
     recipe = {
-        "epochs": epochs, "rate": 1e-3 if max(sizes) < 2000 else 2e-4, "decay": 1e-2, "batch": 128, "smoothing": 0.05,
+        "epochs": epochs, "rate": 4e-4 if wide else 1e-3, "decay": 1e-2, "batch": 256 if wide else 128, "smoothing": 0.05,
     }
+    seen = {"sizes": sizes, "dropout": dropout} | ({} if table.views is None else {"views": True})
     assert rows.labels is not None
-    digest = digest_of({**recipe, "sizes": sizes, "dropout": dropout}, [rows.labels])
+    digest = digest_of({**recipe, **seen}, [rows.labels])
     path = kept / f"{name}-{digest}.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
     else:
-        _fit(model, rows, **recipe)
+        _fit(model, table, **recipe)
         kept.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(model.state_dict(), temporary)
@@ -151,19 +150,22 @@ def _classes(table: Table) -> int:
 
 
 def _fit(
-    model: nn.Module, rows: Samples, *, epochs: int, rate: float, decay: float, batch: int, smoothing: float
+    model: nn.Module, table: Table, *, epochs: int, rate: float, decay: float, batch: int, smoothing: float
 ) -> nn.Module:
     import torch
     from torch.nn import functional
 
+    rows = training_rows(table)
     assert rows.labels is not None
     x, y = tensors([rows.inputs[0], rows.labels])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
     steps = epochs * (len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(0)
     model.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if table.views is not None:
+            (x,) = tensors([view_of(table, epoch)])
         order = torch.randperm(len(x), generator=generator)
         for start in range(0, len(x) // batch * batch, batch):
             chosen = order[start : start + batch]
@@ -176,7 +178,23 @@ def _fit(
 
 def training_rows(table: Table) -> Samples:
     """The rows to train on that are not for selection."""
-    held = {row.tobytes() for row in table.selection.inputs[0]}
-    keep = np.array([row.tobytes() not in held for row in table.train.inputs[0]])
+    keep = _kept(table)
     assert table.train.labels is not None
     return Samples((table.train.inputs[0][keep],), table.train.labels[keep])
+
+
+def view_of(table: Table, seed: int) -> Array:
+    """The features of these rows in another view."""
+    assert table.views is not None
+    return table.views(seed)[_kept(table)]
+
+
+def unlabelled(table: Table, views: int = 1) -> Array:
+    """Features to calibrate and to distil with: of the rows to train on, and of so many views of them, if there are any."""
+    others = [view_of(table, seed) for seed in range(views)] if table.views is not None else []
+    return np.concatenate([training_rows(table).inputs[0], *others])
+
+
+def _kept(table: Table) -> Array:
+    held = {row.tobytes() for row in table.selection.inputs[0]}
+    return np.array([row.tobytes() not in held for row in table.train.inputs[0]])

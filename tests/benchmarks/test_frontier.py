@@ -114,6 +114,36 @@ def test_a_head_is_fitted_once_for_each_recipe(tmp_path: Path, monkeypatch: pyte
     assert len([*(tmp_path / "teachers").iterdir()]) == 2
 
 
+def test_teachers_see_another_view_in_each_epoch_and_none_of_selection_rows(tmp_path: Path) -> None:
+    x = np.arange(1, 201, dtype=np.float32).repeat(2).reshape(200, 2)
+    labels = np.arange(200) % 3
+    drawn: list[int] = []
+
+    def view(seed: int) -> np.ndarray:
+        drawn.append(seed)
+        return -x
+
+    table = teachers.Table(Samples((x,), labels), Samples((x[150:],), labels[150:]), Samples((x,), labels), view)
+    teachers.teacher("small", table, (4,), tmp_path, epochs=3, dropout=0.0)
+    assert drawn == [0, 1, 2]
+    assert np.array_equal(teachers.view_of(table, 0), -x[:150])
+    assert np.array_equal(teachers.unlabelled(table), np.concatenate([x[:150], -x[:150]]))
+    assert len(teachers.unlabelled(dataclasses.replace(table, views=None))) == 150
+
+
+def test_single_techniques_can_be_chosen(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"there are.*int4; int4, int8 activations;"):
+        frontier.main(["--data", str(folder), "--singles", "int4;int5"])
+
+
+def test_some_images_are_mirrored() -> None:
+    images = np.arange(200 * 6, dtype=np.float32).reshape(200, 2, 3)
+    found = teachers.mirrored(images, 1)
+    same = (found == images).all((1, 2))
+    assert 50 < same.sum() < 150 and np.array_equal(found[~same], images[~same][:, :, ::-1])
+    assert np.array_equal(found, teachers.mirrored(images, 1)) and not np.array_equal(found, teachers.mirrored(images, 2))
+
+
 def test_logistic_regression_is_chosen_on_the_selection_rows_and_fitted_on_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
