@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 def test_digits(mcomp: Mcomp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr(digits, "trained", functools.partial(digits.trained, epochs=2))
-    monkeypatch.setattr(digits, "SECONDS", 20.0)
+    monkeypatch.setattr(digits, "SECONDS", 8.0)
     output = tmp_path / "digits.mcomp"
     ran = mcomp("demo", "-o", output)
     assert ran.code == 0, ran.out + ran.err

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 from mcomp.backends.cpu import precompiled
-from mcomp.backends.cpu.compiler import GCC_STORES, find_compiler
+from mcomp.backends.cpu.compiler import GCC_MEMORY, GCC_STORES, find_compiler
 from mcomp.backends.cpu.isa import ISAS as ISAS_BY_NAME
 from mcomp.backends.cpu.isa import cpu_features
 
@@ -170,7 +170,8 @@ class _Builder:
         source, made = DRIVERS / f"{driver}.cpp", out.with_suffix(".new")
         first = precompiled.headers(self._folder, [cxx], [f for f in (*COMMON_FLAGS, *flags) if f != "-shared"]) \
             if "g++" in cxx and isa != "portable" else ()
-        told = ["-save-temps=obj", f"-fopt-info-vec-optimized={out.with_suffix('.txt')}"] if "g++" in cxx else []
+        report = f"-fopt-info-vec-optimized={out.with_suffix('.txt')}"
+        told = [*GCC_MEMORY, "-save-temps=obj", report] if "g++" in cxx else []
         command = [cxx, *COMMON_FLAGS, *flags, *first, *told, f"-I{KERNELS}", str(source), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
         if done.returncode != 0:

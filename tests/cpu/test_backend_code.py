@@ -13,7 +13,7 @@ import pytest
 from mcomp.backend import CompileOptions
 from mcomp.backends.cpu.backend import CpuBackend, emit, lower_graph
 from mcomp.backends.cpu.cache import CodeCache
-from mcomp.backends.cpu.compiler import build
+from mcomp.backends.cpu.compiler import build, find_compiler
 from mcomp.backends.cpu.isa import choose
 from mcomp.backends.cpu.synchronizing import thread_costs
 from mcomp.errors import BackendError
@@ -113,6 +113,31 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
         assert pool.map(_build_and_run, [str(tmp_path / "cache")] * 2) == [True, True]
     cache = CodeCache(tmp_path / "cache")
     assert len(cache.entries()) == 1 and not list((tmp_path / "cache").glob(".building-*"))
+
+
+@pytest.mark.skipif(choose(None).name == "portable", reason="portable code includes no vector instructions")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_headers_are_precompiled_from_the_third_compilation_on(tmp_path: Path, damaged: bool) -> None:
+    compiler = find_compiler()
+    if compiler is None or "clang" in compiler.version or "ziglang" in compiler.command:
+        pytest.skip("only g++ needs them")
+    cache = CodeCache(tmp_path / "cache")
+    for op in ("exp", "sin"):
+        _run(CpuBackend(cache), TINY.replace("exp", op))
+        assert not list(cache.folder.glob("headers-*"))
+    _run(CpuBackend(cache), TINY.replace("exp", "cos"))
+    (made,) = cache.folder.glob("headers-*")
+    headers = made / "first.hpp.gch"
+    assert headers.stat().st_size > 1 << 20
+    if damaged:
+        headers.write_bytes(headers.read_bytes()[: 1 << 20])
+    before = headers.stat().st_mtime_ns, set(cache.entries())
+    assert np.allclose(_run(CpuBackend(cache), TINY.replace("exp", "tanh")), np.tanh(X))
+    assert headers.stat().st_mtime_ns == before[0]
+    (entry,) = set(cache.entries()) - before[1]
+    alone = CodeCache(tmp_path / "alone")
+    _run(CpuBackend(alone), TINY.replace("exp", "tanh"))
+    assert alone.entries()[0].name == entry.name and alone.entries()[0].read_bytes() == entry.read_bytes()
 
 
 def test_without_a_cache_nothing_is_kept(tmp_path: Path) -> None:
