@@ -25,7 +25,7 @@ _COMPILED_AS_SHIPPED = {"cpu", "ops", "test_cpu.py"}
 
 @pytest.fixture(autouse=True)
 def _compiled_with_less_effort(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is not what is tested, generated code is optimized less, which takes g++ half the time."""
+    """Where it is not what is tested, generated code is optimized less, which takes g++ a third less time."""
     if _COMPILED_AS_SHIPPED.isdisjoint(request.path.relative_to(Path(__file__).parent).parts):
         from mcomp.backends.cpu import compiler
 

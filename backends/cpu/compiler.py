@@ -133,7 +133,8 @@ def _build_into(cache: CodeCache, key: str, source: str, isa: Isa, compiler: Com
     flags = [*_flags(isa, compiler), *(GCC_MEMORY if _is_gcc(compiler) else ())]
     first: tuple[str, ...] = ()
     if _is_gcc(compiler) and isa.features and len(cache.entries()) >= _WORTH_PRECOMPILING:
-        first = precompiled.headers(cache.folder, compiler.command, [f for f in flags if f != "-shared"])
+        alone = [f for f in flags if f != "-shared"]
+        first = precompiled.headers(cache.folder, compiler.command, compiler.version, alone)
     with cache.staging() as folder:
         out = folder / "code.so"
         try:

@@ -17,13 +17,14 @@ _HEADERS = (
 _TEXT = "#pragma once\n" + "".join(f"#include <{name}>\n" for name in _HEADERS)
 
 
-def headers(folder: Path, command: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
-    """Flags that make g++ (`command`) begin with these headers, which are precompiled in a folder with its flags unless they
-    lie there. The code that results is the same. Where they do not compile, or do not suit, g++ reads their text.
+def headers(folder: Path, command: Sequence[str], version: str, flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags that make g++ (`command`, of this version) begin with these headers, which are precompiled in a folder with its
+    flags unless they lie there. The code that results is the same. Where they do not compile, or do not suit, g++ reads
+    their text.
 
     Raises OSError where the folder cannot be written.
     """
-    digest = hashlib.sha256("\0".join((_TEXT, *command, *flags)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((_TEXT, *command, version, *flags)).encode()).hexdigest()[:16]
     made = folder / f"headers-{digest}"
     if not made.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ class _Builder:
     def _make(self, cxx: str, driver: str, isa: str, flags: Sequence[str], out: Path) -> None:
         """The shared object; with g++ also its assembly (.s) and a report of what was vectorized (.txt)."""
         source, made = DRIVERS / f"{driver}.cpp", out.with_suffix(".new")
-        first = precompiled.headers(self._folder, [cxx], [f for f in (*COMMON_FLAGS, *flags) if f != "-shared"]) \
+        first = precompiled.headers(self._folder, [cxx], "", [f for f in (*COMMON_FLAGS, *flags) if f != "-shared"]) \
             if "g++" in cxx and isa != "portable" else ()
         report = f"-fopt-info-vec-optimized={out.with_suffix('.txt')}"
         told = [*GCC_MEMORY, "-save-temps=obj", report] if "g++" in cxx else []
