@@ -152,6 +152,22 @@ def test_threads_leave_each_others_core() -> None:
     assert shared < 25  # nearly always, if they stayed; the system may still put them together now and then
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_thread_that_left_a_core_is_not_woken_there() -> None:
+    lib = load("base_driver", "portable")
+    before = os.sched_getaffinity(0)
+    lib.on_one_core(1)  # starts it
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        found = set()
+        for _ in range(50):
+            lib.on_one_core(1)  # the next region may find it there
+            found.add(lib.may_share())
+        assert 0 in found
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def test_short_regions_take_threads_only_while_they_are_awake() -> None:
     lib = load("base_driver", "portable")
     in_a_row = (count_phases(lib, -2, 8, 2) for _ in range(20_000))

@@ -146,6 +146,8 @@ class Pool {
     int id;
     uint64_t seen;
     std::atomic<int> core;
+    bool moved = false;
+    cpu_set_t home = {};  // the cores that it was allowed before it moved
   };
 
   // A region's ticket: a sequence number above, the number of its workers in the low 16 bits, so that a thread that
@@ -262,21 +264,22 @@ class Pool {
     }
   }
 
-  // Moves this thread off a core that the caller, or a thread with a lower number, runs on.
+  // Moves this thread off a core that the caller, or a thread with a lower number, runs on. It stays off those cores: woken
+  // after each call where its caller runs, it would move at each call, which takes longer than small models do.
   void keep_apart(Thread& self, int count) {
     const int core = sched_getcpu();
     self.core.store(core, std::memory_order_relaxed);
     bool shared = core == caller_core_.load(std::memory_order_relaxed);
     for (int i = 0; i + 1 < self.id; ++i) shared |= core == threads_[i]->core.load(std::memory_order_relaxed);
     if (!shared || core < 0) return;
-    cpu_set_t allowed, rest;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    rest = allowed;
+    if (!self.moved && sched_getaffinity(0, sizeof self.home, &self.home) != 0) return;
+    cpu_set_t rest = self.home;
     remove(rest, caller_core_.load(std::memory_order_relaxed));
     for (int i = 0; i + 1 < count; ++i) remove(rest, threads_[i]->core.load(std::memory_order_relaxed));
-    if (CPU_COUNT(&rest) == 0 || sched_setaffinity(0, sizeof rest, &rest) != 0) return;
+    const bool room = CPU_COUNT(&rest) != 0;
+    if (!room && !self.moved) return;
+    self.moved = sched_setaffinity(0, sizeof rest, room ? &rest : &self.home) == 0 && room;
     self.core.store(sched_getcpu(), std::memory_order_relaxed);
-    sched_setaffinity(0, sizeof allowed, &allowed);
   }
 
   static void remove(cpu_set_t& set, int core) {

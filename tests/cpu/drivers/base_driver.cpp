@@ -68,13 +68,24 @@ EXPORT int on_one_core(int place) {
     w.barrier();
     if (w.id == 0 || !place) return;
     cpu_set_t allowed, one;
-    sched_getaffinity(0, sizeof allowed, &allowed);
+    for (int core = 0; core < CPU_SETSIZE; ++core) CPU_SET(core, &allowed);
     CPU_ZERO(&one);
     CPU_SET(cores[0], &one);
     sched_setaffinity(0, sizeof one, &one);
     sched_setaffinity(0, sizeof allowed, &allowed);
   });
   return cores[0] == cores[1];
+}
+// Whether the second of two threads may run on the caller's core.
+EXPORT int may_share() {
+  int core = -1, may = -1;
+  Pool::run(2, [&](const Worker& w) {
+    if (w.id == 0) core = sched_getcpu();
+    w.barrier();
+    cpu_set_t allowed;
+    if (w.id == 1 && sched_getaffinity(0, sizeof allowed, &allowed) == 0) may = CPU_ISSET(core, &allowed) != 0;
+  });
+  return may;
 }
 EXPORT void share_of(int64_t n, int64_t grain, int id, int count, int64_t* out) {
   const Range r = Worker{id, count, nullptr}.range(n, grain);
