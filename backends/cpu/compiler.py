@@ -154,7 +154,7 @@ def _flags(isa: Isa, compiler: Compiler) -> list[str]:
     wanted = [f for flags in gcc_flags(isa) for f in flags]
     own = [f for f in compiler.flags if f in wanted]
     flags = [*FLAGS, *isa.flags, *own]
-    if "clang" in compiler.version or "ziglang" in compiler.command:
+    if not _is_gcc(compiler):
         flags.remove("-fno-semantic-interposition")
         if "ziglang" in compiler.command:
             flags += ["-fno-sanitize=all", f"-mcpu={'x86_64' if platform.machine() in ('x86_64', 'AMD64') else 'baseline'}"]

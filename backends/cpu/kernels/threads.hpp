@@ -278,7 +278,7 @@ class Pool {
     for (int i = 0; i + 1 < count; ++i) remove(rest, threads_[i]->core.load(std::memory_order_relaxed));
     const bool room = CPU_COUNT(&rest) != 0;
     if (!room && !self.moved) return;
-    self.moved = sched_setaffinity(0, sizeof rest, room ? &rest : &self.home) == 0 && room;
+    if (sched_setaffinity(0, sizeof rest, room ? &rest : &self.home) == 0) self.moved = room;
     self.core.store(sched_getcpu(), std::memory_order_relaxed);
   }
 
