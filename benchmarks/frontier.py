@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import machine, models, peers
+from benchmarks import machine, models, peers, singles
 from benchmarks.case import Array, Case, tensors
 from benchmarks.cpu import Plan, _names, _runners, run_case, say
 from benchmarks.peers.artifact import place
@@ -33,8 +33,6 @@ from benchmarks.results import CaseResult, Entry, Results
 if TYPE_CHECKING:
     import mcomp
 
-ANALYSED = 128
-"""Calibration batches that errors are measured on; training takes all."""
 BATCHES = {"efficientnet_lite0": 2}
 """Inputs of a calibration batch, where it is not `BATCH`."""
 BATCH = 8
@@ -47,12 +45,14 @@ PLAN, UNTRAINED = "plan", "plan, no training"
 @dataclass(frozen=True)
 class Goal:
     """A row of the goals: the case, how much of its metric may go, how long a search may take, and single techniques beside
-    which the plan is shown. untrained: also a search without training. student: widths of an MLP that the search is given
+    which the plan is shown. tuned: those with `SHARE` in their pipelines, the least of which that keeps the budget is found
+    where that is asked for. untrained: also a search without training. student: widths of an MLP that the search is given
     as a student for the whole model. augment: how inputs are changed when single techniques are trained, as searches do."""
 
     case: str
     drop: float = 1.0
     singles: dict[str, str] = field(default_factory=dict)
+    tuned: dict[str, str] = field(default_factory=dict)
     minutes: float = 30.0
     objective: str = "latency"
     untrained: bool = False
@@ -92,14 +92,17 @@ _UNITS = {
     "prune 50%": "prune{flops=0.5,what=[ffn]}", "lowrank": "lowrank{ratio=0.5}",
     "lowrank, faster layers": "lowrank{ratio=0.5,measured=true}", "blocks 50%": "prune{ratio=0.5,what=[blocks]}", **_INT4,
 }
+_TUNED_CHANNELS = {"prune, tuned": "prune{flops=SHARE,what=[channels]}", "lowrank, tuned": "lowrank{ratio=SHARE}"}
+_TUNED_UNITS = {"prune, tuned": "prune{flops=SHARE,what=[ffn,heads]}", "lowrank, tuned": "lowrank{ratio=SHARE}"}
 _HEADS = {"prune 50%, heads": "prune{flops=0.5,what=[ffn,heads]}"}
 GOALS = {
-    "resnet20": Goal("resnet20", singles={**_CHANNELS, **_DISTILLED}, minutes=10, augment="images"),
-    "resnet56": Goal("resnet56", singles=_CHANNELS, untrained=True, augment="images"),
-    "minilm": Goal("minilm", singles={**_UNITS, **_HEADS}, untrained=True),
-    "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS, augment="images"),
+    "resnet20": Goal("resnet20", singles={**_CHANNELS, **_DISTILLED}, tuned=_TUNED_CHANNELS, minutes=10, augment="images"),
+    "resnet56": Goal("resnet56", singles=_CHANNELS, tuned=_TUNED_CHANNELS, untrained=True, augment="images"),
+    "minilm": Goal("minilm", singles={**_UNITS, **_HEADS}, tuned=_TUNED_UNITS, untrained=True),
+    "efficientnet_lite0": Goal("efficientnet_lite0", singles=_CHANNELS, tuned=_TUNED_CHANNELS, augment="images"),
     **{
-        f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, minutes=4, objective="size", untrained=True, augment="mix")
+        f"isolet{i}": Goal(f"isolet{i}", singles=_UNITS, tuned=_TUNED_UNITS, minutes=4, objective="size", untrained=True,
+                          augment="mix")
         for i in range(5)
     },
     "fashion": Goal("fashion", drop=0.5, singles=_INT4, objective="size", student=(100, 64, 32, 10), minutes=10,
@@ -200,18 +203,19 @@ def single(
     name: str, pipeline: str, case: Case, batches: Sequence[tuple[Any, ...]], options: argparse.Namespace, kept: Path
 ) -> tuple[list[str], dict[str, Any]]:
     """One technique; its name, and what is to be told of it."""
-    import mcomp
-
     say(f"  {case.name}: {name}")
     begin = time.perf_counter()
-    fast = mcomp.optimize(
-        case.build(), tensors(case.example), calibration=batches[: None if "distill" in pipeline else ANALYSED],
-        pipeline=pipeline, threads=options.threads, dynamic=case.dynamic,
-    )
-    rows = fast.report().rows
-    return [save(fast, kept, case.name, name)], {
-        "pipeline": pipeline, "seconds": time.perf_counter() - begin, "operations": sum(r.flops for r in rows),
-    }
+    fast = singles.compressed(pipeline, case, batches, options)
+    return [save(fast, kept, case.name, name)], singles.told_of(fast, pipeline, begin)
+
+
+def tuned(
+    name: str, technique: str, goal: Goal, case: Case, batches: Sequence[tuple[Any, ...]], options: argparse.Namespace,
+    kept: Path,
+) -> tuple[list[str], dict[str, Any]]:
+    """One technique, as far as the budget allows; its name, and what is to be told of it."""
+    fast, told = singles.tuned(name, technique, case, batches, options, goal.drop, evaluator(case))
+    return [save(fast, kept, case.name, name)], told
 
 
 @dataclass
@@ -266,6 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only-trained", action="store_true", help="leave out the second search, without training")
     parser.add_argument("--with-trained-singles", action="store_true",
                         help="single techniques also trained, each as long as a search may take")
+    parser.add_argument("--tuned-singles", action="store_true",
+                        help="also single techniques with as much of each as the budget allows by the selection split")
     parser.add_argument("--singles", metavar="NAMES",
                         help="single techniques, separated by semicolons; default: all of a row")
     parser.add_argument("--peers", default="", help="comma-separated runtimes beside eager; default: none")
@@ -302,6 +308,8 @@ def run_goal(
         techniques = {name: pipeline for name, pipeline in techniques.items() if name in options.singles.split(";")}
     for name, pipeline in {"int8": INT8_PIPELINE, **{n: f"{p},{INT8_PIPELINE}" for n, p in techniques.items()}}.items():
         alone += made.attempt(name, partial(single, name, pipeline, case, batches, options, kept))
+    for name, technique in goal.tuned.items() if options.tuned_singles else ():
+        alone += made.attempt(name, partial(tuned, name, technique, goal, case, batches, options, kept))
     wanted = (*runners, *(("artifact", name) for name in (*alone, *found)))
     plan = Plan(wanted, loading, options.threads, options.rounds, options.burst, False)
     with tempfile.TemporaryDirectory() as scratch:

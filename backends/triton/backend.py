@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcomp.backend import Ahead, Backend, CompileOptions, Executable, code_digest, register_backend
-from mcomp.backends.triton.builder import TARGET, Builder
+from mcomp.backends.triton.builder import FUSION, TARGET, Builder
 from mcomp.backends.triton.device import FP8_ARCH, current_device, missing
 from mcomp.backends.triton.program import Chip, Program, chip_of
 from mcomp.errors import BackendError
@@ -27,7 +27,7 @@ class TritonBackend(Backend):
     replaceable = False
 
     def pipeline(self) -> str:
-        return "fuse,legalize{target=cuda}"
+        return f"{FUSION},legalize{{target=cuda}}"
 
     def available(self) -> str | None:
         return missing()

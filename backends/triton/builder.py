@@ -22,6 +22,8 @@ from mcomp.ops.base import total_bytes
 from mcomp.ops.workload import PRODUCTS, compute_kind
 
 TARGET = "cuda"
+FUSION = "fuse{inputs=true}"
+"""How graphs are fused for this backend."""
 
 
 class Builder:
@@ -111,6 +113,8 @@ class Builder:
                     dtype, count = u8, dims.floordiv(count, 2)
                 elif form == "row_sums":
                     dtype, count = i32, part_type.shape[0]
+                elif form == "block_sums":
+                    dtype, count = i32, type.shape[0]
                 stored = Buffer("const", dtype, count, 0, source)
             self._consts[source] = stored
         return self._consts[source]

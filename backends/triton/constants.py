@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mcomp.backends.triton.access import ConstSource
-from mcomp.ir.store import WeightStore
+from mcomp.ir.store import Weight, WeightStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,8 @@ def constant_tensor(store: WeightStore, source: ConstSource) -> Tensor:
 
     weight = store.get(source.digest)
     form = source.form
+    if form == "block_sums":
+        return _block_sums(weight)
     if form.startswith("decoded"):
         tensor, form = to_torch_tensor(weight), form.removeprefix("decoded").removeprefix(":")
     else:
@@ -43,6 +45,16 @@ def _row_sums(x: Any) -> Any:
     import torch
 
     return x.to(torch.int32).flatten(1).sum(1, dtype=torch.int32)
+
+
+def _block_sums(weight: Weight) -> Tensor:
+    """Row sums of a block-sparse weight, as `_row_sums` gives them of a dense one."""
+    import torch
+
+    values, starts = (torch.from_numpy(weight.parts[part].astype("int64")) for part in ("values", "rows"))
+    owners = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+    sums = torch.zeros(len(starts) - 1, values.shape[1], dtype=torch.int64)
+    return sums.index_add_(0, owners, values.sum(2)).flatten().to(torch.int32)
 
 
 def _nibbles(x: Any) -> Any:

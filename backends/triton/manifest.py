@@ -87,12 +87,12 @@ def _deep(dtype: DType, encoding: Stored = DENSE) -> Make:
     return make
 
 
-def _bytes(static: bool, requantized: bool) -> Make:
+def _bytes(static: bool, requantized: bool, weight: Callable[[int], Encoding] = lambda width: I8) -> Make:
     def make(m: Making) -> list[Value]:
         n = m.width
         how: dict[str, object] = {"scale": 0.02, "dtype": dtypes.u8, "zero": 128} if static else {}
         given = m.op("quantize", m.input((B, n)), **how)
-        y = m.op("relu", m.op("linear", given, m.const((n, n), dtypes.f32, I8), m.const((n,))))
+        y = m.op("relu", m.op("linear", given, m.const((n, n), dtypes.f32, weight(n)), m.const((n,))))
         return [m.op("decode", m.op("quantize", y, scale=0.05))] if requantized else [y]
 
     return make
@@ -114,6 +114,17 @@ def _pair(dtype: DType) -> Make:
         n = m.width
         inner = m.op("linear", m.input((B, n), dtype), m.const((64, n), dtype))
         return [m.op("gelu", m.op("linear", inner, m.const((n, 64), dtype), m.const((n,), dtype)))]
+
+    return make
+
+
+def _computed(dtype: DType) -> Make:
+    """Rows that are computed from two others on the way to a few outputs."""
+    def make(m: Making) -> list[Value]:
+        n = m.width
+        gate = m.op("silu", m.input((B, n), dtype))
+        rows = m.op("mul", gate, m.input((B, n), dtype))
+        return [m.op("gelu", m.op("linear", rows, m.const((128, n), dtype), m.const((128,), dtype)))]
 
     return make
 
@@ -143,6 +154,8 @@ def _products() -> list[Entry]:
             Entry("linear_grouped", name, "i8 groups", _linear(d, I8_GROUPS), dot=dot),
             Entry("vector_grouped", name, "i8 groups", _linear(d, I8_GROUPS), one),
             Entry("pair", name, "", _pair(d), dot=dot, often=d is dtypes.f16),
+            Entry("linear_computed", name, "", _computed(d), dot=dot, often=d is dtypes.f16),
+            Entry("vector_computed", name, "", _computed(d), one, often=d is dtypes.bf16),
             Entry("matmul", name, "", lambda m, d=d: [  # type: ignore[misc]
                 m.op("matmul", m.input((B, 8, 256, 64), d), m.input((B, 8, 64, 256), d))], {"B": 4}, dot=dot,
                 often=d is dtypes.f16),
@@ -170,6 +183,8 @@ def _products() -> list[Entry]:
         Entry("quantize", "f16", "f8", lambda m: [
             m.op("decode", m.op("quantize", m.input((B, 768), dtypes.f16), dtype=dtypes.f8e4m3))], archs=(HOPPER,)),
         Entry("blocksparse_i8", "f16", "blocks 32x16 of i8", _linear(dtypes.f16, _wide_blocks), dot=True),
+        Entry("blocksparse_bytes", "u8", "blocks 32x16, static", _bytes(True, False, _wide_blocks), dot=True, often=True),
+        Entry("blocksparse_bytes", "i8", "blocks 32x16, dynamic", _bytes(False, False, _wide_blocks), dot=True),
         Entry("linear_i8", "i8", "static", _bytes(True, False), dot=True, often=True),
         Entry("linear_i8", "i8", "static requantized", _bytes(True, True), dot=True),
         Entry("linear_i8", "i8", "dynamic", _bytes(False, False), dot=True, often=True),

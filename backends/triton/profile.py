@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mcomp.backends.triton.builder import FUSION
 from mcomp.backends.triton.device import FP8_ARCH, Device
 from mcomp.backends.triton.executor import TritonExecutable
 from mcomp.backends.triton.frame import Frame, Ready
@@ -79,7 +80,7 @@ def _seconds(device: Device, entry: Entry, symbols: Mapping[str, int]) -> float:
     from mcomp.manager.run import PassManager
 
     graph = entry.graph()
-    PassManager("fuse").run(graph)
+    PassManager(FUSION).run(graph)
     owner = TritonExecutable(lower_graph(graph, None), device, record=False)
     steps = owner.steps(symbols)
     last = [s for s in steps if isinstance(s, Launch)][-1:]

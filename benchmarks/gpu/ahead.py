@@ -5,6 +5,7 @@ from __future__ import annotations
 from mcomp.backend import backend_named, lowered_ops
 from mcomp.backends.triton.aot import Compiled, Job, compile_jobs, fills_groups, jobs_of, launches_of
 from mcomp.backends.triton.backend import lower_graph
+from mcomp.backends.triton.builder import FUSION
 from mcomp.backends.triton.manifest import Entry, entries
 from mcomp.backends.triton.program import Config, Launch, chip_of
 from mcomp.manager import Context, PassManager
@@ -19,7 +20,7 @@ def jobs(listed: list[Entry], configurations: int) -> Listed:
     seen: set[Job] = set()
     for entry in listed:
         graph = entry.graph()
-        PassManager("fuse").run(graph, Context(target="cuda"))
+        PassManager(FUSION).run(graph, Context(target="cuda"))
         program = lower_graph(graph, None)
         for arch in entry.archs:
             launches = launches_of(program, entry.symbols, arch)
@@ -39,7 +40,7 @@ def uncovered() -> list[str]:
     for entry in entries():
         graph = entry.graph()
         covered |= {node.op.name for node in graph.walk()}
-        PassManager("fuse").run(graph)
+        PassManager(FUSION).run(graph)
         covered |= {node.op.name for node in graph.walk()}
     return sorted(lowered_ops("cuda") - covered)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mcomp.backend import CompileOptions, backend_named
+from mcomp.backends.triton.builder import FUSION
 from mcomp.backends.triton.manifest import Entry
 from mcomp.ir import Graph, dims, dtypes
 from mcomp.ir.binding import bind_inputs
@@ -46,7 +47,7 @@ def check(entries: list[Entry], arch: int, *, small: bool) -> Iterator[Checked]:
 def _error(entry: Entry, sizes: Mapping[str, int], width: int, calls: int = 3) -> float:
     """The largest error over so many calls: a first one, the one that is recorded, and a replay."""
     graph = entry.graph(seed=1, width=width)
-    PassManager("fuse").run(graph)
+    PassManager(FUSION).run(graph)
     inputs = made_up(graph, sizes)
     symbols = bind_inputs(graph, inputs)
     executable = backend_named("cuda").compile(graph, CompileOptions())

@@ -10,8 +10,9 @@ of the few groups that touch it: widths of what it reads and gives, its own trea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Catalog(ABC):
     """What the user is to be told."""
     trains: tuple[str, ...] = ()
     """Kinds of levels whose pipelines train something: nothing is measured of them in passing."""
+    lasting: Mapping[str, float] = MappingProxyType({})
+    """How many times more of a kind's errors a training leaves than of those of kinds that are not named."""
 
     @abstractmethod
     def nbytes(self, index: int, choice: Choice) -> int:

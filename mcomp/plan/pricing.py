@@ -27,6 +27,7 @@ Key = tuple[int, Choice]
 _ROUNDS = 5
 _KNOWN = 3
 _POINTS = 3000
+_SCALINGS, _NEAR = 4, 1.15
 _LEAST_SHARE = 0.05
 
 
@@ -64,6 +65,8 @@ class Pricing:
         self._work: dict[Key, tuple[str, float]] = {}
         self._points: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self.untouched: Choice = (0,) * len(catalog.groups)
+        self._weights: Mapping[str, float] = {}
+        """What errors of a kind are multiplied by where they are compared."""
         self._inner: list[list[int]] = [[] for _ in catalog.groups]
         """By group those that it takes away."""
         for g, group in enumerate(catalog.groups):
@@ -166,7 +169,8 @@ class Pricing:
         if any(choice[g] > 0 for g in around):
             return 0.0
         factor = self.correction.factor(self.catalog, group, level) if corrected else 1.0
-        return factor * self.catalog.groups[group].options[level].error
+        option = self.catalog.groups[group].options[level]
+        return factor * self._weights.get(option.kind, 1.0) * option.error
 
     # choosing
 
@@ -192,6 +196,22 @@ class Pricing:
             if point is None:
                 break
             choice = tuple(own[level] for own, level in zip(possible, point.choice, strict=True))
+        return found
+
+    def best_trained(self, budget: float, start: Choice) -> Choice:
+        """The cheapest choice found whose expected error before a training is about `budget`, where errors of kinds of which
+        training leaves more count for more."""
+        weights, scale = self.catalog.lasting, 1.0
+        for _ in range(_SCALINGS):
+            self._weights = weights
+            try:
+                found = self.best(budget * scale, start)
+            finally:
+                self._weights = {}
+            expected = self.error(found)
+            if not weights or found == self.untouched or max(expected / budget, budget / max(expected, 1e-30)) < _NEAR:
+                break
+            scale *= budget / max(expected, 1e-30)
         return found
 
     def _levels(self, choice: Choice, budget: float) -> tuple[list[list[int]], list[list[Level]]]:

@@ -134,7 +134,7 @@ class Trainer:
             return (self.workshop.seconds_left() or 0.0) <= until
 
         def fresh(around: Choice) -> Choice | None:
-            found = self.pricing.best(target, around)
+            found = self.pricing.best_trained(target, around)
             return None if self.catalog.pipeline(found) in self.tried else found
 
         choice = fresh(start)

@@ -37,8 +37,9 @@ class Fuse(Pass):
     pointwise nodes before it, and pointwise and quantizing nodes behind it, with one or more results (kind `rows`).
     `elementwise`: pointwise nodes of one shape, with one or more results. `pairs`: two products by constants in a row, the
     first of which gives fewer features than it takes and the second makes, such as the factors of a layer; perhaps with a
-    quantize between them, and with an epilogue behind them. Numbers (`full`) go into the body. A body has at most
-    `max_size` nodes besides them.
+    quantize between them, and with an epilogue behind them. `inputs`: pointwise nodes before a linear that alone reads what
+    they come to, and its epilogue (kind `inputs`), for targets whose products can compute what they multiply. Numbers
+    (`full`) go into the body. A body has at most `max_size` nodes besides them.
     """
 
     name = "fuse"
@@ -47,6 +48,7 @@ class Fuse(Pass):
     reductions: bool = True
     elementwise: bool = True
     pairs: bool = True
+    inputs: bool = False
     max_size: int = 64
 
     def run(self, graph: Graph, context: Context) -> PassResult:
@@ -62,7 +64,8 @@ class Fuse(Pass):
         return PassResult(True, statistics=outcome.applied) if changed else PassResult(False, ALL)
 
     def _round(self, graph: Graph, context: Context, outcome: Outcome) -> bool:
-        regions = Planner(graph, self.max_size).plan(self.epilogues, self.reductions, self.elementwise, self.pairs)
+        planner = Planner(graph, self.max_size)
+        regions = planner.plan(self.epilogues, self.reductions, self.elementwise, self.pairs, self.inputs)
         done = 0
         for region in regions:
             if not context.allow_rewrite(f"fuse.{region.kind}"):

@@ -29,9 +29,9 @@ _UNFUSED_TYPES = frozenset({"complex64", "f8e4m3", "f8e5m2", "i4", "i3", "i2", "
 
 @dataclass(eq=False)
 class Region:
-    """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; reduction: the last
-    node is; rotary: an attention is, with a rope before queries or keys; rows: a norm among them is; pair: two products,
-    the first node and the one that reads its result."""
+    """Nodes for one kernel, in order. kind: elementwise; epilogue: the first node is the anchor; inputs: a linear is, with
+    pointwise nodes before it; reduction: the last node is; rotary: an attention is, with a rope before queries or keys;
+    rows: a norm among them is; pair: two products, the first node and the one that reads its result."""
 
     kind: str
     nodes: list[Node] = field(default_factory=list)
@@ -129,7 +129,9 @@ class Planner:
         self.order[graph.returns] = len(self.order)
         self.owner: dict[Node, Region] = {}
 
-    def plan(self, epilogues: bool, reductions: bool, elementwise: bool, pairs: bool) -> list[Region]:
+    def plan(
+        self, epilogues: bool, reductions: bool, elementwise: bool, pairs: bool, inputs: bool = False
+    ) -> list[Region]:
         """Regions of at least two nodes, in order of their last nodes."""
         if pairs:
             self._pairs(epilogues)
@@ -138,6 +140,8 @@ class Planner:
         if epilogues and reductions:
             self._rows()
         self._anchored(NORM_ANCHORS | REDUCTIONS, epilogues=epilogues, reductions=reductions)
+        if inputs:
+            self._inputs()
         if elementwise:
             self._elementwise()
         found = {id(r): r for r in self.owner.values() if len(r.nodes) > 1}
@@ -158,6 +162,16 @@ class Planner:
                 self._claim(Region("reduction", before))
             elif len(behind) > 1:
                 self._claim(Region("epilogue", behind))
+
+    def _inputs(self) -> None:
+        for node in self.graph.nodes:
+            region = self.owner.get(node, Region("", [node]))
+            if node.op.name != "linear" or region.nodes[0] is not node or region.kind not in ("", "epilogue"):
+                continue
+            before = self.prologue(node)[:-1]
+            plain = node.results[0].uses and node.operand(0).tensor.dtype.name not in _UNFUSED_TYPES
+            if before and plain and len(before) + len(region.nodes) <= self.max_size:
+                self._claim(Region("inputs", [*before, *region.nodes]))
 
     def _pairs(self, epilogues: bool) -> None:
         for node in self.graph.nodes:

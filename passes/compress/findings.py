@@ -20,6 +20,7 @@ from mcomp.passes.compress.candidates import Menu as LayerMenu
 from mcomp.passes.compress.curves import candidates, curves_of
 from mcomp.passes.compress.probe import layer_weights
 from mcomp.passes.compress.scores import magnitudes
+from mcomp.passes.compress.sequences import sequence_levels
 from mcomp.passes.compress.surgeon import additive_order
 from mcomp.passes.compress.treatment import FLOAT, KEEP
 from mcomp.plan.offers import Menu
@@ -57,11 +58,13 @@ def layers_found(own: Graph, context: Context, menu: Menu, spread: Spread) -> di
     spread.say("what errors of layers do to the outputs")
     weights = {n.name: w for n, w in layer_weights(own, context, products).items()}
     usual = float(np.median(list(weights.values()) or [1.0]))
-    return {"layers": {
+    levels = {
         name: [[str(c.treatment), weights.get(name, usual) * c.error**2, c.nbytes]
                for c in _useful(some) if np.isfinite(c.error)]
         for name, some in found.items()
-    }}
+    }
+    spread.say("errors of attention and recurrent layers")
+    return {"layers": {**levels, **sequence_levels(own, context)}}
 
 
 def _menu_of(node: Node, menu: Menu, symbols: Mapping[str, int]) -> LayerMenu:

@@ -10,13 +10,13 @@ import numpy as np
 
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
-from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
 from mcomp.ir.store import WeightStore
 from mcomp.passes.analysis.coupling import Coupling, Dimension, Removal
 from mcomp.passes.analysis.ties import axis_rule_of
 from mcomp.passes.compress.factors import rank_step
-from mcomp.passes.compress.treatment import KEEP, Treatment, part_type, piece, untouched_parts
+from mcomp.passes.compress.sequences import sequence_piece
+from mcomp.passes.compress.treatment import Treatment, part_type, piece, untouched_parts
 
 Units = Mapping[Dimension, np.ndarray]
 
@@ -60,8 +60,8 @@ class Shapes:
     def piece(self, node: Node, units: Units, treatment: Treatment) -> Graph:
         """A graph that takes the time that the node takes afterwards."""
         small = self._narrowed(node, units) if units else node
-        if treatment == KEEP and node.op.name not in ("linear", "conv"):
-            return extract([small]).graph
+        if node.op.name not in ("linear", "conv"):
+            return sequence_piece(small, treatment)
         return piece(small, scaled(treatment, node, small.operand(1).tensor.static_shape))
 
     def _attrs(self, node: Node, units: Units) -> dict[str, object]:

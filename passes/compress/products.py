@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dtypes
@@ -29,14 +29,14 @@ _MEASURED = 8
 """Batches that errors are measured on."""
 
 
-def activation_products(options: Quantize, graph: Graph, context: Context) -> list[Node]:
-    """Products between activations whose operands may become integers."""
+def activation_products(options: Quantize, nodes: Iterable[Node], context: Context) -> list[Node]:
+    """Those of some nodes that are products between activations whose operands may become integers."""
     given = context.calibration is not None and context.calibration.given
     static = options.activations == "static" or (options.bits == 8 and options.activations == "auto")
     if options.attention is False or (options.attention == "auto" and not (given and static)):
         return []
     found = []
-    for node in graph.nodes:
+    for node in nodes:
         count = OPERANDS.get(node.op.name, 0)
         if not count or (options.attention == "auto" and node.op.name != "attention") or context.excluded("quantize", node):
             continue
@@ -90,19 +90,23 @@ def _apply(
         return False
     if not context.allow_rewrite("quantize"):
         return False
-    with graph.edit("quantize", loc=node.loc) as editor:
-        loc = fused("quantize", node.loc)
-        operands = list(node.operands)
-        for i, attrs in enumerate(ranges):
-            value = operands[i]
-            assert value is not None
-            operands[i] = editor.add("quantize", [value], attrs, loc=loc, before=node, name=f"{value.name}_q").result
-        editor.set_operands(node, tuple(operands))
-        editor.set_loc(node, loc)
+    rewrite_product(graph, node, ranges)
     detail = "operands i8 static"
     context.record(graph, LedgerEntry("quantize", node.layer, node.name, error=error, detail=detail))
     context.remark("applied", "quantize", node, detail)
     return True
+
+
+def rewrite_product(graph: Graph, node: Node, ranges: Sequence[Mapping[str, Any]]) -> None:
+    """Quantize the operands of a product, each with the attributes that it has in `ranges`."""
+    with graph.edit("quantize", loc=node.loc) as editor:
+        loc = fused("quantize", node.loc)
+        operands = list(node.operands)
+        for i, attrs in enumerate(ranges):
+            value = node.operand(i)
+            operands[i] = editor.add("quantize", [value], attrs, loc=loc, before=node, name=f"{value.name}_q").result
+        editor.set_operands(node, tuple(operands))
+        editor.set_loc(node, loc)
 
 
 def product_ranges(options: Quantize, node: Node, samples: Mapping[Key, Sample]) -> list[dict[str, Any]] | None:

@@ -171,8 +171,8 @@ class Quantize(Pass):
             return PassResult(changed=done > 0, preserved=NONE, statistics={"layers": done})
         tell_untouched("quantize", graph, context, (*_WEIGHTED, *RECURRENT), "kernel for integer weights",
                        "it stays in float; prune it, or exclude it")
-        pairs = activation_products(self, graph, context)
-        recurrent = recurrent_nodes(self, graph, context)
+        pairs = activation_products(self, graph.nodes, context)
+        recurrent = recurrent_nodes(self, graph.nodes, context)
         tables = table_nodes("quantize", graph, context) if self.tables else []
         if not layers and not pairs and not recurrent and not tables:
             return PassResult(changed=False)
@@ -186,13 +186,18 @@ class Quantize(Pass):
         )
 
     def run_on(self, graph: Graph, context: Context, nodes: Sequence[Node]) -> int:
-        """Quantize some linear, conv and embedding nodes and nothing else; returns how many were."""
+        """Quantize some nodes (linear, conv, embedding, recurrent ones, products between activations) and nothing else;
+        returns how many were."""
         layers = self._layers(nodes, context)
         wanted = {n for n in nodes if n.op.name == "embedding"}
         tables = [t for t in table_nodes("quantize", graph, context) if wanted & set(t.nodes)] if wanted else []
-        if not layers and not tables:
+        pairs, recurrent = activation_products(self, nodes, context), recurrent_nodes(self, nodes, context)
+        if not layers and not tables and not pairs and not recurrent:
             return 0
-        return self._quantize(graph, context, layers, self._samples(graph, context, layers, []), tables)
+        samples = self._samples(graph, context, layers, pairs)
+        done = self._quantize(graph, context, layers, samples, tables)
+        done += quantize_recurrent(self, graph, context, recurrent)
+        return done + quantize_products(self, graph, context, pairs, samples)
 
     def _quantize(
         self, graph: Graph, context: Context, layers: list[Layer], samples: dict[Key, Sample], tables: list[Table]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcomp.ir import dtypes
+from mcomp.ir import dims, dtypes
 from mcomp.ir.encoding import DENSE, Affine
 from mcomp.ir.graph import Graph, LedgerEntry, Node, Value
 from mcomp.ir.loc import fused
@@ -34,16 +34,15 @@ _BATCHES, _SEQUENCES, _STEPS = 2, 16, 64
 class RecurrentPlan:
     """New buffers of a node's matrices by operand index, whether rows are rounded, and the error of its output."""
 
-    node: Node
     parts: Mapping[int, dict[str, np.ndarray]]
     dynamic: bool
     error: float
 
 
-def recurrent_nodes(options: Quantize, graph: Graph, context: Context) -> list[Node]:
-    """The nodes that can be quantized; remarks for the others."""
+def recurrent_nodes(options: Quantize, nodes: Iterable[Node], context: Context) -> list[Node]:
+    """Those of some nodes that are recurrent layers and can be quantized; remarks for the others."""
     found = []
-    for node in graph.nodes:
+    for node in nodes:
         if node.op.name not in RECURRENT or context.excluded("quantize", node):
             continue
         matrices = [node.operand(i) for i in _matrices(node)]
@@ -67,7 +66,7 @@ def quantize_recurrent(options: Quantize, graph: Graph, context: Context, nodes:
     """
     if not nodes or context.calibration is None:
         return 0
-    samples = _collect(graph, context.calibration, nodes)
+    samples = recurrent_samples(graph, context.calibration, nodes)
     return sum(_quantize(options, graph, context, node, samples) for node in nodes)
 
 
@@ -79,9 +78,9 @@ def _quantize(
     if not samples[node.operand(0)]:
         context.missed("quantize", node, "calibration data never reached it", "give data that uses it")
         return False
-    plan = _plan(node, samples, mode != "none")
+    plan = plan_recurrent(node, samples, mode != "none")
     if mode == "auto" and not plan.error <= limit:
-        plan = _plan(node, samples, False)
+        plan = plan_recurrent(node, samples, False)
     if not plan.error <= limit:
         context.missed("quantize", node, f"its output would change by {plan.error:.1%}, more than {limit:.1%}",
                        "raise max_error")
@@ -90,7 +89,7 @@ def _quantize(
         return False
     detail = f"weights i8, {'activations and states i8 dynamic' if plan.dynamic else 'float activations'}"
     layer, name, before = node.layer, node.name, constant_bytes(graph)
-    _rewrite(graph, plan)
+    rewrite_recurrent(graph, node, plan.parts, plan.dynamic)
     saved = before - constant_bytes(graph)
     context.record(graph, LedgerEntry("quantize", layer, name, error=plan.error, bytes_saved=saved, detail=detail))
     context.remark("applied", "quantize", node, detail)
@@ -103,13 +102,27 @@ def _matrices(node: Node) -> list[int]:
     return [i for i, v in enumerate(node.operands) if i >= first and v is not None and v.tensor.rank == 2]
 
 
-def _plan(node: Node, samples: Mapping[Value, list[Tensor]], dynamic: bool) -> RecurrentPlan:
+def integer_parts(node: Node) -> dict[int, dict[str, np.ndarray]]:
+    """The buffers of a node's matrices as integers, by operand index."""
     import torch
 
-    weights, parts = _arrays(node), {}
+    weights = _arrays(node)
+    return {i: encode_weight(torch.from_numpy(weights[i]), _ENCODING) for i in _matrices(node)}
+
+
+def recurrent_bytes(node: Node, integers: bool) -> int:
+    """Bytes of a node's matrices, as they are or as integers."""
+    types = [node.operand(i).tensor for i in _matrices(node)]
+    return sum(dims.evaluate((t.with_encoding(_ENCODING) if integers else t).nbytes, {}) for t in types)
+
+
+def plan_recurrent(node: Node, samples: Mapping[Value, list[Tensor]], dynamic: bool) -> RecurrentPlan:
+    """The integers of a node, and what they change of its output on samples. dynamic: whether rows are rounded too."""
+    import torch
+
+    weights, parts = _arrays(node), integer_parts(node)
     rough = list(weights)
-    for i in _matrices(node):
-        parts[i] = encode_weight(torch.from_numpy(weights[i]), _ENCODING)
+    for i in parts:
         type = TensorType(node.operand(i).tensor.shape, dtypes.f32, _ENCODING)
         rough[i] = np.ascontiguousarray(_ENCODING.decode(parts[i], type))
     states = 3 if node.op.name == "lstm" else 2
@@ -121,7 +134,7 @@ def _plan(node: Node, samples: Mapping[Value, list[Tensor]], dynamic: bool) -> R
                 for arrays, rounded in ((weights, False), (rough, dynamic))
             )
             errors.append(error_by_row(found.reshape(-1, found.shape[-1]), exact.reshape(-1, exact.shape[-1])))
-    return RecurrentPlan(node, parts, dynamic, float(np.sqrt(np.mean(np.square(errors)))))
+    return RecurrentPlan(parts, dynamic, float(np.sqrt(np.mean(np.square(errors)))))
 
 
 def _arrays(node: Node) -> list[np.ndarray]:
@@ -133,7 +146,9 @@ def _arrays(node: Node) -> list[np.ndarray]:
     return found
 
 
-def _collect(graph: Graph, calibration: Calibration, nodes: Sequence[Node]) -> dict[Value, list[Tensor]]:
+def recurrent_samples(
+    graph: Graph, calibration: Calibration, nodes: Sequence[Node]
+) -> dict[Value, list[Tensor]]:
     """What the first batches make of the nodes' inputs and states, cut to some sequences and steps."""
     import torch
 
@@ -170,22 +185,22 @@ def _collect(graph: Graph, calibration: Calibration, nodes: Sequence[Node]) -> d
     return samples
 
 
-def _rewrite(graph: Graph, plan: RecurrentPlan) -> None:
-    node = plan.node
+def rewrite_recurrent(graph: Graph, node: Node, parts: Mapping[int, dict[str, np.ndarray]], dynamic: bool) -> None:
+    """Put integers into the places of a node's matrices. dynamic: rows are rounded while the model runs."""
     with graph.edit("quantize", loc=node.loc) as editor:
         operands = list(node.operands)
-        for i, parts in plan.parts.items():
+        for i, own in parts.items():
             old = node.operand(i)
             assert old.producer is not None
             operands[i] = editor.const(
-                parts["values"], parts=parts, type=TensorType(old.tensor.shape, old.tensor.dtype, _ENCODING),
+                own["values"], parts=own, type=TensorType(old.tensor.shape, old.tensor.dtype, _ENCODING),
                 name=old.producer.attrs["name"], loc=fused("quantize", old.producer.loc), before=node,
             )
-        before = [node.operand(i) for i in plan.parts]
+        before = [node.operand(i) for i in parts]
         editor.set_operands(node, tuple(operands))
-        editor.set_attrs(node, dynamic=plan.dynamic)
+        editor.set_attrs(node, dynamic=dynamic)
         editor.set_loc(node, fused("quantize", node.loc))
-        for old, i in zip(before, plan.parts):
+        for old, i in zip(before, parts):
             new = operands[i]
             if new is not None and old.producer is not None and not old.uses:
                 editor.replace(old, new)

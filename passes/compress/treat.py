@@ -30,7 +30,8 @@ class Treat(Pass):
 
     choices: texts `name=treatment`. A treatment is one or two of: factors (`channel 64`, `spatial 16`, `tucker 8x12`, see
         `lowrank`; `table 96` for an embedding), blocks (`blocks 32x4 without 0.5`: half of them go), and integers (`int8
-        static`, `int8 dynamic`, `int8`, `int4`, `int4 static`); or `float`.
+        static`, `int8 dynamic`, `int8`, `int4`, `int4 static`); or `float`. Recurrent layers have `int8 dynamic` and `int8`,
+        attention and products of activations `int8 static`, of their operands.
     rounding: as for `quantize`. refit: fit the layers behind factors and blocks to what they gave, before integers.
     limit: at most so many calibration batches are used.
 

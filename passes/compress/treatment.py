@@ -22,8 +22,10 @@ from mcomp.passes.compress.layer import integers_for
 from mcomp.passes.compress.ledger import settle
 from mcomp.passes.compress.lowrank import decomposer_of, factor_layer, infeasible
 from mcomp.passes.compress.moments import MomentSource
+from mcomp.passes.compress.products import OPERANDS
 from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.readers import tied
+from mcomp.passes.compress.recurrent import RECURRENT
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.sparsify import Sparse, block_sparse, sparse_refusal, store_sparse
 from mcomp.passes.compress.tables import Table, TableDecomposer, factor_table, row_usage, table_nodes
@@ -220,10 +222,10 @@ def apply(
         settle(graph, entries, size)
     kinds: dict[Precision, set[str]] = {}
     for name, treatment in chosen.items():
-        if treatment.bits is not None:
+        if treatment.bits is not None and _no_integers(nodes[name], treatment) is None:
             kinds.setdefault((treatment.bits, treatment.activations), set()).update(names[name])
     for (bits, activations), some in kinds.items():
-        run = replace(options or Quantize(), bits=bits or 8, activations=activations, max_error=float("inf"))
+        run = replace(options or Quantize(), bits=bits or 8, activations=activations, max_error=float("inf"), attention=True)
         run.run_on(graph, context, [n for n in graph.nodes if n.name in some])
 
 
@@ -234,12 +236,22 @@ def _thins(treatment: Treatment) -> bool:
 def _tell_strangers(chosen: Mapping[str, Treatment], nodes: Mapping[str, Node], context: Context) -> None:
     """Remarks for what can be no integers, or no narrower table."""
     for name, treatment in chosen.items():
-        kind = nodes[name].op.name
-        if treatment.bits is not None and kind not in ("linear", "conv", "embedding"):
-            context.missed("quantize", nodes[name], f"%{name} is a {kind}, whose weights do not become integers here",
-                           "name linear, conv and embedding nodes, or use quantize")
+        kind, refused = nodes[name].op.name, _no_integers(nodes[name], treatment)
+        if treatment.bits is not None and refused is not None:
+            context.missed("quantize", nodes[name], *refused)
         if treatment.scheme == "table" and kind != "embedding":
             context.missed("lowrank", nodes[name], f"%{name} is a {kind}, which has no table", "name embeddings")
+
+
+def _no_integers(node: Node, treatment: Treatment) -> tuple[str, str] | None:
+    """Why a node cannot have the integers of a treatment, and what would help."""
+    kind, precision = node.op.name, (treatment.bits, treatment.activations)
+    if kind in OPERANDS:
+        reason = f"%{node.name} is a {kind}, whose operands are integers of 8 bits in static ranges or floats"
+        return None if precision == (8, "static") else (reason, "use int8 static")
+    if kind in ("linear", "conv", "embedding", *RECURRENT):
+        return None
+    return f"%{node.name} is a {kind}, which has no integers here", "name products, recurrent layers and embeddings"
 
 
 def _may_thin(node: Node, treatment: Treatment, context: Context) -> bool:

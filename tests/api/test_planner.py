@@ -1,7 +1,10 @@
 """The planner through the front door: all techniques together, a model in any case, and the same one again."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -269,20 +272,28 @@ def test_a_time_limit_is_kept_and_training_pays() -> None:
 
 # going on
 
-def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+_CALLS_BEFORE_THE_KILL = 3
+
+
+def search_until_killed(folder: str) -> None:
+    """A search whose process the system kills in a call of evaluate."""
     good, calls = agreement(model()), []
 
     def evaluate(given: Any) -> Any:
         calls.append(given)
-        if len(calls) == 4:
-            raise SystemExit("killed")
+        if len(calls) > _CALLS_BEFORE_THE_KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
         return good(given)
 
+    optimize(evaluate=evaluate, max_drop=0.2, resume=folder)
+
+
+def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    good, calls = agreement(model()), []
     folder = tmp_path / "search"
-    with pytest.raises(SystemExit):
-        optimize(evaluate=evaluate, max_drop=0.2, resume=folder)
-    done = len(calls) - 1
-    calls.clear()
+    code = f"from tests.api.test_planner import search_until_killed as run; run({str(folder)!r})"
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
 
     def counted(given: Any) -> Any:
         calls.append(given)
@@ -292,7 +303,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     fresh = optimize(evaluate=good, max_drop=0.2).report()
     assert resumed.pipeline == fresh.pipeline
     assert [e["result"] for e in resumed.evaluations] == [e["result"] for e in fresh.evaluations]
-    assert len(calls) == len(fresh.evaluations) - done
+    assert len(calls) == len(fresh.evaluations) - _CALLS_BEFORE_THE_KILL
     calls.clear()
     again = optimize(evaluate=counted, max_drop=0.2, resume=folder).report()
     assert not calls

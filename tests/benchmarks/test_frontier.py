@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import frontier, heads, machine, metrics, models, picture, teachers
+from benchmarks import frontier, heads, machine, metrics, models, picture, singles, teachers
 from benchmarks.case import Case, Samples, tensors
 from benchmarks.networks import mlp
 from benchmarks.peers import artifact
@@ -134,6 +134,45 @@ def test_teachers_see_another_view_in_each_epoch_and_none_of_selection_rows(tmp_
 def test_single_techniques_can_be_chosen(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"there are.*int4; int4, int8 activations;"):
         frontier.main(["--data", str(folder), "--singles", "int4;int5"])
+
+
+class _Share:
+    """A model that is left with a share of a technique, and loses more the less that is."""
+
+    def __init__(self, pipeline: str) -> None:
+        self.share = float(pipeline.partition("flops=")[2].partition("}")[0] or 1.0)
+
+    def report(self) -> argparse.Namespace:
+        return argparse.Namespace(rows=[argparse.Namespace(flops=7)])
+
+
+@pytest.mark.parametrize(("least", "steps"), [(0.3, [True, False, True, True, True]), (0.98, [False] * 5)])
+def test_a_single_technique_goes_as_far_as_the_budget_allows(
+    monkeypatch: pytest.MonkeyPatch, least: float, steps: list[bool]
+) -> None:
+    made: list[str] = []
+
+    def compressed(pipeline: str, *rest: object) -> _Share:
+        made.append(pipeline)
+        return _Share(pipeline)
+
+    monkeypatch.setattr(singles, "compressed", compressed)
+    case = argparse.Namespace(name="some", build=lambda: _Share(""))
+
+    def tuned(drop: float) -> object:
+        return singles.tuned(
+            "prune", "prune{flops=SHARE}", case, [], argparse.Namespace(), drop,  # type: ignore[arg-type]
+            lambda model: 100.0 * model.share,
+        )
+
+    if not any(steps):
+        with pytest.raises(models.Unavailable, match="budget broke"):
+            tuned(100.0 * (1.0 - least))
+        return
+    model, told = tuned(100.0 * (1.0 - least))  # type: ignore[misc]
+    assert [t["lost"] <= 70.0 for t in told["tries"]] == steps
+    assert least <= model.share < least + 1.0 / 2**len(steps)
+    assert told["pipeline"] == f"prune{{flops={model.share:.3f}}},{INT8_PIPELINE}" in made and told["operations"] == 7
 
 
 def test_some_images_are_mirrored() -> None:

@@ -25,14 +25,16 @@ from tests.compress.networks import NETWORKS, network, transformer
 from tests.cpu.backend_harness import needs_compiler
 
 NAMES = ("mobile", "dense", "next", "bert", "llama", "vit")
-LOWERED = ("mobile", "next", "bert", "llama")
+LOWERED = ("mobile", "next", "bert", "llama", "vit")
 ALONE = (
     "lowrank{ratio=0.7,max_error=9.0,tables=true,gain=1.0}", "quantize{bits=4,max_error=9.0}",
-    "quantize{bits=2,activations=static,max_error=9.0}",
+    "quantize{bits=2,activations=static,max_error=9.0}", 'prune{ratio=0.25,what=["channels","ffn","heads"]}',
 )
+BLOCKS = "prune{ratio=0.5,what=blocks,block=[4,4]}"
+LEARNING = "distill{steps=2,batch=4}"
 TOGETHER = (
-    'prune{ratio=0.25,what=["channels","ffn"]},lowrank{ratio=0.8,max_error=9.0,gain=1.0},'
-    "prune{ratio=0.5,what=blocks,block=[4,4]},quantize{bits=8,max_error=9.0},fixpoint(cse,dce)"
+    'prune{ratio=0.25,what=["channels","ffn","heads"]},lowrank{ratio=0.8,max_error=9.0,gain=1.0},'
+    f"{BLOCKS},quantize{{bits=8,max_error=9.0}},{LEARNING},fixpoint(cse,dce)"
 )
 
 
@@ -40,10 +42,18 @@ def example(name: str) -> tuple[Graph, list[Any]]:
     return network(name) if name in NETWORKS else transformer(name)
 
 
+def batches(inputs: list[Any]) -> list[list[Any]]:
+    """The inputs, and others like them: enough to learn from."""
+    torch.manual_seed(5)
+    others = [[torch.randn_like(x) if x.is_floating_point() else torch.randint_like(x, 40) for x in inputs]
+              for _ in range(5)]
+    return [inputs, *others]
+
+
 @functools.cache
 def together(name: str) -> tuple[Graph, float]:
     graph, inputs = example(name)
-    found, _, error = compressed(graph, TOGETHER, [inputs])
+    found, _, error = compressed(graph, TOGETHER, batches(inputs))
     return found, error
 
 
@@ -55,6 +65,18 @@ def test_each_alone(name: str, pipeline: str) -> None:
     found, _, error = compressed(graph, pipeline, [inputs])
     assert [v.type for v in found.outputs] == before
     assert 0 < error < 1.5 and found.ledger
+
+
+@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize(("pipeline", "rule"), [
+    (BLOCKS, "prune"), ("distill{student=narrower,ratio=0.7,steps=2,batch=4,max_error=9.0}", "distill"),
+])
+def test_blocks_and_students_alone(name: str, pipeline: str, rule: str) -> None:
+    graph, inputs = example(name)
+    before = [v.type for v in graph.outputs]
+    found, _, error = compressed(graph, pipeline, batches(inputs))
+    assert [v.type for v in found.outputs] == before
+    assert 0 < error < 2.0 and {e.rule for e in found.ledger} == {rule}
 
 
 @pytest.mark.parametrize("name", LOWERED)

@@ -98,12 +98,14 @@ def _blocks(
     return parts, type.with_encoding(found)
 
 
-def made(make: Callable[[Made], Sequence[Value]], seed: int = 0, *, fuse: bool = True) -> Graph:
+def made(
+    make: Callable[[Made], Sequence[Value]], seed: int = 0, *, fuse: bool = True, fusion: str = "fuse"
+) -> Graph:
     """The graph of a function, after the pass that fuses."""
     m = Made(seed)
     m.graph.set_outputs(list(make(m)))
     if fuse:
-        PassManager("fuse").run(m.graph)
+        PassManager(fusion).run(m.graph)
     return m.graph
 
 

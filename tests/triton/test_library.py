@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mcomp.backends.triton.backend import lower_graph
 from mcomp.backends.triton.executor import TritonExecutable
 from mcomp.backends.triton.precision import full_precision
+from mcomp.backends.triton.program import TorchStep
 from mcomp.backends.triton.tune import Tuner
 from mcomp.ir import Graph, dtypes
 from mcomp.ir.dtypes import DType
@@ -62,7 +63,7 @@ def tf32() -> Iterator[None]:
 
 def by_library(graph: Graph, folder: Path) -> TritonExecutable:
     """An executable that found the library faster than every kernel of ours that could stand for it."""
-    slow = ("linear", "vector", "matmul", "conv")
+    slow = ("linear", "vector", "matmul", "conv", "depthwise", "attention")
     device = Timed(lambda seen: 2.0 if any(kind.startswith(slow) for kind, _ in seen) else 1.0)
     return TritonExecutable(lower_graph(graph, None), device, Tuner(device, folder=folder, most=1), record=False)
 
@@ -93,7 +94,32 @@ LSTM = """graph @lstm [B in 1..] (%x: f32[4, B, 5], %h: f32[1, B, 6], %c: f32[1,
 }"""
 
 
-@pytest.mark.parametrize("make", [_linear, _matmul, _conv])
+def _depthwise(m: Made) -> list[Value]:
+    x = m.input((B, 6, 8, 8))
+    return [m.op("conv", x, m.const((6, 1, 3, 3)), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=6)]
+
+
+@pytest.mark.parametrize(("heads", "causal", "tail"), [(2, True, False), (4, False, True)])
+def test_attention_by_the_library(heads: int, causal: bool, tail: bool, tmp_path: Path) -> None:
+    """Where neither masks nor TF32 are in the way; what heads give lies side by side, and is copied once."""
+    def make(m: Made) -> list[Value]:
+        q = m.input((B, 4, 6, 16), dtypes.f16)
+        k, v = (m.input((B, heads, 6, 16), dtypes.f16) for _ in range(2))
+        y = m.op("attention", q, k, v, causal=causal, grouped=heads != 4)
+        found = m.op("permute", m.op("relu", y) if tail else y, order=(0, 2, 1, 3))
+        return [m.op("linear", m.op("reshape", found, shape=(B, 6, 64)), m.const((5, 64), dtypes.f16))]
+
+    graph = made(make)
+    executable = by_library(graph, tmp_path)
+    given = inputs_of(graph, {"B": 3})
+    for _ in range(2):
+        close(executable.run(given, {"B": 3})[0], run_graph(graph, given)[0])
+    names = [k.name.rsplit("_", 1)[0] for k in executable.kernels({"B": 3})]
+    assert names[0] == "attention" and ("tail" in names) is tail
+    assert isinstance(executable.steps({"B": 3})[0], TorchStep)
+
+
+@pytest.mark.parametrize("make", [_linear, _matmul, _conv, _depthwise])
 def test_a_library_multiplies_f32_as_f32(make: Any, tf32: None, tmp_path: Path) -> None:
     """Whatever the process allows itself, which it gets back."""
     graph = made(make)

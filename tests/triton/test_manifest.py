@@ -13,6 +13,7 @@ from benchmarks.gpu.ahead import faults_of, jobs, uncovered
 from mcomp.backend import backend_named, lowering
 from mcomp.backends.triton.aot import compile_jobs
 from mcomp.backends.triton.backend import lower_graph
+from mcomp.backends.triton.builder import FUSION
 from mcomp.backends.triton.lower.linear import WEIGHT_KINDS
 from mcomp.backends.triton.manifest import AMPERE, HOPPER, entries
 from mcomp.backends.triton.program import chip_of
@@ -34,7 +35,7 @@ def test_every_kind_of_kernel_is_there() -> None:
     graphs = [*map(graph_of, ALL_CASES), *(e.graph() for e in entries())]
     found = {kind for pair in WEIGHT_KINDS.values() for each in pair for kind in (each, f"{each}_split")}
     for graph in graphs:
-        PassManager("fuse").run(graph, Context(target="cuda"))
+        PassManager(FUSION).run(graph, Context(target="cuda"))
         found |= {launch.kind for launch in lower_graph(graph, None).launches()}
     assert sorted(found - {e.kernel for e in entries()}) == []
 
@@ -51,7 +52,7 @@ def test_names_are_unique_and_both_architectures_are_there() -> None:
 def test_nothing_in_the_manifest_is_left_to_torch() -> None:
     for entry in entries():
         graph, context = entry.graph(), Context(target="cuda")
-        PassManager("fuse").run(graph, context)
+        PassManager(FUSION).run(graph, context)
         lower_graph(graph, context)
         assert [str(r) for r in context.remarks if r.kind == "missed"] == [], entry.id
 
@@ -80,7 +81,7 @@ def test_what_is_wrong_is_seen() -> None:
 
     entry = next(e for e in entries() if e.id == "linear-f16")
     graph = entry.graph()
-    PassManager("fuse").run(graph)
+    PassManager(FUSION).run(graph)
     launch = launches_of(lower_graph(graph, None), entry.symbols, AMPERE)[0]
     numbers = jobs_of([launch], entry.symbols, AMPERE)[0][2].numbers
     huge = job_of(launch, config(1, 2, BLOCK_M=64, BLOCK_N=128, BLOCK_K=32, GROUP_M=8), numbers, AMPERE)

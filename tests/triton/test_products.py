@@ -71,6 +71,24 @@ def test_block_sparse_weights(block: tuple[int, int], dtype: DType) -> None:
     assert kinds(executable, B=19)[0].startswith("blocksparse")
 
 
+@pytest.mark.parametrize("how", [
+    {}, {"dtype": dtypes.u8, "scale": 0.03, "zero": 117}, {"dtype": dtypes.i8, "scale": 0.03},
+    {"dtype": dtypes.u8, "zero_point": True},
+], ids=["rows", "static", "symmetric", "rows with zeros"])
+@pytest.mark.parametrize("block", [(16, 4), (32, 16), (3, 5)], ids=str)
+def test_block_sparse_weights_times_bytes(block: tuple[int, int], how: dict[str, object]) -> None:
+    """Sums are integers; what activations' zero points add is taken out by sums over the blocks that are stored."""
+    n, k = 5 * block[0], 7 * block[1]
+
+    def make(m: Made) -> list[Value]:
+        x = m.op("quantize", m.input((B, 3, k)), **how)
+        w = m.const((n, k), dtypes.f32, BlockSparse(block, 1, Affine(dtypes.i8, axis=(0,))))
+        return [m.op("add", m.op("gelu", m.op("linear", x, w, m.const((n,)))), m.input((B, 3, n)))]
+
+    executable = check(made(make, n), {"B": 7})
+    assert kinds(executable, B=7)[-1] == "blocksparse_bytes" and "decode" not in " ".join(kinds(executable, B=7))
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("rank", [1, 8, 40])
 def test_low_rank_pairs(rank: int, dtype: DType) -> None:

@@ -177,7 +177,8 @@ def blocks(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     """acc + A @ B for one row of stored blocks [HEIGHT, WIDTH] of the transposed B, number `first` up to `last`: the
-    columns of A that they need are gathered. Columns of the tile from HEIGHT on get nothing."""
+    columns of A that they need are gathered. Columns of the tile from HEIGHT on get nothing. Of bytes sums are i32, and
+    unsigned ones of A count less 128."""
     ks = tl.arange(0, BLOCK_K)
     o = tl.arange(0, BLOCK_N)
     for start in range(first * WIDTH, last * WIDTH, BLOCK_K):
@@ -188,9 +189,12 @@ def blocks(
         a = tl.load(a_ptr + (a_rows[:, None] + (column * a_step)[None, :]), mask=inside[None, :], other=0)
         place = (block * (HEIGHT * WIDTH) + k % WIDTH)[:, None] + (o * WIDTH)[None, :]
         b = tl.load(v_ptr + place, mask=inside[:, None] & (o < HEIGHT)[None, :], other=0)
-        if b.dtype == tl.int8:
-            b = narrow(b, a.dtype)
-        acc = dot(a, b, acc)
+        if a.dtype == tl.int8 or a.dtype == tl.uint8:
+            acc = dot(signed_bytes(a), b, acc)
+        else:
+            if b.dtype == tl.int8:
+                b = narrow(b, a.dtype)
+            acc = dot(a, b, acc)
     return acc
 
 

@@ -9,9 +9,9 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.elementwise import flat, flat_grid, order_of
-from mcomp.backends.triton.lower.tail import Tail, finish, plain
+from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
 from mcomp.backends.triton.lower.tiles import batch_grid, batch_line
-from mcomp.backends.triton.program import Config, Numbers
+from mcomp.backends.triton.program import Chip, Config, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -76,11 +76,19 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
              group("cols", (rank - 1,), shape, inside="cols_in", place="[None, :]"))
     # Heads are joined behind attention more often than not: rows of all heads lie side by side.
     order = (*range(rank - 3), rank - 2, rank - 3, rank - 1) if rank >= 3 else None
-    finish(tail, views, "acc", shown, tail.room(b, order), text, b)
+    room = tail.room(b, order)
+    finish(tail, views, "acc", shown, room, text, b)
     sizes: dict[str, Dim] = {"rows": length, "inner": keys, "batch": dims.product(lead), "cols": wide}
-    b.emit(b.launch("attention", text, _grid, configs.attention(depth, wide, configs.BITS[dtype.name]), sizes=sizes,
-                    kind="attention", dtypes=(dtype.name,)))
+    ours = b.launch("attention", text, _grid, configs.attention(depth, wide, configs.BITS[dtype.name]), sizes=sizes,
+                    kind="attention", dtypes=(dtype.name,))
+    # Torch's kernels give NaN for rows of which masks leave nothing, and multiply f32 by TF32.
+    library = library_way(node, tail, views, room, b) if mask is None and dtype.bits == 16 and rank == 4 else None
+    b.choose([("tile", [ours]), *([library] if library is not None else [])], _first, {"rows": length})
     return None
+
+
+def _first(sizes: Numbers, chip: Chip) -> int:
+    return 0
 
 
 def _repeated(view: View, heads: Dim) -> View:

@@ -9,6 +9,7 @@ from mcomp.backend import Declined, lowers
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.expressions import is_scalar
 from mcomp.backends.triton.lower.attention import attention
+from mcomp.backends.triton.lower.computed import run_before
 from mcomp.backends.triton.lower.conv import conv
 from mcomp.backends.triton.lower.elementwise import is_static_quantize, lower_region
 from mcomp.backends.triton.lower.pair import lower_pair, pair_at
@@ -45,6 +46,12 @@ def _piece(nodes: Sequence[Node], at: int, b: Builder) -> int:
     pair = pair_at(nodes[at:], b)
     if pair:
         taken = _with_tail(nodes, at, pair, lambda tail: lower_pair(pair, tail, b), b, alone=True)
+        if taken:
+            return taken
+    found = run_before(nodes[at:])
+    if found is not None:
+        run, product = found
+        taken = _with_tail(nodes, at, (*run, product), lambda tail: linear(product, tail, b, run), b, alone=True)
         if taken:
             return taken
     if first.op.name in ANCHORS:

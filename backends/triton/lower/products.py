@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
@@ -16,6 +16,7 @@ from mcomp.backends.triton.lower.coded import (
     scaled_rows,
     scaled_weight,
 )
+from mcomp.backends.triton.lower.computed import computed, inside_ways
 from mcomp.backends.triton.lower.linear import (
     SPLIT_ROWS,
     SPLIT_WAYS,
@@ -31,7 +32,7 @@ from mcomp.backends.triton.program import Chip, Launch, Numbers, TorchStep
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
-from mcomp.ir.encoding import DENSE, BlockSparse
+from mcomp.ir.encoding import BlockSparse
 from mcomp.ir.graph import Node
 
 FLOATS = (dtypes.f32, dtypes.f16, dtypes.bf16, dtypes.f8e4m3)
@@ -42,6 +43,8 @@ VECTOR_ROWS = 4
 """Up to so many rows are multiplied one by one, without tensor cores, which would be mostly idle."""
 _TILE_ROWS, _TILE_COLS, _VECTOR_COLS = 64, 64, 16
 """What a program computes, about."""
+_COMPUTED_TILES = 2
+"""Tiles along the columns, each of which computes all rows, up to which that is better than a kernel of its own."""
 
 
 @lowers("linear", target=TARGET)
@@ -54,19 +57,30 @@ def lower_matmul(node: Node, b: Builder) -> Declined | None:
     return matmul(node, plain(node), b)
 
 
-def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
-    """x times the transposed weight, plus bias, then the tail."""
+def linear(node: Node, tail: Tail, b: Builder, before: Sequence[Node] = ()) -> Declined | None:
+    """x times the transposed weight, plus bias, then the tail. `before`: element-wise nodes that compute x, which nobody
+    else reads."""
     x, weight = node.operand(0), node.operand(1)
     dtype = x.tensor.dtype
     if dtype not in FLOATS:
         return Declined(f"{dtype} products have no Triton kernel")
+    rows = computed(before, b) if before else None
+    if isinstance(rows, Declined):
+        return rows
+    first: list[Launch | TorchStep] = []
+    if rows is not None:
+        if isinstance(weight.tensor.encoding, BlockSparse):
+            return Declined("its weight is block-sparse", "its rows are computed first")
+        held = b.temp(dtype, x.tensor.shape)
+        b.bind(x, held)
+        first = [rows.apart(held, b)]
     shape = node.type.shape
     sizes: dict[str, Dim] = {"rows": dims.product(shape[:-1]), "cols": shape[-1], "inner": weight.tensor.shape[1]}
     whole = prepared(node, tail, sizes, b)
     if isinstance(whole, Declined):
         return whole
     place = b.place(x)
-    if isinstance(weight.tensor.encoding, BlockSparse) and x.tensor.encoding == DENSE:
+    if isinstance(weight.tensor.encoding, BlockSparse):
         from mcomp.backends.triton.lower.sparse import sparse_linear
 
         if sparse_linear(whole, b):
@@ -81,15 +95,33 @@ def linear(node: Node, tail: Tail, b: Builder) -> Declined | None:
         b.emit(float8_product(whole, place, b))
         return None
     way = weight_way(weight, b, told=pairs is not None)
-    ways: Ways = [("tile", [tile_product(whole, way, b)]), ("vector", [vector_product(whole, way, b)])]
+    ways: Ways = [("tile", [*first, tile_product(whole, way, b)]), ("vector", [*first, vector_product(whole, way, b)])]
     library = library_way(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else None
-    ways += [w for w in (library, pairs) if w is not None]
+    ways += [(name, [*first, *steps]) for name, steps in (w for w in (library, pairs) if w is not None)]
     parts = split_of(whole, way, b)
     if parts is not None:
-        ways += [(name, [make(whole, way, b, parts), summed(whole, way, b, parts)]) for name, make in SPLIT_WAYS.items()]
+        ways += [(name, [*first, make(whole, way, b, parts), summed(whole, way, b, parts)])
+                 for name, make in SPLIT_WAYS.items()]
+    split = len(ways) if parts is not None else None
+    inside = {} if rows is None else inside_ways(whole, way, rows, b)
+    default = _by_rows(split)
+    if inside:
+        default = _computing(default, len(ways))
+        ways += [(name, [launch]) for name, launch in inside.items()]
     chosen: dict[str, Dim] = {"rows": sizes["rows"], "cols": sizes["cols"]}
-    b.choose(ways, _by_rows(len(ways) if parts is not None else None), chosen, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
+    b.choose(ways, default, chosen, dict.fromkeys(SPLIT_WAYS, SPLIT_ROWS))
     return None
+
+
+def _computing(otherwise: Callable[[Numbers, Chip], int], first: int) -> Callable[[Numbers, Chip], int]:
+    """The ways that compute their rows, by tiles (number `first`) or row by row (the one behind it), where these are few, or
+    are computed a few times only."""
+    def default(sizes: Numbers, chip: Chip) -> int:
+        if sizes["rows"] <= VECTOR_ROWS:
+            return first + 1
+        return first if sizes["cols"] <= _COMPUTED_TILES * _TILE_COLS else otherwise(sizes, chip)
+
+    return default
 
 
 def _first(sizes: Numbers, chip: Chip) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mcomp.backends.triton import configs
-from mcomp.backends.triton.access import View
+from mcomp.backends.triton.access import Coded, View, dense
 from mcomp.backends.triton.builder import Builder
 from mcomp.backends.triton.configs import power
+from mcomp.backends.triton.lower.coded import byte_rows, to_floats
 from mcomp.backends.triton.lower.tiles import Linear, safe
 from mcomp.backends.triton.program import Chip, Config, Numbers, config
 from mcomp.backends.triton.text import Group, KernelText, group
@@ -25,11 +26,15 @@ def sparse_linear(whole: Linear, b: Builder) -> bool:
     inner = encoding.inner
     plain = inner == DENSE or (isinstance(inner, Affine) and inner.dtype.bits <= 8 and not inner.zero_point
                                and not inner.zero and inner.group is None and inner.scale is None)
+    place, x_encoding = b.place(whole.node.operand(0)), whole.node.operand(0).tensor.encoding
+    coded = place if isinstance(place, Coded) and byte_rows(place) is None and isinstance(inner, Affine) else None
+    if coded is None and x_encoding != DENSE:
+        return False
     if not plain or height > TALLEST:
         b.context.missed("lower", whole.node, f"blocks of {height}x{width} of {inner} have no kernel: the weight is decoded",
                          f"use blocks of at most {TALLEST} rows")
         return False
-    shape, x = whole.shape, b.read(whole.node.operand(0))
+    shape, x = whole.shape, b.read(whole.node.operand(0)) if coded is None else coded.values
     text = KernelText()
     text.meta("BLOCK_M", "BLOCK_N", "BLOCK_K")
     m = text.number(whole.sizes["rows"])
@@ -47,8 +52,12 @@ def sparse_linear(whole: Linear, b: Builder) -> bool:
     text.line(
         f"acc = products.blocks({text.base(x)}, {text.row_terms(x, safe(rows))}, {text.number(x.strides[-1])}, "
         f"{pointers[0]}, "
-        f"{pointers[1]}, first, last, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), {height}, {width}, BLOCK_N, BLOCK_K)"
+        f"{pointers[1]}, first, last, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.{'float32' if coded is None else 'int32'}), "
+        f"{height}, {width}, BLOCK_N, BLOCK_K)"
     )
+    if coded is not None:
+        sums = dense(b.constant(found, "values", "block_sums"), (found.type.shape[0],))
+        to_floats(text, coded, shape, whole.along_cols(sums), (rows, cols))
     factors = []
     if isinstance(inner, Affine):
         scales = b.constant(found, "scales")
@@ -56,7 +65,7 @@ def sparse_linear(whole: Linear, b: Builder) -> bool:
         factors.append(whole.along_cols(View(scales, scales.dtype, (found.type.shape[0],), (0 if kept[0] == 1 else 1,))))
     whole.finish(text, (rows, cols), b, *factors)
     count = found.type.static_shape[0] // height
-    kind = "blocksparse" if inner == DENSE else "blocksparse_i8"
+    kind = "blocksparse" if inner == DENSE else "blocksparse_i8" if coded is None else "blocksparse_bytes"
     b.emit(b.launch(kind, text, _grid, _configs(height), sizes={**whole.sizes, "blocks": count}, kind=kind,
                     dtypes=(x.dtype.name,)))
     return True

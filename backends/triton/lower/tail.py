@@ -122,12 +122,18 @@ _INTO: dict[str, Callable[..., object]] = {"linear": _linear_into, "matmul": _ma
 """Operators that torch computes into given memory, as they are defined; its convolutions take none."""
 
 
+def _whole(view: View) -> bool:
+    """Whether a view is all of its buffer, in some order of axes."""
+    return view.offset == 0 and view.numel == view.buffer.numel
+
+
 def torch_steps(
     node: Node, inputs: Sequence[Place | None], call: Callable[..., Any] | None, tail: Tail, views: dict[Value, Place],
     room: Sequence[Place], b: Builder, into: Callable[..., object] | None = None,
 ) -> list[Launch | TorchStep]:
     """A kernel of a library for a node (`call`, `into`: see `TorchStep`), and one of ours for its tail."""
-    direct = not tail.nodes and len(room) == 1 and isinstance(room[0], View) and room[0].is_dense()
+    alone = room[0] if not tail.nodes and len(room) == 1 else None
+    direct = isinstance(alone, View) and (alone.is_dense() or (into is None and _whole(alone)))
     shape = node.type.shape
     target = room[0] if direct else b.temp(node.type.dtype, shape)
     assert isinstance(target, View)
