@@ -201,18 +201,21 @@ class Pricing:
     def best_trained(self, budget: float, start: Choice) -> Choice:
         """The cheapest choice found whose expected error before a training is about `budget`, where errors of kinds of which
         training leaves more count for more."""
-        weights, scale = self.catalog.lasting, 1.0
+        if not self.catalog.lasting:
+            return self.best(budget, start)
+        scale, found = 1.0, []
         for _ in range(_SCALINGS):
-            self._weights = weights
+            self._weights = self.catalog.lasting
             try:
-                found = self.best(budget * scale, start)
+                choice = self.best(budget * scale, start)
             finally:
                 self._weights = {}
-            expected = self.error(found)
-            if not weights or found == self.untouched or max(expected / budget, budget / max(expected, 1e-30)) < _NEAR:
+            ratio = max(self.error(choice), 1e-30) / budget
+            found.append((max(ratio, 1.0 / ratio), choice))
+            if choice == self.untouched or found[-1][0] < _NEAR:
                 break
-            scale *= budget / max(expected, 1e-30)
-        return found
+            scale /= ratio
+        return min(found, key=lambda pair: pair[0])[1]
 
     def _levels(self, choice: Choice, budget: float) -> tuple[list[list[int]], list[list[Level]]]:
         """For every group its levels whose error is within the budget, by index, and with what the whole would cost if this

@@ -273,8 +273,8 @@ class LayersAndWidths(Catalog):
         if calibration is None or not calibration.given or steps < 1:
             return None
         treated, rounding = self._treated(choice)
-        thin = tuple(text for text, t in treated if t.bits is None)
-        rounded = tuple(text for text, t in treated if t.bits is not None)
+        steps_of = [_apart(text.partition("=")[0], t) for text, t in treated]
+        thin, rounded = ([text for each in steps_of for text in each[i]] for i in range(2))
         shaping = _sampled((*self._narrowing(choice), *_treating(thin)), calibration)
         rounding = _sampled((*_treating(rounded), *rounding), calibration)
         given = self._given(choice)
@@ -329,6 +329,19 @@ class LayersAndWidths(Catalog):
         calibration = self.context.calibration
         padded = calibration is not None and bool(calibration.relevant)
         return treated, (Quantize(leave=tuple(floats), relevant=padded),)
+
+
+def _apart(name: str, treatment: Treatment) -> tuple[list[str], list[str]]:
+    """What a layer is given before a training, and after it: factors and blocks learn as floats, then become integers."""
+    thin = replace(treatment, bits=None, activations="none")
+    coded = Treatment(bits=treatment.bits, activations=treatment.activations)
+    if treatment.bits is None:
+        return [f"{name}={thin}"], []
+    if thin == KEEP:
+        return [], [f"{name}={coded}"]
+    parts: dict[str | None, tuple[str, ...]] = {None: (), "tucker": ("in", "core")}
+    names = (*(f"{name}_{part}" for part in parts.get(treatment.scheme, ("in",))), name)
+    return [f"{name}={thin}"], [f"{part}={coded}" for part in names]
 
 
 def _sampled(passes: Sequence[Any], calibration: Calibration) -> tuple[Pass, ...]:

@@ -197,6 +197,30 @@ def test_what_is_factored_is_trained_before_it_is_rounded() -> None:
     assert pipeline_text(parse_pipeline(text)[:1]) in found.pipeline(choice)
 
 
+@pytest.mark.parametrize(("name", "kinds"), [("mlp", ["channel", "blocks"]), ("convs", ["spatial", "channel"])])
+def test_so_is_what_is_factored_and_has_few_bits(name: str, kinds: list[str]) -> None:
+    """Factors and blocks are trained as floats; their parts become integers behind that."""
+    found = catalog(name)
+    for kind in kinds:
+        group, level = next(
+            (g, i) for g, some in enumerate(found.groups) for i, o in enumerate(some.options)
+            if o.name.startswith(kind) and "int4" in o.name
+        )
+        choice = tuple(level if g == group else 0 for g in range(len(found.groups)))
+        text = found.trained(choice, 100)
+        assert text is not None
+        shaping, first, rounding, *rest = parse_pipeline(text)
+        assert [s.name for s in (shaping, first, rounding, *rest)][:3] == ["treat", "distill", "treat"]
+        assert "int" not in pipeline_text([shaping]) and kind not in pipeline_text([rounding])
+        graph = graph_of(name)
+        context = Context(calibration=Calibration([[data(name)]]))
+        PassManager([shaping, rounding]).run(graph, context)
+        verify(graph)
+        assert not [r for r in context.remarks if r.kind == "missed"]
+        promised = sum(found.nbytes(i, choice) for i in range(len(found.touching)))
+        assert matrix_bytes(graph) == pytest.approx(promised, rel=0.02)
+
+
 def test_a_glance_rounds_to_the_nearest() -> None:
     """About the same error, without what takes longest; treatments below 8 bits stay as they are."""
     found, choice = catalog("mlp"), choices("mlp")[2]

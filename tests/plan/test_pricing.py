@@ -67,6 +67,22 @@ def test_the_best_choice_is_within_a_few_percent_of_all_tried(pricing: Pricing, 
     assert pricing.cost(found).nbytes <= 1.1 * least
 
 
+class Lasting(Chain):
+    """Of rounding, training leaves much."""
+
+    lasting = {"bits": 8.0}
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.02, 0.05, 0.08])
+def test_where_training_follows_errors_that_it_leaves_count_for_more(budget: float) -> None:
+    pricing = Pricing(Lasting(), "size", None, {})
+    alone, trained = pricing.best(budget, Lasting().plain), pricing.best_trained(budget, Lasting().plain)
+    shares = [sum(e for e, kind in zip(pricing.errors_by_group(c), pricing.kinds(c)) if kind == "bits") / pricing.error(c)
+              for c in (alone, trained)]
+    assert shares[1] < shares[0] and pricing.error(trained) < 1.5 * budget
+    assert Pricing(Chain(), "size", None, {}).best_trained(budget, Chain().plain) == alone
+
+
 def test_the_same_budget_gives_the_same_choice() -> None:
     first, second = (Pricing(Chain(), "size", None, {}).best(0.02, Chain().plain) for _ in range(2))
     assert first == second
