@@ -57,7 +57,7 @@ def run_before(nodes: Sequence[Node]) -> tuple[list[Node], Node] | None:
             inside, value = {*taken, node}, taken[-1].result
             alone = all(u in inside for n in taken for v in n.results for u in v.users)
             first = node.operand(0) is value and value.users == (node,) and value not in node.operands[1:]
-            same = all(n.type.shape == value.type.shape for n in taken)
+            same = all(n.result.tensor.shape == value.tensor.shape for n in taken)
             return (taken, node) if alone and first and same else None
         if not is_scalar(node):
             return None
