@@ -278,10 +278,6 @@ class LayersAndWidths(Catalog):
         shaping = _sampled((*self._narrowing(choice), *_treating(thin)), calibration)
         rounding = _sampled((*_treating(rounded), *rounding), calibration)
         given = self._given(choice)
-        if any(not s.path for s in given):
-            # Steps of a student of the whole model take a small part of what those take in which the model runs along.
-            augment = _augment(self.graph, calibration.batches[0])
-            return pipeline_text((*(replace(s.lesson(steps), augment=augment) for s in given), *rounding))
         lessons = len(given) + bool(shaping)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(self.graph, calibration.batches[0])
@@ -289,7 +285,7 @@ class LayersAndWidths(Catalog):
         mended = Distill(steps=last if lessons else steps, augment=augment, rate=rate)
         if not lessons and not rounding:
             return None
-        students = [s.lesson(first) for s in given]
+        students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
         return pipeline_text((*students, *shaping, *taught, *rounding, *([mended] if rounding else [])))
 
     def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
