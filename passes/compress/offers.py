@@ -45,8 +45,8 @@ _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
 _ROUNDED, _TABLED = 4.0, 2.0
 """What training leaves of errors of rounding, and of tables (rounded, made narrow too), beside what it leaves where units
-and factors are gone: weights that stay make up for these, and integers can only move to the next ones. Of MiniLM, a plan
-with 4-bit layers lost as much once it was trained as one without any, of two thirds of the bytes and less time."""
+and factors are gone: weights that stay make up for these, and integers can only move to the next ones. Set by hand; no
+measurement tells the factors apart from others."""
 _BATCHES, _SAMPLES = 32, 256
 """Batches and samples that passes see before a training."""
 

@@ -9,9 +9,9 @@ from mcomp.backends.triton import configs
 from mcomp.backends.triton.access import View
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.elementwise import flat, flat_grid, order_of
-from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.lower.tail import Tail, finish, library_ways, ours_first, plain
 from mcomp.backends.triton.lower.tiles import batch_grid, batch_line
-from mcomp.backends.triton.program import Chip, Config, Numbers
+from mcomp.backends.triton.program import Config, Numbers
 from mcomp.backends.triton.text import KNOWN, Group, KernelText, group
 from mcomp.ir import dims
 from mcomp.ir.dims import Dim
@@ -82,13 +82,9 @@ def attention(node: Node, tail: Tail, b: Builder) -> Declined | None:
     ours = b.launch("attention", text, _grid, configs.attention(depth, wide, configs.BITS[dtype.name]), sizes=sizes,
                     kind="attention", dtypes=(dtype.name,))
     # Torch's kernels give NaN for rows of which masks leave nothing, and multiply f32 by TF32.
-    library = library_way(node, tail, views, room, b) if mask is None and dtype.bits == 16 and rank == 4 else None
-    b.choose([("tile", [ours]), *([library] if library is not None else [])], _first, {"rows": length})
+    library = library_ways(node, tail, views, room, b) if mask is None and dtype.bits == 16 and rank == 4 else []
+    b.choose([("tile", [ours]), *library], ours_first, {"rows": length})
     return None
-
-
-def _first(sizes: Numbers, chip: Chip) -> int:
-    return 0
 
 
 def _repeated(view: View, heads: Dim) -> View:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcomp.backend import Declined, lowers
 from mcomp.backends.triton import configs
-from mcomp.backends.triton.access import Coded, Place, View, dense
+from mcomp.backends.triton.access import Coded, View, dense
 from mcomp.backends.triton.builder import TARGET, Builder
 from mcomp.backends.triton.lower.coded import byte_weight
 from mcomp.backends.triton.lower.products import FLOATS
-from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.lower.tail import Tail, finish, library_ways, ours_first, plain
 from mcomp.backends.triton.lower.tiles import batch_line, start_tile, tile_grid
-from mcomp.backends.triton.program import Chip, Config, Launch, Numbers, TorchStep
+from mcomp.backends.triton.program import Config, Numbers
 from mcomp.backends.triton.text import Group, KernelText, group
 from mcomp.ir import dims, dtypes
 from mcomp.ir.dims import Dim
 from mcomp.ir.encoding import Affine
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Node
 
 
 @lowers("conv", "conv_transpose", target=TARGET)
@@ -100,27 +99,15 @@ def conv(node: Node, tail: Tail, b: Builder) -> Declined | None:
         sizes: dict[str, Dim] = {"rows": positions, "cols": shape[1]}
         ours = b.launch(name, text, _channel_grid, configs.channels, sizes=sizes, kind=name,
                         dtypes=("i8" if bytes_ else dtype.name,))
-        b.choose([("channels", [ours]), *_library(node, tail, views, room, b, bool(bytes_))], _first, {"rows": positions})
+        b.choose([("channels", [ours]), *library_ways(node, tail, views, room, b)], ours_first, {"rows": positions})
         return None
     taps = windows.kernel[0] * windows.kernel[1] * windows.kernel[2]
     sizes = {"rows": positions, "cols": each_out, "inner": taps * each_in, "batch": windows.groups}
     bits = 8 if bytes_ else configs.BITS[dtype.name]
     form = configs.products(bits, most_rows=128, most_cols=128, least_inner=32 if bytes_ else 16)
     ours = b.launch(name, text, tile_grid, form, sizes=sizes, kind=name, dtypes=("i8" if bytes_ else dtype.name,))
-    b.choose([("tile", [ours]), *_library(node, tail, views, room, b, bool(bytes_))], _first, {"rows": positions})
+    b.choose([("tile", [ours]), *library_ways(node, tail, views, room, b)], ours_first, {"rows": positions})
     return None
-
-
-def _library(
-    node: Node, tail: Tail, views: dict[Value, Place], room: Sequence[Place], b: Builder, bytes_: bool
-) -> list[tuple[str, list[Launch | TorchStep]]]:
-    """The library's kernel as a candidate, where it has one."""
-    found = None if bytes_ else library_way(node, tail, views, room, b)
-    return [] if found is None else [found]
-
-
-def _first(sizes: Numbers, chip: Chip) -> int:
-    return 0
 
 
 def _byte_input(place: Coded) -> bool:

@@ -26,7 +26,7 @@ from mcomp.backends.triton.lower.linear import (
     vector_product,
     weight_way,
 )
-from mcomp.backends.triton.lower.tail import Tail, finish, library_way, plain
+from mcomp.backends.triton.lower.tail import Tail, finish, library_ways, ours_first, plain
 from mcomp.backends.triton.lower.tiles import prepared, start_tile, tile_grid
 from mcomp.backends.triton.program import Chip, Launch, Numbers, TorchStep
 from mcomp.backends.triton.text import Group, KernelText, group
@@ -96,8 +96,8 @@ def linear(node: Node, tail: Tail, b: Builder, before: Sequence[Node] = ()) -> D
         return None
     way = weight_way(weight, b, told=pairs is not None)
     ways: Ways = [("tile", [*first, tile_product(whole, way, b)]), ("vector", [*first, vector_product(whole, way, b)])]
-    library = library_way(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else None
-    ways += [(name, [*first, *steps]) for name, steps in (w for w in (library, pairs) if w is not None)]
+    others = library_ways(node, tail, whole.views, whole.room, b) if dtype in LIBRARY else []
+    ways += [(name, [*first, *steps]) for name, steps in (*others, *([] if pairs is None else [pairs]))]
     parts = split_of(whole, way, b)
     if parts is not None:
         ways += [(name, [*first, make(whole, way, b, parts), summed(whole, way, b, parts)])
@@ -122,10 +122,6 @@ def _computing(otherwise: Callable[[Numbers, Chip], int], first: int) -> Callabl
         return first if sizes["cols"] <= _COMPUTED_TILES * _TILE_COLS else otherwise(sizes, chip)
 
     return default
-
-
-def _first(sizes: Numbers, chip: Chip) -> int:
-    return 0
 
 
 def _by_rows(split: int | None) -> Callable[[Numbers, Chip], int]:
@@ -187,6 +183,6 @@ def matmul(node: Node, tail: Tail, b: Builder) -> Declined | None:
     dtype = node.type.dtype.name
     form = configs.products(configs.BITS[dtype], least_inner=32 if dtype == "f8e4m3" else 16)
     ours = b.launch("matmul", text, tile_grid, form, sizes=sizes, kind="matmul", dtypes=(dtype,))
-    library = library_way(node, tail, views, room, b) if node.type.dtype in LIBRARY else None
-    b.choose([("tile", [ours]), *([library] if library is not None else [])], _first, {"rows": sizes["rows"]})
+    library = library_ways(node, tail, views, room, b) if node.type.dtype in LIBRARY else []
+    b.choose([("tile", [ours]), *library], ours_first, {"rows": sizes["rows"]})
     return None

@@ -21,7 +21,7 @@ from mcomp.backends.triton.lower.elementwise import (
     store_value,
     widened,
 )
-from mcomp.backends.triton.program import Launch, TorchStep
+from mcomp.backends.triton.program import Chip, Launch, Numbers, TorchStep
 from mcomp.backends.triton.text import KNOWN, Group, KernelText
 from mcomp.ir import dims
 from mcomp.ir.encoding import DENSE
@@ -90,15 +90,20 @@ def finish(
         store_value(value, place, known, groups, text)
 
 
-def library_way(
+def library_ways(
     node: Node, tail: Tail, views: dict[Value, Place], room: Sequence[Place], b: Builder
-) -> tuple[str, list[Launch | TorchStep]] | None:
+) -> list[tuple[str, list[Launch | TorchStep]]]:
     """A library's kernel for a node, and one of ours for its tail: a candidate that only measuring can choose. None where
     operands are encoded."""
     if any(v is not None and v.tensor.encoding != DENSE for v in node.operands):
-        return None
+        return []
     places = [None if v is None else b.read(v) for v in node.operands]
-    return "library", torch_steps(node, places, None, tail, views, room, b, into=_INTO.get(node.op.name))
+    return [("library", torch_steps(node, places, None, tail, views, room, b, into=_INTO.get(node.op.name)))]
+
+
+def ours_first(sizes: Numbers, chip: Chip) -> int:
+    """The first way, without measuring: our kernel."""
+    return 0
 
 
 def _linear_into(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None:
