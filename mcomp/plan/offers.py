@@ -86,6 +86,11 @@ class Catalog(ABC):
         where nothing can be trained."""
         return None
 
+    def further(self, pipeline: str, steps: int, rate: float | None = None) -> str | None:
+        """The passes of one that `trained` gave, which train what they came to for so many steps more; None where that is
+        not possible."""
+        return None
+
 
 @dataclass(frozen=True)
 class Menu:

@@ -37,6 +37,11 @@ _MOST, _FURTHER = 8, 4
 _ROOM = 0.6
 """What a version with the error of the choice that training begins at is taken to lose at most, as a share of the budget: of
 versions with the same error, those that were trained lose a little less."""
+_ALMOST, _AGAIN = 1.25, 2
+"""A trained version that lost at most so many times the budget is trained on, so often at most: that it was trained already
+counts for more than another choice with a little less to bring back."""
+_SLOWER = 0.5
+"""The rate that training on takes, as a share of that before."""
 _GAIN = 20.0
 """By how many times training is taken to lower a squared error, at most."""
 
@@ -74,6 +79,7 @@ class Trainer:
         """Train, as long as there is time for it."""
         for choice in self.longer:
             version = self._taught(choice)
+            version = None if version is None else self._trained_on(version)
             if version is not None and self.standing.best is version:
                 self.start, self.load = choice, self.workshop.load(version)
         self._rising()
@@ -95,6 +101,7 @@ class Trainer:
             version = None if following is None else self._taught(following)
             if following is None or version is None:
                 return
+            version = self._trained_on(version)
             choice, left_over = following, max(self.workshop.judge_error(version) ** 2, 1e-12)
             self.aim.add(left_over, self.workshop.load(version))
             gain = min(_GAIN, max(0.5, self.looks.error(following) / left_over))
@@ -119,6 +126,39 @@ class Trainer:
             self.made += 1
             self.standing.judge(version)
         return version
+
+    def _trained_on(self, version: Version) -> Version:
+        """A version that lost a little more than the budget, trained on as long as that brings it nearer and time lasts."""
+        for _ in range(_AGAIN):
+            load = self.workshop.load(version)
+            if not 1.0 < load <= _ALMOST or not self._has_time():
+                break
+            further = self._further(version)
+            if further is None:
+                break
+            self.standing.judge(further)
+            nearer = self.workshop.load(further) < load
+            version = further if nearer else version
+            if not nearer:
+                break
+        return version
+
+    def _further(self, version: Version) -> Version | None:
+        """The version after a training more, at the pace of its last one; None where that is not known or too short."""
+        text = self.workshop.memory.recall("further", version.pipeline)
+        if text is None:
+            done = [t for context in version.contexts.values() for t in context.shared.get(TRAINED, ())]
+            if not done or done[-1].cut:
+                return None
+            last = done[-1]
+            pace = Pace(0.0, 0.0, (last,), last.steps, 0.0)
+            steps = pace.steps_in(_CAUTION * self._share(0.0), rated=True)
+            text = self.catalog.further(version.pipeline, steps, _SLOWER * last.rate) if steps >= _FEW else None
+            if text is None:
+                return None
+            self.workshop.memory.keep("further", version.pipeline, text)
+        self.count += 1
+        return self.workshop.make(f"trained {self.count}", text)
 
     def _has_time(self) -> bool:
         return (self.workshop.seconds_left(1.0 - _RESERVE) or 0.0) >= LEAST_SECONDS

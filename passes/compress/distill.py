@@ -64,8 +64,10 @@ class Distill(Pass):
         Modules get the region's inputs and give what it gives.
     max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
         samples) is refused.
-    seconds, steps, epochs: how long; `seconds` for all regions together. rate: about the share by which a step changes a
-        tensor, with adamw; none tries some. Later passes over the whole model take the rate that the first one found.
+    seconds, steps, epochs: how long: so many epochs, or steps where they are given, or less where `seconds` end before; they
+        are for all regions together.
+    rate: about the share by which a step changes a tensor, with adamw; none tries some. Later passes over the whole model
+        take the rate that the first one found.
     optimizer: adamw, or sgd with momentum. schedule: after a short warm-up the rate falls to zero, cosine or linear, or is
         constant. decay: the optimizer's weight decay, of matrices. batch: samples in a step.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:

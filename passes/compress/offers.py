@@ -39,7 +39,8 @@ from mcomp.plan.offers import Catalog, Choice, Group, Menu, Option, register_off
 from mcomp.plan.spread import Spread
 from mcomp.runtime.calibration import Calibration
 
-WIDTH, BRANCH, THIN, BITS, TABLE, STUDENT = "width", "branch", "thin", "bits", "table", "student"
+WIDTH, BRANCH, THIN, BITS, STUDENT = "width", "branch", "thin", "bits", "student"
+TABLE, NARROW = "table", "narrow table"
 """Kinds of levels."""
 _KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
 _THIN = (0.07, 0.05, 0.035, 0.025, 0.0175, 0.012, 0.008, 0.005)
@@ -100,7 +101,7 @@ class LayersAndWidths(Catalog):
     ) -> None:
         self.graph, self.context, self.coupling = own, context, coupling
         self.trains = (STUDENT,)
-        self.lasting = {BITS: _ROUNDED, TABLE: _TABLED}
+        self.lasting = {BITS: _ROUNDED, TABLE: _TABLED, NARROW: _TABLED}
         nodes = {n.name: n for n in own.nodes}
         self.dimensions = {d.name: d for d in coupling.dimensions if d.name in known["curves"]}
         self.orders = {name: np.array(known["curves"][name][0], np.int64) for name in self.dimensions}
@@ -282,11 +283,21 @@ class LayersAndWidths(Catalog):
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(self.graph, calibration.batches[0])
         taught = [Distill(steps=first, augment=augment, rate=rate)] if shaping else []
-        mended = Distill(steps=last if lessons else steps, augment=augment, rate=rate)
+        students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
+        # Of a student of the whole model, steps take a small part of what the model takes for the inputs of one: changed
+        # inputs, for which it would have to run along, are for the student's own training, where that is done once.
+        alone = any(not s.path for s in given)
+        mended = Distill(steps=last if lessons else steps, augment=None if alone else augment, rate=rate)
         if not lessons and not rounding:
             return None
-        students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
         return pipeline_text((*students, *shaping, *taught, *rounding, *([mended] if rounding else [])))
+
+    def further(self, pipeline: str, steps: int, rate: float | None = None) -> str | None:
+        """With another `distill` of the whole like the last one, where the pipeline ends with one."""
+        *before, last = parse_pipeline(pipeline)
+        if not isinstance(last, Distill) or last.student != "self" or last.region:
+            return None
+        return pipeline_text((*before, last, replace(last, steps=steps, rate=rate)))
 
     def _narrowing(self, choice: Choice) -> tuple[Pass, ...]:
         gone = [
@@ -386,7 +397,7 @@ def _sharing(nodes: Sequence[Node]) -> dict[int, tuple[int, ...]]:
 
 def _kind(treatment: Treatment, table: bool) -> str:
     if table:
-        return TABLE
+        return TABLE if treatment.scheme is None else NARROW
     return BITS if treatment.scheme is None and treatment.block is None else THIN
 
 

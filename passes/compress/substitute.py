@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 LEAST_SAMPLES = 8
+_GROWN = "grown "
+_KEPT_BYTES = 1 << 28
+"""Changed copies of samples of the whole model are kept for the next training where they, and the samples, take no more."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def substitute(
     The targets are the dense graph's values of the same names, where it has them, else the region's own. Raises PassError
     for a module that does not fit.
     """
-    from mcomp.passes.compress.training.tasks import values_on
+    from mcomp.passes.compress.training.tasks import values_digest, values_on
 
     graph, calibration = region.graph, context.calibration
     assert calibration is not None
@@ -75,9 +78,11 @@ def substitute(
     note = left_out(min(len(inputs), len(targets)), len(calibration))
     if options.augment is not None:
         copies = min(options.copies, max(0, CACHED_BYTES // max(1, samples.nbytes) - 1))
-        reason = _grow(samples, body, inputs[0], options, copies)
-        if reason is not None:
-            return Substitution(reason=reason, remedy="choose another augment, or none")
+        taught = values_digest(dense, dense.outputs, options.batch, options.held, recipe.seed)
+        grown = _grown(samples, region, body, inputs[0], options, copies, taught, calibration.memo)
+        if isinstance(grown, str):
+            return Substitution(reason=grown, remedy="choose another augment, or none")
+        samples = grown
         if copies < options.copies:
             note = f"{note + '; ' if note else ''}{copies} of {options.copies} changed copies of the samples fit in memory"
     report = _train(region, made, samples, recipe, options, checkpoint, progress)
@@ -131,6 +136,30 @@ def _samples(
         None if flags is None else [*flags, *([True] * len(region.outputs))],
         size=options.batch, held=options.held, seed=seed,
     )
+
+
+def _grown(
+    samples: Samples, region: Region, body: Graph, example: list[Any], options: Options, copies: int,
+    known: str, memo: dict[str, Any],
+) -> Samples | str:
+    """The samples, which `known` tells from others, with changed copies of them, or a reason why there are none. Of the
+    whole model they are made once: with a large one that takes longer than training a small student."""
+    from mcomp.passes.compress.training.tasks import values_digest
+
+    key = None
+    if region.whole and isinstance(options.augment, str):
+        key = f"{_GROWN}{values_digest(body, body.outputs, known, options.augment, copies)}"
+        if key in memo:
+            found: Samples = memo[key]
+            return found
+    reason = _grow(samples, body, example, options, copies)
+    if reason is not None:
+        return reason
+    if key is not None and samples.nbytes <= _KEPT_BYTES:
+        for other in [k for k in memo if k.startswith(_GROWN)]:
+            del memo[other]
+        memo[key] = samples
+    return samples
 
 
 def _grow(samples: Samples, body: Graph, example: list[Any], options: Options, copies: int) -> str | None:

@@ -391,6 +391,36 @@ def test_changed_copies_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert any("2 of 4 changed copies" in r.reason for r in context.remarks)
 
 
+def test_changed_copies_of_the_whole_model_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcomp.passes.compress import substitute
+
+    made, usual = [], substitute._grow
+
+    def counted(*args: Any) -> str | None:
+        made.append(args)
+        return usual(*args)
+
+    monkeypatch.setattr(substitute, "_grow", counted)
+    data = Calibration([[torch.randn(64, 8, generator=torch.Generator().manual_seed(1))]])
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def trained(calibration: Calibration, **options: Any) -> str:
+        graph = parse_graph(MLP, generate=True)
+        one = Distill(**{"student": student, "steps": 5, "rate": 1e-3, "augment": "mix", "max_error": 50.0, **options})
+        PassManager([one]).run(graph, Context(calibration=calibration))
+        return graph_text(graph, digests=32)
+
+    first, again = trained(data), trained(data)
+    assert first == again == trained(Calibration(data.batches)) and len(made) == 2
+    others: list[dict[str, Any]] = [{"augment": "noise"}, {"copies": 2}, {"batch": 16}, *([{"region": "body"}] * 2)]
+    for number, options in enumerate(others):
+        if "region" in options:
+            options["student"] = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 64))
+        trained(data, **options)
+        assert len(made) == 3 + number
+
+
 def test_an_augmentation_that_does_not_fit_says_so() -> None:
     graph, context, _ = distilled(MLP, damaged("distill{augment=images,steps=2}"))
     assert not graph.ledger and any("rank 4" in r.reason for r in context.remarks)

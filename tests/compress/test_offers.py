@@ -285,7 +285,9 @@ def test_a_given_student_takes_the_place_of_its_module_and_leaves_the_rest_to_be
     text = found.pipeline(choice)
     assert text.startswith("distill{student=given,")
     assert "widths" not in text
-    assert "given" in str(found.trained(choice, 50))
+    taught, rounded, mended = parse_pipeline(found.trained(choice, 50) or "")
+    assert (taught.student, taught.steps, rounded.name) == ("given", 35, "quantize")
+    assert (taught.augment, mended.augment, mended.steps) == ("mix", None, 15)  # the model runs along in neither
     graph = mlp(outputs=64)
     PassManager(parse_pipeline(text)).run(graph, context)
     verify(graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from mcomp.backend import CompileOptions
@@ -94,7 +96,43 @@ FEW_PLANES = """graph @few_planes [B in 1..] (%x: f32[B, 3, 4, 8], %z: f32[B, 4,
   return %y, %r, %l
 }"""
 
-ALL = (DYNAMIC, STATIC, CONVOLUTIONS, IMAGES, WEIGHT_ONLY, FEW_PLANES)
+COUNTS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 17, 18, 24, 31, 33, 40)
+
+
+def _ragged() -> str:
+    """Convolutions that give bytes of so many channels, each plain and depthwise behind that."""
+
+    def step(name: str, x: str, given: str, weight: str, n: int, groups: int) -> str:
+        made = f"f32[B, {n}, 6, 7]"
+        shape = f"f32[{n}, {8 if groups == 1 else 1}, 3, 3] affine<i8, axis=0>"
+        conv = f"{{stride=[1,1], padding=[[1,1],[1,1]], dilation=[1,1], groups={groups}}}"
+        return f"""
+  %{weight} = const @{weight}#int8 : {shape}
+  %{name} = fused %{x}, %{weight} {{kind="epilogue", body=graph @body [B in 1..]
+      (%i: {given}, %w: {shape}) -> ({made} affine<u8, scale=0.1>) {{
+    %h = conv %i, %w {conv} : {made}
+    %a = relu %h : {made}
+    %o = quantize %a {{dtype=!u8, scale=0.1}} : {made} affine<u8, scale=0.1>
+    return %o
+  }}}} : {made} affine<u8, scale=0.1>"""
+
+    source = "f32[B, 8, 6, 7] affine<u8, scale=0.03, zero=120>"
+    lines = []
+    for n in COUNTS:
+        coded = f"f32[B, {n}, 6, 7] affine<u8, scale=0.1>"
+        lines += [
+            step(f"y{n}", "q", source, f"w{n}", n, 1), step(f"z{n}", f"y{n}", coded, f"v{n}", n, n) if n > 1 else "",
+            f"\n  %d{n} = decode %{'z' if n > 1 else 'y'}{n} : f32[B, {n}, 6, 7]",
+        ]
+    types = ", ".join(f"f32[B, {n}, 6, 7]" for n in COUNTS)
+    return f"""graph @ragged [B in 1..] (%x: f32[B, 8, 6, 7]) -> ({types}) {{
+  %q = quantize %x {{dtype=!u8, scale=0.03, zero=120}} : {source}{"".join(lines)}
+  return {", ".join(f"%d{n}" for n in COUNTS)}
+}}"""
+
+
+RAGGED = _ragged()
+ALL = (DYNAMIC, STATIC, CONVOLUTIONS, IMAGES, WEIGHT_ONLY, FEW_PLANES, RAGGED)
 # One activation in a thousand may round to the neighbouring integer.
 LOOSE = 5e-3
 
@@ -110,6 +148,7 @@ def test_int8_graphs_agree_with_the_reference(isa: str | None) -> None:
         check(compiled(WEIGHT_ONLY, isa=isa, among=ALL), [torch.randn(batch, 64)])
         planes = [torch.randn(batch, 3, 4, 8), torch.randn(batch, 4, 5, 8)]
         check(compiled(FEW_PLANES, isa=isa, among=ALL), planes, tolerance=LOOSE)
+        check(compiled(RAGGED, isa=isa, among=ALL), [torch.randn(batch, 8, 6, 7)], tolerance=LOOSE)
 
 
 def test_bytes_are_multiplied_not_decoded() -> None:
@@ -118,6 +157,7 @@ def test_bytes_are_multiplied_not_decoded() -> None:
     assert kernel_names(compiled(CONVOLUTIONS, among=ALL), B=1).count("conv_i8") == 3
     assert kernel_names(compiled(IMAGES, among=ALL), B=1)[:2] == ["quantize", "conv_i8"]
     assert "linear_i8" in kernel_names(compiled(FEW_PLANES, among=ALL), B=1)
+    assert Counter(kernel_names(compiled(RAGGED, among=ALL), B=1)).keys() == {"quantize", "conv_i8", "copy", "decode"}
     assert not any("decode" in n for t in ALL[:3] for n in kernel_names(compiled(t, among=ALL), B=1))
 
 

@@ -157,6 +157,36 @@ def test_what_held_without_training_does_not_lead_beyond_what_training_held() ->
     assert len(shop.made) == 1 and shop.judge_error(SimpleNamespace(pipeline=shop.made[0])) ** 2 < 0.05
 
 
+class Further(Trainable):
+    def further(self, pipeline: str, steps: int, rate: float | None = None) -> str | None:
+        return f"{pipeline}+{steps}"
+
+
+def trained_on(loads: list[float], memory: Memory | None = None) -> list[str]:
+    """What is made where the first choice, after each training, has these loads, and any other nothing to do with it."""
+    shop = Shop(wrong=1.0, memory=memory or Memory())
+
+    def load(version: Any) -> float:
+        first = version.pipeline.startswith(shop.made[0])
+        return loads[version.pipeline.count("+")] if first else 0.95
+
+    shop.load = load  # type: ignore[method-assign]
+    pricing = Pricing(Further(), "size", None, {})
+    judged = SimpleNamespace(judge=lambda version: None, best=None)
+    looks = Looks(pricing, shop.measure, {})
+    Trainer(shop, judged, pricing.catalog, pricing, START, looks, 0.5).run()  # type: ignore[arg-type]
+    return shop.made
+
+
+def test_what_lost_a_little_more_than_the_budget_is_trained_on() -> None:
+    memory = Memory()
+    first, second, third = trained_on([1.2, 1.05, 0.95], memory)[:3]
+    assert second.startswith(f"{first}+") and third.startswith(f"{second}+")
+    assert trained_on([1.2, 1.05, 0.95], memory)[:3] == [first, second, third]  # a search that goes on makes the same
+    for loads in ([0.95], [1.4], [1.2, 1.3, 0.9]):
+        assert max(pipeline.count("+") for pipeline in trained_on(loads)) == len(loads[:2]) - 1
+
+
 def test_steps_are_told_by_a_choice_of_about_the_same_cost() -> None:
     shop, pricing = Shop(wrong=1.0), Pricing(Trainable(), "size", None, {})
     trained(shop)

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "isa.hpp"
 
@@ -31,6 +32,25 @@ constexpr bool kMasked = false;
 
 template <int Bytes>
 struct ByteVector;
+
+// Copies n >= W bytes in pieces of W, the last of which may overlap the one before.
+template <int W>
+MCOMP_INLINE void copy_pieces(char* to, const char* from, int64_t n) {
+  for (int64_t i = 0; i + W < n; i += W) std::memcpy(to + i, from + i, W);
+  std::memcpy(to + n - W, from + n - W, W);
+}
+// Calls f with the width of pieces, a power of two, in which n > 0 bytes are copied: calls of memcpy take longer than that for
+// a few.
+template <class F>
+MCOMP_INLINE void with_pieces(int64_t n, const F& f) {
+  if (n >= 16) return f(std::integral_constant<int, 16>{});
+  if (n >= 8) return f(std::integral_constant<int, 8>{});
+  if (n >= 4) return f(std::integral_constant<int, 4>{});
+  f(std::integral_constant<int, 1>{});
+}
+MCOMP_INLINE void copy_few(char* to, const char* from, int64_t n) {
+  with_pieces(n, [&](auto width) MCOMP_LAMBDA { copy_pieces<width>(to, from, n); });
+}
 
 #if !defined(MCOMP_X86_SIMD)
 

@@ -187,7 +187,7 @@ struct QuadsToBytes {
         char* at = p < pixels ? reinterpret_cast<char*>(out + (row0 + p) * ld + c) : held;
         if constexpr (Masked) {
           V::store(held + p * V::kBytes, bytes);
-          std::memcpy(at, held + p * V::kBytes, static_cast<size_t>(count));
+          copy_few(at, held + p * V::kBytes, count);
         } else {
           V::store(at, bytes);
         }

@@ -51,7 +51,7 @@ struct Requantize {
 #else
       alignas(64) uint8_t all[kLanes];
       detail::store_bytes(all, value);
-      std::memcpy(o, all, static_cast<size_t>(lanes));
+      detail::copy_few(reinterpret_cast<char*>(o), reinterpret_cast<const char*>(all), lanes);
 #endif
     }
   }
@@ -238,11 +238,10 @@ MCOMP_INLINE void copy_byte_rows(const uint8_t* rows, int64_t count, uint8_t* ou
     });
     return;
   }
-  for (int r = 0; r < MR; ++r, rows += NR, out += step) {
-    int64_t i = 0;
-    for (; i + 8 <= count; i += 8) std::memcpy(out + i, rows + i, 8);
-    if (i < count) std::memcpy(out + i, rows + i, static_cast<size_t>(count - i));
-  }
+  with_pieces(count, [&](auto width) MCOMP_LAMBDA {
+    for (int r = 0; r < MR; ++r)
+      copy_pieces<width>(reinterpret_cast<char*>(out + r * step), reinterpret_cast<const char*>(rows + r * NR), count);
+  });
 }
 
 #endif

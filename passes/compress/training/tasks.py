@@ -173,7 +173,7 @@ def taught_values(
 ) -> list[list[Tensor]]:
     """As `values_on`; kept with the calibration data, where all that is kept so is not much, for who trains against them
     again."""
-    key = f"{_TAUGHT}{_digest(dense, wanted, limit_bytes)}"
+    key = f"{_TAUGHT}{values_digest(dense, wanted, limit_bytes)}"
     known: list[list[Tensor]] | None = calibration.memo.get(key)
     if known is None:
         known = values_on(dense, calibration, wanted, limit_bytes=limit_bytes)
@@ -186,14 +186,15 @@ def taught_places(
 ) -> dict[int, list[Tensor]]:
     """Where values of a graph for changed samples are kept, by place in their cycle: with the calibration data, for who
     changes the same ones again in the same way (`how`: everything that says which are where), and nobody else."""
-    key, memo = f"{_PLACES}{_digest(dense, wanted, *how)}", calibration.memo
+    key, memo = f"{_PLACES}{values_digest(dense, wanted, *how)}", calibration.memo
     for other in [k for k in memo if k.startswith(_PLACES) and k != key]:
         del memo[other]
     known: dict[int, list[Tensor]] = memo.setdefault(key, {})
     return known
 
 
-def _digest(dense: Graph, wanted: Sequence[Value], *how: object) -> str:
+def values_digest(dense: Graph, wanted: Sequence[Value], *how: object) -> str:
+    """What values of a graph are told from others by, and from those found in another way (`how`)."""
     names = ",".join(v.name for v in wanted)
     return hashlib.sha256(f"{graph_text(dense, digests=32)}{names} {how}".encode()).hexdigest()
 
