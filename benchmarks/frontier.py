@@ -46,8 +46,8 @@ PLAN, UNTRAINED = "plan", "plan, no training"
 class Goal:
     """A row of the goals: the case, how much of its metric may go, how long a search may take, and single techniques beside
     which the plan is shown. tuned: those with `SHARE` in their pipelines, the least of which that keeps the budget is found
-    where that is asked for. untrained: also a search without training. student: widths of an MLP that the search is given
-    as a student for the whole model. augment: how inputs are changed when single techniques are trained, as searches do."""
+    where that is asked for. untrained: also a search without training. students_of: widths of MLPs that the search is given
+    as students for the whole model. augment: how inputs are changed when single techniques are trained, as searches do."""
 
     case: str
     drop: float = 1.0
@@ -56,7 +56,7 @@ class Goal:
     minutes: float = 30.0
     objective: str = "latency"
     untrained: bool = False
-    student: tuple[int, ...] = ()
+    students_of: tuple[tuple[int, ...], ...] = ()
     augment: str = ""
 
     def trained(self, seconds: float) -> dict[str, str]:
@@ -73,9 +73,12 @@ class Goal:
         import torch
         from torch import nn
 
-        torch.manual_seed(0)
-        layers = [m for a, b in itertools.pairwise(self.student) for m in (nn.Linear(a, b), nn.ReLU())]
-        return {"": nn.Sequential(*layers[:-1])} if layers else {}
+        def network(widths: tuple[int, ...]) -> nn.Module:
+            torch.manual_seed(0)
+            layers = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+            return nn.Sequential(*layers[:-1])
+
+        return {"": [network(widths) for widths in self.students_of]} if self.students_of else {}
 
 
 _CHANNELS = {
@@ -105,8 +108,8 @@ GOALS = {
                           augment="mix")
         for i in range(5)
     },
-    "fashion": Goal("fashion", drop=0.5, singles=_INT4, objective="size", student=(100, 64, 32, 10), minutes=10,
-                    augment="mix"),
+    "fashion": Goal("fashion", drop=0.5, singles=_INT4, objective="size", minutes=10, augment="mix",
+                    students_of=((100, 128, 64, 10), (100, 64, 32, 10))),
 }
 
 

@@ -74,9 +74,10 @@ def optimize(
     seed: of whatever is drawn at random: the same seed and cost table give the same plan.
     resume: a folder in which the search keeps what it measured and made; the same call (with the same metric) goes on from
         there after it was killed.
-    students: modules that may take the places of others, by module path ("": the whole model). One gets what the other gets,
-        in order, and is trained without labels to give what that gives. The planner, which needs a `time_limit` for it,
-        chooses whether; a pipeline says `distill{region=path,student=given}`.
+    students: modules that may take the places of others, by module path ("": the whole model): one for each, or a list to
+        choose from. One gets what the other gets, in order, and is trained without labels to give what that gives. The
+        planner, which needs a `time_limit` for it, chooses whether, and which; a pipeline says
+        `distill{region=path,student=given}`, with `number=1` for the second of a list.
 
     Returns a CompiledModel. A budget that cannot be met still returns the best model found, and the report says so.
     Raises CaptureError (training mode, arguments the model refuses), CallError (arguments that its forward does not have, or
@@ -161,9 +162,10 @@ def _check_students(model: nn.Module, settings: Settings) -> None:
     import torch
 
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
-    for path, student in settings.students.items():
-        if not isinstance(student, torch.nn.Module):
-            raise PassError(f"the student of {path!r} is {type(student).__name__}, not an nn.Module", code="MC0222",
+    for path, some in settings.students.items():
+        odd = next((student for student in some if not isinstance(student, torch.nn.Module)), None)
+        if odd is not None or None in some:
+            raise PassError(f"the student of {path!r} is {type(odd).__name__}, not an nn.Module", code="MC0222",
                             help=f"write students={{{path!r}: module}}, with a module that was made, not its class")
         if path not in paths:
             close = difflib.get_close_matches(path, paths, n=1)

@@ -6,7 +6,9 @@
     table.microseconds(piece, sizes={"B": 1})
 
 A piece is known by what it computes with (see `mcomp.ir.extract.signature`) and the sizes of its symbols, so that layers of
-the same shape share a measurement, in this search and in later ones.
+the same shape share a measurement, in this search and in later ones. Bytes that a piece makes of its inputs in a known
+range, and floats that it makes of bytes at its end, count for nothing: in a whole model its neighbours make and take bytes.
+Nor does what puts elements in another order, such as channels last: neighbours keep to one.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from mcomp.plan.profile import cache_directory, profile_key
 from mcomp.runtime.choose import lowered
 from mcomp.threads import available_threads
 
+_FORMAT = 2
+"""Of what the times are."""
 AT_ONCE = 48
 """Pieces compiled together."""
 ROUNDS, REPEATS = 3, 7
@@ -51,7 +55,7 @@ class CostTable:
         """The table of this device; empty where nothing was measured. A damaged file is measured again, with a warning."""
         backend = backend_named(target)
         isa = target.partition(":")[2]
-        name = f"costs-{profile_key(backend.name, threads or available_threads())}{isa and '-'}{isa}.json"
+        name = f"costs{_FORMAT}-{profile_key(backend.name, threads or available_threads())}{isa and '-'}{isa}.json"
         table = cls(target, threads, (directory or cache_directory()) / name)
         try:
             found = json.loads(table.path.read_text(encoding="utf-8"))
@@ -104,10 +108,11 @@ class CostTable:
         options = CompileOptions(isa=self.target.partition(":")[2] or None, threads=self.threads, hints=sizes)
         executables = backend.compile_many([lowered(backend, piece) for piece in pieces], options)
         calls = [_example(piece, sizes) for piece in pieces]
+        counted = [_counted(piece, e, symbols) for piece, e, (_, symbols) in zip(pieces, executables, calls, strict=True)]
         best = [float("inf")] * len(pieces)
         for _ in range(ROUNDS):
             for i, (executable, (inputs, symbols)) in enumerate(zip(executables, calls, strict=True)):
-                best[i] = min(best[i], _run(executable, inputs, symbols))
+                best[i] = min(best[i], _run(executable, inputs, symbols, counted[i]))
         return best
 
 
@@ -118,8 +123,23 @@ def piece_key(piece: Graph, sizes: Mapping[str, int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _run(executable: Executable, inputs: Sequence[Any], symbols: Mapping[str, int]) -> float:
-    return sum(executable.profile(inputs, symbols, repeats=REPEATS))
+def _run(executable: Executable, inputs: Sequence[Any], symbols: Mapping[str, int], counted: Sequence[bool]) -> float:
+    times = executable.profile(inputs, symbols, repeats=REPEATS)
+    return sum(us for us, counts in zip(times, counted, strict=True) if counts)
+
+
+def _counted(piece: Graph, executable: Executable, symbols: Mapping[str, int]) -> list[bool]:
+    """Which kernels of a piece count: not those that only make bytes of inputs, in a known range, or floats at its end, nor
+    those that only put elements in another order; all where there are no others."""
+    given = set(piece.inputs)
+    beside = {
+        n.result.name for n in piece.nodes
+        if (n.op.name == "quantize" and n.operand(0) in given and "scale" in n.attrs)
+        or (n.op.name == "decode" and piece.is_output(n.result))
+    }
+    kernels = executable.kernels(symbols)
+    found = [bool(set(k.ops) - {"copy"}) and not (k.nodes and set(k.nodes) <= beside) for k in kernels]
+    return found if any(found) else [True] * len(found)
 
 
 def _example(piece: Graph, sizes: Mapping[str, int]) -> tuple[list[Any], dict[str, int]]:

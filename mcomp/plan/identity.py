@@ -34,9 +34,10 @@ def identity_of(settings: Settings, works: Sequence[Any]) -> str:
                 h.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     options = {name: repr(getattr(settings, name)) for name in _NAMED}
     fingerprint = Fingerprint(h)
-    for path, student in sorted(settings.students.items()):
-        fingerprint.add(path)
-        fingerprint.add(student)
+    for path, some in sorted(settings.students.items()):
+        for student in some:
+            fingerprint.add(path)
+            fingerprint.add(student)
     for item in passes_of(settings.steps()):
         fingerprint.add_code(type(item))
         for f in dataclasses.fields(item):  # type: ignore[arg-type]

@@ -153,10 +153,15 @@ class Planner:
         load = None if known is None else self.workshop.load(known)
         trainer = Trainer(
             self.workshop, self.standing, self.catalog, self.pricing, start, self.looks, load,
-            [choice for choice in self.unfinished if self._worth(choice)], self._usual_seconds(), self._bound(),
+            self._unfinished(), self._usual_seconds(), self._bound(),
         )
         trainer.run()
         return trainer.made > 0
+
+    def _unfinished(self) -> list[Choice]:
+        """Students to be trained longer, that which lost least first."""
+        worth = [choice for choice in self.unfinished if self._worth(choice)]
+        return sorted(worth, key=lambda choice: self.workshop.load(self.tried[self.catalog.pipeline(choice)]))
 
     def _bound(self) -> float:
         """The squared error up to which the budget is expected to hold without training: where nothing broke it, not much
@@ -217,13 +222,17 @@ class Planner:
         """What trains something of its own, each alone and with the rest in int8: who gives a student wants to know. One
         that did not get near the module at all is left out."""
         plain, begin = self.catalog.plain, time.monotonic()
-        for g, group in enumerate(self.catalog.groups):
-            level = next((i for i, o in enumerate(group.options) if i and o.kind in self.catalog.trains), 0)
+        found = [
+            (g, level, option) for g, group in enumerate(self.catalog.groups) for level, option in enumerate(group.options)
+            if level and option.kind in self.catalog.trains
+        ]
+        for g, level, option in found:
             choice = (*plain[:g], level, *plain[g + 1 :])
-            near = level and group.options[level].error < 1.0
-            if not near or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
+            if option.error >= 1.0 or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
                 continue
-            fits = self._attempt(choice, group.key, aims=False)
+            group = self.catalog.groups[g]
+            name = group.key if len(group.options) == 2 else f"{group.key}, {option.name}"
+            fits = self._attempt(choice, name, aims=False)
             if not fits and self.workshop.load(self.tried[self.catalog.pipeline(choice)]) <= _HOPE:
                 self.unfinished.append(choice)
         self.teaching = (time.monotonic() - begin) / (self.workshop.settings.time_limit or 1.0)

@@ -19,7 +19,7 @@ from mcomp.scalars import real_number, whole_number
 OBJECTIVES = ("latency", "size", "memory", "balanced")
 _LAYERS_HELP = 'write layers={"encoder.*.fc1": {"bits": 8}, "head": {"quantize": False}}'
 _EXCLUDE_HELP = 'name layers by module path, such as exclude=["encoder.*.fc1", "head"]'
-_STUDENTS_HELP = 'write students={"body": module}, or {"": module} for the whole model'
+_STUDENTS_HELP = 'write students={"body": module}, or {"": module} for the whole model; or a list of modules'
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -27,7 +27,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `mcomp.optimize`; see there. `calibration` holds calls: (args, kwargs)."""
+    """The options of `mcomp.optimize`; see there. `calibration` holds calls: (args, kwargs); `students` tuples."""
 
     dynamic: Any = None
     target: str = "cpu"
@@ -58,6 +58,9 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        if isinstance(self.students, Mapping):
+            several = {k: tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in self.students.items()}
+            object.__setattr__(self, "students", several)
         for name in ("max_drop", "max_error", "time_limit"):
             object.__setattr__(self, name, real_number(getattr(self, name)))
         for name in ("threads", "seed"):
@@ -114,9 +117,11 @@ class Settings:
         if not isinstance(self.students, Mapping):
             raise PassError(f"students is {type(self.students).__name__}; it must be a dict", code="MC0222",
                             help=_STUDENTS_HELP)
-        for path in self.students:
+        for path, some in self.students.items():
             if not isinstance(path, str):
                 raise PassError(f"students has {path!r}, which is no module path", code="MC0222", help=_STUDENTS_HELP)
+            if not some:
+                raise PassError(f"students has no module for {path!r}", code="MC0222", help=_STUDENTS_HELP)
 
     def _check_exclude(self) -> None:
         if isinstance(self.exclude, str):

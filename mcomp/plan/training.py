@@ -78,6 +78,9 @@ class Trainer:
     def run(self) -> None:
         """Train, as long as there is time for it."""
         for choice in self.longer:
+            held = self.load is not None and self.load <= 1.0
+            if held and self._number(choice) >= self._number(self.start):
+                continue
             version = self._taught(choice)
             version = None if version is None else self._trained_on(version)
             if version is not None and self.standing.best is version:
@@ -223,8 +226,11 @@ class Trainer:
 
     def _alike(self, choice: Choice, other: Choice) -> bool:
         """Whether two choices cost about the same, so that a step of one takes as long as of the other."""
-        costs = [self.pricing.number(self.pricing.cost(c)) for c in (choice, other)]
+        costs = [self._number(c) for c in (choice, other)]
         return max(costs) <= _ALIKE * min(costs)
+
+    def _number(self, choice: Choice) -> float:
+        return self.pricing.number(self.pricing.cost(choice))
 
     def _learn_rate(self, version: Version) -> None:
         """Take the rate over that the last training of a pipeline, that of the whole model, went at."""

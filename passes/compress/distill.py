@@ -62,6 +62,7 @@ class Distill(Pass):
         layers, the share `ratio` of their units, those that pruning keeps. shallower: the share `ratio` of its layers,
         those that do most. given: the module in `mcomp.optimize(students={region: module})`. Or an nn.Module (not in text).
         Modules get the region's inputs and give what it gives.
+    number: which, from 0, where several modules are given for the region.
     max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
         samples) is refused.
     seconds, steps, epochs: how long: so many epochs, or steps where they are given, or less where `seconds` end before; they
@@ -87,6 +88,7 @@ class Distill(Pass):
 
     region: str = ""
     student: Any = "self"
+    number: int = 0
     ratio: float = 0.5
     split: Literal["none", "residual", "modules"] = "none"
     max_error: float = 0.5
@@ -125,9 +127,14 @@ class Distill(Pass):
         if not known and (isinstance(self.student, str) or not callable(getattr(self.student, "forward", None))):
             raise PassError(f"distill: student is {self.student!r}", code="MC0204",
                             help=f"use one of {', '.join(STUDENT_KINDS)}, or Distill(student=module) with an nn.Module")
-        if self.student == "given" and self.region not in context.shared.get(STUDENTS, {}):
-            raise PassError(f"distill: no student was given for {self.region!r}", code="MC0222",
-                            help=f"pass students={{{self.region!r}: module}} to mcomp.optimize")
+        if self.student == "given":
+            count = len(context.shared.get(STUDENTS, {}).get(self.region, ()))
+            if not count:
+                raise PassError(f"distill: no student was given for {self.region!r}", code="MC0222",
+                                help=f"pass students={{{self.region!r}: module}} to mcomp.optimize")
+            if not 0 <= self.number < count:
+                raise PassError(f"distill: number is {self.number}, and {count} were given for {self.region!r}",
+                                code="MC0222", help="they are counted from 0")
         for name, good, wanted in self._ranges():
             if not good:
                 raise PassError(f"distill: {name} is {getattr(self, name)}", code="MC0204", help=f"use {wanted}")
@@ -288,7 +295,7 @@ class Distill(Pass):
         return PassResult(done > 0, NONE, {"students": done})
 
     def _module(self, context: Context) -> Any:
-        return context.shared[STUDENTS][self.region] if self.student == "given" else self.student
+        return context.shared[STUDENTS][self.region][self.number] if self.student == "given" else self.student
 
     def _tell_student(self, graph: Graph, context: Context, name: str, found: Substitution) -> bool:
         place = name or graph.name

@@ -33,9 +33,11 @@ _COMPARED = 32
 
 @dataclass(frozen=True)
 class Student:
-    """A student of a module. `error`: squared relative error of the model's outputs after `steps` steps of training."""
+    """A student of a module, the one of this number of those that were given for it. `error`: squared relative error of the
+    model's outputs after `steps` steps of training."""
 
     path: str
+    number: int
     region: Region
     body: Graph
     error: float
@@ -43,7 +45,8 @@ class Student:
 
     def lesson(self, steps: int | None = None) -> Distill:
         """The pass that puts it into the module's place."""
-        return Distill(region=self.path, student="given", steps=self.steps if steps is None else steps, max_error=1.0)
+        return Distill(region=self.path, student="given", number=self.number, steps=self.steps if steps is None else steps,
+                       max_error=1.0)
 
     def nbytes(self) -> int:
         """Bytes of its weights but vectors, in integers of 8 bits where layers can have them."""
@@ -71,48 +74,54 @@ class Student:
         return [n for n in self.body.nodes if n.op.name in ("linear", "conv") and n.operand(1).weight is not None]
 
 
-def tried_students(own: Graph, context: Context, spread: Spread) -> tuple[dict[str, Any], list[str]]:
-    """What short trainings of the given students came to: by module path the squared error of the model's outputs and the
-    number of steps; and why some are no choice. Without a time limit, none is."""
-    given: Mapping[str, Any] = context.shared.get(STUDENTS, {})
+Tried = list[tuple[str, int, float, int]]
+"""Module path, number, squared error of the model's outputs, steps of training."""
+
+
+def tried_students(own: Graph, context: Context, spread: Spread) -> tuple[Tried, list[str]]:
+    """What short trainings of the given students came to, and why some are no choice. Without a time limit, none is."""
+    given: Mapping[str, Sequence[Any]] = context.shared.get(STUDENTS, {})
     seconds = context.shared.get(TRAINING)
     if not given:
-        return {}, []
+        return [], []
     if seconds is None:
-        return {}, ["students are trained within a time limit, and there is none: pass time_limit=..."]
-    found: dict[str, Any] = {}
+        return [], ["students are trained within a time limit, and there is none: pass time_limit=..."]
+    found: Tried = []
     notes: list[str] = []
-    for path in given:
-        spread.say(f"the student of {path or 'the model'}")
+    wanted = [(path, number) for path, some in given.items() for number in range(len(some))]
+    for path, number in wanted:
+        which = "the student" if len(given[path]) == 1 else f"student {number}"
+        place = f"{which} of {path or 'the model'}"
+        spread.say(place)
         try:
-            error, steps = _try(own, context, path, SHARE * seconds / len(given))
+            error, steps = _try(own, context, (path, number), SHARE * seconds / len(wanted))
         except PassError as e:
             notes.append(e.message)
             continue
         if error is None:
             reasons = [r.reason for r in context.remarks if r.kind == "missed" and r.rule == "distill"]
             reason = reasons[-1] if reasons else "it did not fit"
-            notes.append(f"the student of {path or 'the model'} is no choice: {reason}")
+            notes.append(f"{place} is no choice: {reason}")
         else:
-            found[path] = [error, steps]
+            found.append((path, number, error, steps))
     return found, notes
 
 
-def _try(own: Graph, context: Context, path: str, seconds: float) -> tuple[float | None, int]:
+def _try(own: Graph, context: Context, which: tuple[str, int], seconds: float) -> tuple[float | None, int]:
     """The squared output error that a student leaves, and the steps it was given; None where it was refused."""
     assert context.calibration is not None
-    if not _taught(own, context, path, 1)[1]:
+    if not _taught(own, context, which, 1)[1]:
         return None, 1
 
     def trained(steps: int) -> Sequence[Training]:
         context.shared.pop(TRAINED, None)
-        _taught(own, context, path, steps)
+        _taught(own, context, which, steps)
         done: Sequence[Training] = context.shared.pop(TRAINED, ())
         return done
 
     pace = pace_of(trained, seconds)
     steps = max(_LEAST_STEPS, pace.steps_in(seconds - pace.spent))
-    graph, _ = _taught(own, context, path, steps)
+    graph, _ = _taught(own, context, which, steps)
     limit = min(_COMPARED, len(context.calibration))
     error = relative_error(
         context.calibration.outputs(graph, limit=limit), context.calibration.outputs(own, limit=limit),
@@ -120,29 +129,31 @@ def _try(own: Graph, context: Context, path: str, seconds: float) -> tuple[float
     return max(error, *(e.error for e in graph.ledger if e.rule == "distill"), 0.0) ** 2, steps
 
 
-def _taught(own: Graph, context: Context, path: str, steps: int) -> tuple[Graph, bool]:
+def _taught(own: Graph, context: Context, which: tuple[str, int], steps: int) -> tuple[Graph, bool]:
     """The graph with a student in a module's place after some steps, and whether it took it. How far off it is does not
     matter yet."""
     graph = own.clone()
     known = len(graph.ledger)
-    PassManager((Distill(region=path, student="given", steps=steps, max_error=float("inf")),)).run(graph, context)
+    path, number = which
+    lesson = Distill(region=path, student="given", number=number, steps=steps, max_error=float("inf"))
+    PassManager((lesson,)).run(graph, context)
     context.shared.pop(TEACHER, None)
     if context.shared.get(INTERRUPTED):
         raise KeyboardInterrupt
     return graph, len(graph.ledger) > known
 
 
-def students_of(own: Graph, context: Context, known: Mapping[str, Sequence[float]]) -> tuple[Student, ...]:
-    """The students that were tried, captured again."""
+def students_of(own: Graph, context: Context, known: Tried) -> tuple[tuple[Student, ...], ...]:
+    """The students that were tried, captured again, those of a module together."""
     from mcomp.passes.compress.training.tasks import values_on
     from mcomp.runtime.calibration import Calibration
 
-    found = []
-    for path, (error, steps) in known.items():
+    found: dict[str, list[Student]] = {}
+    for path, number, error, steps in known:
         region = region_at(own, path)
         assert context.calibration is not None
         first = Calibration(context.calibration.batches[:1])
         inputs = values_on(own, first, region.inputs, limit_bytes=CACHED_BYTES)
-        body = from_module(region, context.shared[STUDENTS][path], inputs[0])
-        found.append(Student(path, region, body, float(error), int(steps)))
-    return tuple(found)
+        body = from_module(region, context.shared[STUDENTS][path][number], inputs[0])
+        found.setdefault(path, []).append(Student(path, number, region, body, float(error), int(steps)))
+    return tuple(map(tuple, found.values()))

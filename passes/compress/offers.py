@@ -67,11 +67,11 @@ def survey(graph: Graph, context: Context, menu: Menu, spread: Spread, memory: M
             "branches": branches_found(own, context, spread),
         }
         memory.keep("survey", graph.name, known)
-    taught = memory.recall("students", graph.name)
+    taught = memory.recall("given", graph.name)
     if taught is None:
         taught = dict(zip(("students", "notes"), tried_students(own, context, spread)))
         if TRAINING in context.shared:
-            memory.keep("students", graph.name, taught)
+            memory.keep("given", graph.name, taught)
     return LayersAndWidths(own, context, coupling, menu, {**known, **taught})
 
 
@@ -109,7 +109,7 @@ class LayersAndWidths(Catalog):
         self.students = students_of(own, context, known["students"])
         self.notes = tuple(known["notes"])
         groups: list[Group] = []
-        taken = [frozenset(part) for part in (*(s.region.nodes for s in self.students),
+        taken = [frozenset(part) for part in (*(some[0].region.nodes for some in self.students),
                                               *(b.nodes for b in self.branches.values()))]
         self.taken = taken
 
@@ -121,10 +121,11 @@ class LayersAndWidths(Catalog):
                 if i != but and (given < some or (given == some and (but < 0 or i < but)))
             )
 
-        for student in self.students:
-            given = Option("given", student.error, STUDENT)
-            inner = around(student.region.nodes, len(groups))
-            groups.append(Group(f"student of {student.path or 'the model'}", (Option("kept", 0.0, STUDENT), given), inner))
+        for some in self.students:
+            given = [Option(f"given {s.number}" if len(some) > 1 else "given", s.error, STUDENT) for s in some]
+            inner = around(some[0].region.nodes, len(groups))
+            name = f"student of {some[0].path or 'the model'}"
+            groups.append(Group(name, (Option("kept", 0.0, STUDENT), *given), inner))
         self.branch_groups: dict[str, int] = {}
         for key, branch in self.branches.items():
             self.branch_groups[key] = len(groups)
@@ -187,7 +188,7 @@ class LayersAndWidths(Catalog):
         """The student that a part behind those of layers stands for, where it is chosen."""
         number = index - len(self.layers)
         chosen = choice[number] > 0 and not any(choice[g] > 0 for g in self.groups[number].inside)
-        return self.students[number] if chosen else None
+        return self.students[number][choice[number] - 1] if chosen else None
 
     # what parts take
 

@@ -16,7 +16,7 @@ from mcomp.passes.analysis.coupling import Coupling, Dimension, Removal
 from mcomp.passes.analysis.ties import axis_rule_of
 from mcomp.passes.compress.factors import rank_step
 from mcomp.passes.compress.sequences import sequence_piece
-from mcomp.passes.compress.treatment import Treatment, part_type, piece, untouched_parts
+from mcomp.passes.compress.treatment import Treatment, gives_bytes, part_type, piece, untouched_parts
 
 Units = Mapping[Dimension, np.ndarray]
 
@@ -62,7 +62,8 @@ class Shapes:
         small = self._narrowed(node, units) if units else node
         if node.op.name not in ("linear", "conv"):
             return sequence_piece(small, treatment)
-        return piece(small, scaled(treatment, node, small.operand(1).tensor.static_shape))
+        fitting = scaled(treatment, node, small.operand(1).tensor.static_shape)
+        return piece(small, fitting, bytes_behind=gives_bytes(node))
 
     def _attrs(self, node: Node, units: Units) -> dict[str, object]:
         rule = axis_rule_of(node.op)

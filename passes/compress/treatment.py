@@ -117,9 +117,35 @@ def part_type(node: Node, part: Part, precision: Precision) -> TensorType:
 
 # pieces to time
 
-def piece(node: Node, treatment: Treatment) -> Graph:
+_PASSED = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean")
+"""Operators, besides element-wise ones and views, between layers that multiply bytes, on which they work as well."""
+
+
+def gives_bytes(node: Node) -> bool:
+    """Whether what a layer gives goes to products only, through element-wise operators, pools and views: where these
+    multiply bytes, it stores bytes."""
+    from mcomp.ops.elementwise import ElementWise
+
+    seen: set[Node] = set()
+    queue, products = [node], 0
+    while queue:
+        for user in (u for value in queue.pop().results for u in value.users):
+            if user is node.graph.returns:
+                return False
+            if user.op.name in ("linear", "conv"):
+                products += 1
+            elif not (isinstance(user.op, ElementWise) or user.op.view or user.op.name in _PASSED):
+                return False
+            elif user not in seen:
+                seen.add(user)
+                queue.append(user)
+    return products > 0
+
+
+def piece(node: Node, treatment: Treatment, *, bytes_behind: bool | None = None) -> Graph:
     """A graph of one linear or conv after a treatment, with what makes its integers, and weights of zeros: it takes the
-    time that the real one takes. Which blocks go is made up."""
+    time that the real one takes. Which blocks go is made up. `bytes_behind`: whether it gives bytes where it multiplies
+    such of a known range; None: as `gives_bytes` says of the node."""
     graph = extract([node]).graph
     target = next(n for n in graph.nodes if n.op.name == node.op.name)
     old, bias = target.operand(1).producer, target.maybe(2)
@@ -135,6 +161,9 @@ def piece(node: Node, treatment: Treatment) -> Graph:
             const = editor.const(np.zeros(0), parts=_zeros(type, part), type=type, name=f"w{i}", before=target)
             last = bias if i == len(parts) - 1 else None
             value = editor.add(target.op, [value, const, last], part.attrs, before=target).result
+        if treatment.activations == "static" and (gives_bytes(node) if bytes_behind is None else bytes_behind):
+            value = editor.add("quantize", [value], {"dtype": dtypes.u8, "scale": 0.05, "zero": 128}, before=target).result
+            value = editor.add("decode", [value], before=target).result
         editor.replace_node(target, [value])
         if old is not None and not old.result.uses:
             editor.erase(old)

@@ -382,13 +382,16 @@ class _ThreeHundredSteps:
         return 300
 
 
-def test_a_student_that_was_given_is_tried_before_anything_smaller_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_students_that_were_given_are_tried_before_anything_smaller_is(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(students_given, "pace_of", lambda train, seconds: _ThreeHundredSteps())
     monkeypatch.setattr(training, "LEAST_SECONDS", float("inf"))  # nothing else is trained, so that hours are enough time
     torch.manual_seed(0)
     basis = torch.randn(3, 32)
     teacher = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
-    student = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    student, narrow = (nn.Sequential(nn.Linear(32, n), nn.ReLU(), nn.Linear(n, 4)) for n in (16, 2))
     batches = [(torch.randn(32, 3) @ basis,) for _ in range(24)]
     x = torch.cat([b[0] for b in batches[:8]])
     expected = teacher(x).argmax(-1)
@@ -398,10 +401,12 @@ def test_a_student_that_was_given_is_tried_before_anything_smaller_is(monkeypatc
 
     small = mcomp.optimize(
         teacher, batches[0], calibration=batches, evaluate=evaluate, max_drop=0.15, objective="size", target="reference",
-        progress=False, time_limit=7200.0, students={"": student},
+        progress=False, time_limit=7200.0, students={"": [student, narrow] if several else student},
     )
     report = small.report()
-    tried = next(s for s in report.stages if s.name == "student of the model")
+    names = [f"student of the model{end}" for end in ([", given 0", ", given 1"] if several else [""])]
+    assert [s.name for s in report.stages if "student" in s.name] == names
+    tried = next(s for s in report.stages if s.name == names[0])
     assert tried.kept or tried.verdict.startswith("within budget")
     assert tried.weight_bytes < report.original.weight_bytes / 100
     assert report.within_budget and report.kept.weight_bytes <= tried.weight_bytes

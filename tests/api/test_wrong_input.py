@@ -87,6 +87,8 @@ def test_a_dict_may_be_the_argument() -> None:
     ({"seed": "a"}, PassError, ["seed is 'a'", "seed=0"]),
     ({"resume": 5}, PassError, ["resume is 5", "folder"]),
     ({"students": {"fc1": torch.nn.Linear}}, PassError, ["not an nn.Module", "students={'fc1': module}"]),
+    ({"students": {"fc1": [net(), torch.nn.Linear]}}, PassError, ["not an nn.Module", "students={'fc1': module}"]),
+    ({"students": {"fc1": []}}, PassError, ["no module for 'fc1'", "or a list of modules"]),
     ({"students": {1: net()}}, PassError, ["students has 1", 'students={"body": module}']),
     ({"threads": 0}, PassError, ["threads is 0", "write threads=4"]),
     ({"threads": "two"}, PassError, ["threads is 'two'"]),

@@ -9,6 +9,7 @@ from mcomp.ir import Graph, parse_graph, verify
 from mcomp.manager import Context, parse_pipeline
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.candidates import DEFAULT, KEEP, Candidate, Menu, Treatment, apply, layer_candidates, piece
+from mcomp.passes.compress.treatment import gives_bytes
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
 from tests.compress.graphs import compressed, conv, layers, mixed, mlp
@@ -89,6 +90,34 @@ def test_pieces_are_shaped_as_what_the_treatment_leaves(name: str) -> None:
         assert [(t.shape, t.encoding) for t in found] == [(t.shape, t.encoding) for t in real]
         assert run_graph(small, [x[:2]])[0].shape == node.op.reference([x[:2], torch.zeros(
             node.operand(1).tensor.static_shape), None], node.attrs).shape
+
+
+RESIDUAL = """graph @g[B in 1..](%x: f32[B, 8, 6, 6]) -> (f32[B, 8, 6, 6], f32[B, 4]) {
+  %a = const @a#seed=1 : f32[8, 8, 1, 1]
+  %b = const @b#seed=2 : f32[8, 8, 1, 1]
+  %c = const @c#seed=3 : f32[8, 8, 1, 1]
+  %f = const @f#seed=4 : f32[4, 8]
+  %h = conv %x, %a {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 8, 6, 6]
+  %r = relu %h : f32[B, 8, 6, 6]
+  %i = conv %r, %b {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 8, 6, 6]
+  %s = add %i, %r : f32[B, 8, 6, 6]
+  %p = mean %s {axes=[2, 3], keepdim=false} : f32[B, 8]
+  %y = linear %p, %f : f32[B, 4]
+  %z = conv %r, %c {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[B, 8, 6, 6]
+  return %z, %y
+}"""
+
+
+def test_layers_before_products_give_bytes() -> None:
+    graph = parse_graph(RESIDUAL, generate=True)
+    assert [(n.name, gives_bytes(n)) for n in layers(graph)] == [("h", True), ("i", True), ("y", False), ("z", False)]
+    static = Treatment(bits=8, activations="static")
+    for node in layers(graph):
+        ops = [n.op.name for n in piece(node, static).nodes if n.op.name != "const"]
+        behind = ["quantize", "decode"] if gives_bytes(node) else []
+        assert ops == ["quantize", node.op.name, *behind]
+    other = [n.op.name for n in piece(layers(graph)[0], Treatment(bits=8)).nodes if n.op.name != "const"]
+    assert other == ["conv"]
 
 
 def test_more_of_a_layer_left_means_less_error() -> None:

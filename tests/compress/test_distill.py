@@ -15,7 +15,7 @@ from mcomp.ir import Affine, Graph, dtypes, parse_graph, verify
 from mcomp.ir.encoding import quantize_array
 from mcomp.ir.printer import graph_text
 from mcomp.manager import Context, Pass, PassManager, PassResult
-from mcomp.manager.context import TRAINED
+from mcomp.manager.context import STUDENTS, TRAINED
 from mcomp.manager.pipeline import parse_pipeline, pipeline_text
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
@@ -389,6 +389,19 @@ def test_changed_copies_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> N
     student = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     _, context, _ = distilled(MLP, [Distill(student=student, steps=2, rate=1e-3, augment="mix", max_error=50.0)])
     assert any("2 of 4 changed copies" in r.reason for r in context.remarks)
+
+
+def test_a_student_by_number_is_one_of_those_that_were_given() -> None:
+    students = tuple(nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 4)) for n in (3, 5))
+    for number, width in enumerate((3, 5)):
+        context = Context(calibration=Calibration([[torch.randn(64, 8)]]))
+        context.shared[STUDENTS] = {"": students}
+        graph = parse_graph(MLP, generate=True)
+        text = f"distill{{student=given,number={number},steps=2,rate=0.001,max_error=50.0}}"
+        PassManager(parse_pipeline(text)).run(graph, context)
+        assert [n.operand(1).tensor.shape for n in graph.nodes if n.op.name == "linear"] == [(width, 8), (4, width)]
+    with pytest.raises(PassError, match="number is 2, and 2 were given for ''"):
+        PassManager(parse_pipeline("distill{student=given,number=2,steps=2}")).run(parse_graph(MLP, generate=True), context)
 
 
 def test_changed_copies_of_the_whole_model_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,9 +267,9 @@ def test_a_layer_whose_task_fails_is_left_out_with_a_remark(monkeypatch: pytest.
     assert "MemoryError: no room" in next(r.reason for r in context.remarks if r.layer == "b")
 
 
-def student_catalog(path: str, student: torch.nn.Module) -> tuple[LayersAndWidths, Context]:
+def student_catalog(path: str, *students: torch.nn.Module) -> tuple[LayersAndWidths, Context]:
     context = Context(calibration=Calibration([[mixed(300, 64)]]))
-    context.shared.update({STUDENTS: {path: student}, TRAINING: 20.0})
+    context.shared.update({STUDENTS: {path: students}, TRAINING: 20.0})
     return survey(mlp(outputs=64), context, Menu(fast=False, small=True, thin=True), Spread(), Memory()), context
 
 
@@ -295,6 +295,25 @@ def test_a_given_student_takes_the_place_of_its_module_and_leaves_the_rest_to_be
     assert matrix_bytes(graph) == pytest.approx(sum(found.nbytes(i, choice) for i in range(len(found.touching))), rel=0.02)
     everything = tuple(len(g.options) - 1 for g in found.groups)
     assert found.pipeline(everything) == text
+
+
+def test_of_several_students_of_a_module_one_is_chosen() -> None:
+    torch.manual_seed(0)
+    students = [torch.nn.Sequential(torch.nn.Linear(64, n), torch.nn.ReLU(), torch.nn.Linear(n, 64)) for n in (2, 4096, 16)]
+    found, context = student_catalog("", *students)
+    assert any("student 1 of the model is no choice" in note for note in found.notes)
+    group = next(i for i, g in enumerate(found.groups) if g.key == "student of the model")
+    kept, small, large = found.groups[group].options
+    assert (kept.name, small.name, large.name) == ("kept", "given 0", "given 2")
+    assert small.error > large.error
+    part = len(found.layers)
+    for level, width, number in ((1, 2, 0), (2, 16, 2)):
+        choice = (*found.plain[:group], level, *found.plain[group + 1 :])
+        text, graph = found.pipeline(choice), mlp(outputs=64)
+        assert ("number=2" in text) is (number == 2)
+        PassManager(parse_pipeline(text)).run(graph, context)
+        assert [n.operand(1).tensor.shape for n in graph.nodes if n.op.name == "linear"] == [(width, 64), (64, width)]
+        assert found.nbytes(part, choice) == pytest.approx(matrix_bytes(graph), rel=0.02)
 
 
 def test_a_student_that_is_no_smaller_is_no_choice_and_the_note_says_why() -> None:

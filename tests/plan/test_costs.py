@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcomp.backend import CompileOptions, Executable
 from mcomp.backends.cpu.backend import CpuBackend
+from mcomp.backends.cpu.executor import CpuExecutable
 from mcomp.ir import parse_graph, verify
 from mcomp.ir.extract import extract, signature
 from mcomp.ir.graph import Graph
 from mcomp.plan.costs import CostTable
-from tests.cpu.backend_harness import needs_compiler
+from tests.cpu.backend_harness import graph_of, needs_compiler
 
 TEXT = """graph @net [B in 1..] (%x: f32[B, 8]) -> (f32[B, 4]) {
   %a = const @a#seed=1 : f32[8, 8]
@@ -40,8 +42,6 @@ def pieces(graph: Graph) -> list[Graph]:
 
 @pytest.fixture
 def graph() -> Graph:
-    from tests.cpu.backend_harness import graph_of
-
     return graph_of(TEXT)
 
 
@@ -115,6 +115,40 @@ def test_a_damaged_table_is_measured_again(tmp_path: Path) -> None:
     table.path.write_text("[1, 2")
     with pytest.warns(UserWarning, match="cannot be used"):
         assert CostTable.load("cpu", 1, tmp_path).times == {}
+
+
+BYTES = """graph @g(%x: f32[1, 8, 5, 5]) -> (f32[1, 4, 5, 5]) {
+  %w = const @w#int8 : f32[4, 8, 1, 1] affine<i8, axis=0>
+  %q = quantize %x {dtype=!u8, scale=0.02, zero=3} : f32[1, 8, 5, 5] affine<u8, scale=0.02, zero=3>
+  %y = conv %q, %w {stride=[1,1], padding=[[0,0],[0,0]], dilation=[1,1], groups=1} : f32[1, 4, 5, 5]
+  %b = quantize %y {dtype=!u8, scale=0.1} : f32[1, 4, 5, 5] affine<u8, scale=0.1>
+  %d = decode %b : f32[1, 4, 5, 5]
+  return %d
+}"""
+
+
+@needs_compiler
+def test_bytes_that_neighbours_make_and_take_count_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = graph_of(BYTES)
+    names: set[tuple[str, ...]] = set()
+
+    def profile(self: CpuExecutable, *args: Any, **options: Any) -> list[float]:
+        found = [(kernel.name, *kernel.nodes) for kernel in self.kernels({})]
+        names.update(found)
+        return [100.0 if names == ("conv_i8", "b") else 10_000.0 for names in found]
+
+    monkeypatch.setattr(CpuExecutable, "profile", profile)
+    table = CostTable.load("cpu", 1, tmp_path)
+    table.measure([piece], {})
+    assert table.microseconds(piece, {}) == 100.0
+    assert {("quantize", "q"), ("copy", "b"), ("conv_i8", "b")} < names
+    alone = extract([piece.value("q").producer, piece.value("d").producer][:1]).graph  # type: ignore[list-item]
+    with alone.edit("test") as editor:
+        decoded = editor.add("decode", [alone.outputs[0]]).result
+    alone.set_outputs([decoded])
+    names.clear()
+    table.measure([alone], {})
+    assert table.microseconds(alone, {}) == 10_000.0 * len(names)
 
 
 def test_an_encoded_input_is_refused(tmp_path: Path) -> None:
