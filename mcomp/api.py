@@ -163,9 +163,9 @@ def _check_students(model: nn.Module, settings: Settings) -> None:
 
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     for path, some in settings.students.items():
-        odd = next((student for student in some if not isinstance(student, torch.nn.Module)), None)
-        if odd is not None or None in some:
-            raise PassError(f"the student of {path!r} is {type(odd).__name__}, not an nn.Module", code="MC0222",
+        odd = [student for student in some if not isinstance(student, torch.nn.Module)]
+        if odd:
+            raise PassError(f"the student of {path!r} is {type(odd[0]).__name__}, not an nn.Module", code="MC0222",
                             help=f"write students={{{path!r}: module}}, with a module that was made, not its class")
         if path not in paths:
             close = difflib.get_close_matches(path, paths, n=1)

@@ -14,16 +14,16 @@ from mcomp.plan.pricing import Pricing
 from mcomp.plan.standing import Standing
 from mcomp.plan.work import Version, Workshop
 
-BEYOND, NEARER = 6.0, 2.0
+BEYOND, NEARER = 3.0, 2.0
 """How many times the squared error that the budget allows without training the first choice that is trained may have before;
 where there is no time for many: what the first one comes to must be of use then."""
 LEAST_SECONDS = 5.0
 """Training that would get less time than this is not begun."""
-_FIRST = 0.45
-"""Share of the time that is left which the first training gets; later ones get this share of what is left then."""
+_TRAININGS = 3
+"""How many trainings the time that is left is shared out to; further ones get what these leave."""
 _MOSTLY = 2.0
 """How many times as long as its passes besides a training must take to get a share of the time only: else it gets all."""
-_MANY = 4.0
+_MANY = 3.0
 """How many times as long as that the first training can take where there is time for many."""
 _ALIKE = 1.25
 """By which factor the costs of choices may differ whose steps are taken to last as long."""
@@ -90,7 +90,7 @@ class Trainer:
     def _rising(self) -> None:
         """Choices as far as training brings back: the error that the budget allows, times what the last training gained."""
         left = self.workshop.seconds_left() or 0.0
-        many = left > _SEVERAL * LEAST_SECONDS and left * _FIRST > _MANY * _MOSTLY * self.untrained
+        many = left > _SEVERAL * LEAST_SECONDS and left / _TRAININGS > _MANY * _MOSTLY * self.untrained
         far = BEYOND if many else NEARER
         error = self.looks.error(self.start)
         least = max(error, 1e-4) if math.isfinite(error) else 1e-4
@@ -155,7 +155,7 @@ class Trainer:
                 return None
             last = done[-1]
             pace = Pace(0.0, 0.0, (last,), last.steps, 0.0)
-            steps = pace.steps_in(_CAUTION * self._share(0.0), rated=True)
+            steps = pace.steps_in(_CAUTION * self._share(0.0, self.count + 1), rated=True)
             text = self.catalog.further(version.pipeline, steps, _SLOWER * last.rate) if steps >= _FEW else None
             if text is None:
                 return None
@@ -188,11 +188,11 @@ class Trainer:
             choice = fresh(start)
         return None if choice is None else self.looks.near(target, choice, fresh, late, _LOOKS)
 
-    def _share(self, fixed: float) -> float:
-        """Seconds for the next training, whose passes besides take `fixed`."""
+    def _share(self, fixed: float, number: int) -> float:
+        """Seconds for a training by its number, from 1, whose passes besides take `fixed`."""
         left = self.workshop.seconds_left(1.0 - _RESERVE)
         assert left is not None
-        share = left * _FIRST
+        share = left / max(1, _TRAININGS + 1 - number)
         return share if left - share > 2 * LEAST_SECONDS and share > _MOSTLY * fixed else left
 
     def _train(self, choice: Choice, number: int) -> Version | None:
@@ -222,7 +222,7 @@ class Trainer:
             self.paces[students] = found, choice
         pace, paced = self.paces[students]
         rated = self.rate is not None and not students
-        return pace.steps_in(_CAUTION * self._share(pace.fixed), again=choice == paced, rated=rated)
+        return pace.steps_in(_CAUTION * self._share(pace.fixed, self.count), again=choice == paced, rated=rated)
 
     def _alike(self, choice: Choice, other: Choice) -> bool:
         """Whether two choices cost about the same, so that a step of one takes as long as of the other."""

@@ -59,12 +59,14 @@ def _blocks(channels: int, width: int) -> str:
         f"%t = decode %t_q : f32[{shape}]",
         _block("u", "t_q", _I8, "t", ["relu %{}"], _U8_SHIFTED, shape, whole=True),
         f"%v = decode %u_q : f32[{shape}]",
+        _block("w", "u_q", _U8_SHIFTED, "v", ["hardtanh %{} {{min=-0.5, max=5.0}}"], _I8, shape, whole=False),
+        f"%z = decode %w_q : f32[{shape}]",
     ]
     lines = "\n  ".join(parts)
-    return f"""graph @blocks{channels} [B in 1..] (%x: f32[{shape}]) -> (f32[{shape}], f32[{shape}]) {{
+    return f"""graph @blocks{channels} [B in 1..] (%x: f32[{shape}]) -> (f32[{shape}], f32[{shape}], f32[{shape}]) {{
   %q = quantize %x {_quantize(_U8_SHIFTED)} : f32[{shape}] {_U8_SHIFTED}
   {lines}
-  return %u, %v
+  return %u, %v, %z
 }}"""
 
 

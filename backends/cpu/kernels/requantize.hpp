@@ -244,6 +244,27 @@ MCOMP_INLINE void copy_byte_rows(const uint8_t* rows, int64_t count, uint8_t* ou
   });
 }
 
+// Rounds a tile that is in registers to bytes and writes `count` of each row's: step(row, v) gives vector v of a row in steps
+// of the result, which fit 32 bits. least and most: bounds in steps, zero not added.
+template <int MR, int NV, class Q, class Step>
+MCOMP_INLINE void store_tile(Q* out, int64_t step, int64_t count, int32_t zero_step, float least, float most,
+                             const Step& steps) {
+  constexpr int groups = (MR * NV + 3) / 4;
+  alignas(64) uint8_t bytes[groups * 64];
+  const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(zero_step));
+  const __m512i low = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(least))[0] + zero_step));
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(most))[0] + zero_step));
+  unroll<groups>([&](auto g) MCOMP_LAMBDA {
+    vi32 four[4];
+    unroll<4>([&](auto j) MCOMP_LAMBDA {
+      constexpr int i = 4 * g + j < MR * NV ? 4 * g + j : MR * NV - 1;
+      four[j] = vround_i32(steps(std::integral_constant<int, i / NV>{}, std::integral_constant<int, i % NV>{}));
+    });
+    _mm512_store_si512(bytes + g * 64, four_to_bytes<Q>(four, zero, low, high));
+  });
+  copy_byte_rows<MR, NV * kLanes>(bytes, count, reinterpret_cast<uint8_t*>(out), step);
+}
+
 #endif
 
 template <class Q>
@@ -297,25 +318,14 @@ struct Int8Tiles<Requantize<Q>> {
             requantize_tile<NR, false>(ep, tile, t.scale, MR, t.row0, t.row_step, t.col, t.count);
             return;
           }
-          constexpr int groups = (MR * NV + 3) / 4;
-          alignas(64) uint8_t bytes[groups * 64];
-          const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(ep.zero));
-          const __m512i low = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(ep.low))[0] + ep.zero));
-          const __m512i high = _mm512_set1_epi8(static_cast<char>(vround_i32(vset(ep.high))[0] + ep.zero));
           vf32 factor[NV], shift[NV];
           unroll<NV>([&](auto v) MCOMP_LAMBDA {
             factor[v] = vload(t.factor + v * kLanes), shift[v] = vload(t.shift + v * kLanes);
           });
-          unroll<groups>([&](auto g) MCOMP_LAMBDA {
-            vi32 four[4];
-            unroll<4>([&](auto j) MCOMP_LAMBDA {
-              constexpr int i = 4 * g + j < MR * NV ? 4 * g + j : MR * NV - 1, v = i % NV;
-              four[j] = vround_i32(vfma(vto_f32(sums.template row<i / NV>().v[v]), factor[v], shift[v]));
-            });
-            _mm512_store_si512(bytes + g * 64, four_to_bytes<Q>(four, zero, low, high));
-          });
-          copy_byte_rows<MR, NR>(bytes, t.count, reinterpret_cast<uint8_t*>(ep.out + t.row0 * ep.ld + t.col),
-                                 t.row_step * ep.ld);
+          store_tile<MR, NV>(ep.out + t.row0 * ep.ld + t.col, t.row_step * ep.ld, t.count, ep.zero, ep.low, ep.high,
+                             [&](auto row, auto v) MCOMP_LAMBDA {
+                               return vfma(vto_f32(sums.template row<row>().v[v]), factor[v], shift[v]);
+                             });
         });
   }
 #else

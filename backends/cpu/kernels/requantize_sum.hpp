@@ -116,7 +116,60 @@ void requantize_sum_tile(const RequantizeSum<Q, R> ep, const int32_t* tile, cons
 
 template <class Q, class R>
 struct Int8Tiles<RequantizeSum<Q, R>> {
+#if defined(MCOMP_ISA_AVX512)
+  static constexpr bool kDirect = sizeof(R) == 1;
+
+  // As of Requantize. A sum that is read as floats, too, is not for tiles in registers.
+  static bool prepare(const void* epilogue, const float* scale, int64_t col, int64_t count, int64_t width,
+                      float* factor, float* shift) {
+    const RequantizeSum<Q, R>& ep = *static_cast<const RequantizeSum<Q, R>*>(epilogue);
+    const float worth = ep.other_scale * ep.inverse;
+    bool fits = ep.whole == nullptr;
+    for (int64_t c = 0; c < width; ++c) {
+      factor[c] = c < count ? scale[c] * ep.inverse : 0.0f;
+      shift[c] = (c < count && ep.bias != nullptr ? ep.bias[col + c] * ep.inverse : 0.0f) -
+                 static_cast<float>(ep.other_zero) * worth;
+      const float most = __builtin_fabsf(factor[c]) * 2147483648.0f + __builtin_fabsf(shift[c]);
+      fits = fits && most + 255.0f * __builtin_fabsf(worth) < 2147483000.0f;
+    }
+    return fits;
+  }
+
+  template <class A, int MR, int NV>
+  static MCOMP_NOINLINE void run(const DirectTile& t) {
+    constexpr int NR = NV * kLanes;
+    run_tile<ProductDot<A>, MR, NV>(
+        static_cast<const ProductElement<A>*>(t.a), t.row_stride, t.taps, t.tap_count, t.length, t.b, kBytesTogether * NR, t.start, t.ahead,
+        [&](const auto& sums) MCOMP_LAMBDA {
+          const RequantizeSum<Q, R>& ep = *static_cast<const RequantizeSum<Q, R>*>(t.epilogue);
+          if (!t.fits) {
+            alignas(64) int32_t tile[MR * NR];
+            sums.store(tile);
+            if (ep.whole != nullptr)
+              return requantize_sum_tile<NR, true, false>(ep, tile, t.scale, MR, t.row0, t.row_step, t.col, t.count);
+            return requantize_sum_tile<NR, false, false>(ep, tile, t.scale, MR, t.row0, t.row_step, t.col, t.count);
+          }
+          const vf32 worth = vset(ep.other_scale * ep.inverse);
+          const R* const other = ep.other + t.row0 * ep.other_ld + t.col;
+          const int64_t other_step = t.row_step * ep.other_ld;
+          vf32 factor[NV], shift[NV];
+          unroll<NV>([&](auto v) MCOMP_LAMBDA {
+            factor[v] = vload(t.factor + v * kLanes), shift[v] = vload(t.shift + v * kLanes);
+          });
+          const bool whole = t.count == NR;
+          store_tile<MR, NV>(
+              ep.out + t.row0 * ep.ld + t.col, t.row_step * ep.ld, t.count, ep.zero, ep.least, ep.most,
+              [&](auto row, auto v) MCOMP_LAMBDA {
+                const R* const added = other + row * other_step + v * kLanes;
+                const vf32 values = whole ? load_as_f32(added)
+                                          : load_as_f32_n(added, max_i64(0, min_i64(kLanes, t.count - v * kLanes)));
+                return vfma(vto_f32(sums.template row<row>().v[v]), factor[v], vfma(values, worth, shift[v]));
+              });
+        });
+  }
+#else
   static constexpr bool kDirect = false;
+#endif
 
   template <int NR>
   static void emit(const void* epilogue, const int32_t* tile, const float* scale, const Scales8&, int64_t mr,
