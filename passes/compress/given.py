@@ -27,6 +27,9 @@ from mcomp.plan.spread import Spread
 SHARE = 0.12
 """Of the time for the whole search, what short trainings of all students together may take."""
 _LEAST_STEPS = 24
+_ANY = float("inf")
+"""No error refuses a student: whether it is of use is judged by the whole model, and a few steps, which tell the pace, are
+to train the student and nothing else."""
 _INT8 = Treatment(bits=8, activations="static")
 _COMPARED = 32
 
@@ -46,7 +49,7 @@ class Student:
     def lesson(self, steps: int | None = None) -> Distill:
         """The pass that puts it into the module's place."""
         return Distill(region=self.path, student="given", number=self.number, steps=self.steps if steps is None else steps,
-                       max_error=1.0)
+                       max_error=_ANY)
 
     def nbytes(self) -> int:
         """Bytes of its weights but vectors, in integers of 8 bits where layers can have them."""
@@ -135,7 +138,7 @@ def _taught(own: Graph, context: Context, which: tuple[str, int], steps: int) ->
     graph = own.clone()
     known = len(graph.ledger)
     path, number = which
-    lesson = Distill(region=path, student="given", number=number, steps=steps, max_error=float("inf"))
+    lesson = Distill(region=path, student="given", number=number, steps=steps, max_error=_ANY)
     PassManager((lesson,)).run(graph, context)
     context.shared.pop(TEACHER, None)
     if context.shared.get(INTERRUPTED):

@@ -323,3 +323,11 @@ def test_what_is_kept_with_the_data_is_limited_in_all(monkeypatch: pytest.Monkey
         before = list(data.memo)
         taught_values(dense, data, dense.outputs, limit_bytes=1 << 20)
     assert len(data.memo) == 1 + 3 and list(data.memo)[:-1] == ["other", *before[2:]]
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 64])
+@pytest.mark.parametrize("rows", [1, 5, 16, 17, 33, 100])
+def test_an_epoch_has_as_many_minibatches_as_is_said(size: int, rows: int) -> None:
+    for batched, held in (([True], 0.0), ([True], 0.2), (None, 0.2)):
+        samples = Samples([[torch.zeros(rows, 3)], [torch.zeros(2 * rows, 5)]], batched, size=size, held=held, seed=0)
+        assert samples.steps_per_epoch == len(samples.epoch(0)) == len(samples.epoch(3))

@@ -13,6 +13,8 @@ from mcomp.ir.dims import Expr, sym, symbols
 from mcomp.ir.types import TensorType, Type
 
 HELD = 1024
+_LEAST_PART = 4
+"""A remainder of less than one of so many parts of a minibatch is left out."""
 _GROWN = 512
 """Samples that new ones are made from at once."""
 
@@ -94,8 +96,12 @@ class Samples:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Minibatches of an epoch."""
-        return sum(len(self._portions(g)) for g in self._train)
+        """Minibatches of an epoch: as many as `epoch` gives."""
+        limit, found = self._limit, 0
+        for rows in self._train:
+            whole, rest = divmod(len(rows), limit)
+            found += whole + (rest > 0 and (not whole or rest >= limit / _LEAST_PART))
+        return found
 
     def held(self) -> list[Minibatch]:
         """Minibatches of what is held out; of all samples when nothing is."""
@@ -123,7 +129,7 @@ class Samples:
 
     def _portions(self, rows: Sequence[int]) -> list[Sequence[int]]:
         found = _chunks(rows, self._limit)
-        if len(found) > 1 and len(found[-1]) < self._limit / 4:
+        if len(found) > 1 and len(found[-1]) < self._limit / _LEAST_PART:
             found.pop()
         return found
 
