@@ -284,11 +284,16 @@ class LayersAndWidths(Catalog):
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(self.graph, calibration.batches[0])
         taught = [Distill(steps=first, augment=augment, rate=rate)] if shaping else []
-        students = [replace(s.lesson(first), augment=augment if not s.path else None) for s in given]
+        rows = sum(_rows(batch) for batch in calibration.batches)
+        students = [
+            replace(s.lesson(first), augment=augment if not s.path and rows < s.weights() else None) for s in given
+        ]
         # Of a student of the whole model, steps take a small part of what the model takes for the inputs of one: changed
-        # inputs, for which it would have to run along, are for the student's own training, where that is done once.
+        # inputs, for which it would have to run along, are for the student's own training, where that is done once, and for
+        # one with more weights than there are samples.
         alone = any(not s.path for s in given)
         mended = Distill(steps=last if lessons else steps, augment=None if alone else augment, rate=rate)
+        mended = replace(mended, batch=given[0].batch) if alone else mended
         if not lessons and not rounding:
             return None
         return pipeline_text((*students, *shaping, *taught, *rounding, *([mended] if rounding else [])))
@@ -358,9 +363,13 @@ def _apart(name: str, treatment: Treatment) -> tuple[list[str], list[str]]:
 
 def _sampled(passes: Sequence[Any], calibration: Calibration) -> tuple[Pass, ...]:
     """Passes that see some of the batches only, where there are more: training behind them sees all."""
-    rows = max(1, next((len(x) for x in calibration.batches[0] if getattr(x, "ndim", 0)), 1))
-    enough = max(_BATCHES, -(-_SAMPLES // rows))
+    enough = max(_BATCHES, -(-_SAMPLES // _rows(calibration.batches[0])))
     return tuple(replace(p, limit=enough) if enough < min(p.limit, len(calibration)) else p for p in passes)
+
+
+def _rows(batch: Sequence[Any]) -> int:
+    """Samples of a batch, at least 1."""
+    return max(1, next((len(x) for x in batch if getattr(x, "ndim", 0)), 1))
 
 
 def _prune(gone: Sequence[str], widths: Sequence[tuple[Dimension, str]], **options: Any) -> Prune:
