@@ -228,14 +228,24 @@ class Planner:
         ]
         for g, level, option in found:
             choice = (*plain[:g], level, *plain[g + 1 :])
-            if option.error >= 1.0 or not self._worth(choice) or self.workshop.out_of_time(_STUDENTS):
-                continue
             group = self.catalog.groups[g]
             name = group.key if len(group.options) == 2 else f"{group.key}, {option.name}"
+            reason = self._not_tried(choice, option.error)
+            if reason is not None:
+                self.workshop.warnings.append(f"the {name} was not tried: {reason}")
+                continue
             fits = self._attempt(choice, name, aims=False)
             if not fits and self.workshop.load(self.tried[self.catalog.pipeline(choice)]) <= _HOPE:
                 self.unfinished.append(choice)
         self.teaching = (time.monotonic() - begin) / (self.workshop.settings.time_limit or 1.0)
+
+    def _not_tried(self, choice: Choice, error: float) -> str | None:
+        """Why a student is not tried, which leaves this squared error after a short training; None where it is."""
+        if error >= 1.0:
+            return f"after a short training it leaves the model's outputs {math.sqrt(error):.0%} off"
+        if not self._worth(choice):
+            return "what was best by then is expected to cost no more"
+        return "there was no time" if self.workshop.out_of_time(_STUDENTS) else None
 
     def _look(self, pipeline: str) -> float:
         """The relative error of the outputs after a pipeline, as far as some calibration data tells."""

@@ -20,6 +20,7 @@ import mcomp
 from mcomp.ir import Graph
 from mcomp.manager import Context, Instrument, Pass
 from mcomp.passes.compress import given as students_given
+from mcomp.passes.compress import offers
 from mcomp.passes.compress.distill import Distill
 from mcomp.plan import training
 from mcomp.plan.planner import Planner
@@ -406,8 +407,22 @@ def test_students_that_were_given_are_tried_before_anything_smaller_is(
     report = small.report()
     names = [f"student of the model{end}" for end in ([", given 0", ", given 1"] if several else [""])]
     assert [s.name for s in report.stages if "student" in s.name] == names
+    assert not any("was not tried" in note for note in report.notes)
     tried = next(s for s in report.stages if s.name == names[0])
     assert tried.kept or tried.verdict.startswith("within budget")
     assert tried.weight_bytes < report.original.weight_bytes / 100
     assert report.within_budget and report.kept.weight_bytes <= tried.weight_bytes
     assert report.evaluations[2]["model"] == tried.name
+
+
+def test_a_student_that_is_not_tried_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "tried_students", lambda own, context, spread: ([("", 0, 2.25, 10)], []))
+    monkeypatch.setattr(training, "LEAST_SECONDS", float("inf"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    batches = [(torch.randn(16, 16),) for _ in range(4)]
+    report = mcomp.optimize(
+        model, batches[0], calibration=batches, max_error=0.1, objective="size", target="reference", progress=False,
+        time_limit=7200.0, students={"": nn.Linear(16, 4)},
+    ).report()
+    assert any("student of the model was not tried: after a short training" in n and "150% off" in n for n in report.notes)
