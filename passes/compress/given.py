@@ -125,18 +125,18 @@ def _try(own: Graph, context: Context, which: tuple[str, int], seconds: float) -
     """The squared output error that a student leaves, and the steps it was given; None where it was refused."""
     assert context.calibration is not None
     body = _captured(own, context, which)[1]
-    if not _taught(own, context, which, body, 1)[1]:
+    if not _taught(own, context, _lesson(which, body, 1))[1]:
         return None, 1
 
     def trained(steps: int) -> Sequence[Training]:
         context.shared.pop(TRAINED, None)
-        _taught(own, context, which, body, steps)
+        _taught(own, context, _lesson(which, body, steps))
         done: Sequence[Training] = context.shared.pop(TRAINED, ())
         return done
 
     pace = pace_of(trained, seconds)
     steps = max(_LEAST_STEPS, pace.steps_in(seconds - pace.spent))
-    graph, _ = _taught(own, context, which, body, steps)
+    graph, _ = _taught(own, context, _lesson(which, body, steps))
     limit = min(_COMPARED, len(context.calibration))
     error = relative_error(
         context.calibration.outputs(graph, limit=limit), context.calibration.outputs(own, limit=limit),
@@ -144,14 +144,11 @@ def _try(own: Graph, context: Context, which: tuple[str, int], seconds: float) -
     return max(error, *(e.error for e in graph.ledger if e.rule == "distill"), 0.0) ** 2, steps
 
 
-def _taught(
-    own: Graph, context: Context, which: tuple[str, int], body: Graph, steps: int
-) -> tuple[Graph, bool]:
-    """The graph with a student in a module's place after some steps, and whether it took it. How far off it is does not
-    matter yet."""
+def _taught(own: Graph, context: Context, lesson: Distill) -> tuple[Graph, bool]:
+    """The graph with a student in a module's place after a lesson, and whether it took it."""
     graph = own.clone()
     known = len(graph.ledger)
-    PassManager((_lesson(which, body, steps),)).run(graph, context)
+    PassManager((lesson,)).run(graph, context)
     context.shared.pop(TEACHER, None)
     if context.shared.get(INTERRUPTED):
         raise KeyboardInterrupt

@@ -369,28 +369,6 @@ def test_what_the_teacher_gave_for_changed_inputs_is_kept_over_trainings(monkeyp
     assert found[2][0] == found[0][0]
 
 
-def test_a_student_sees_changed_copies_of_what_there_is() -> None:
-    few = Calibration([[torch.randn(24, 8, generator=torch.Generator().manual_seed(1))]])
-    torch.manual_seed(0)
-    student = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    errors = []
-    for augment in (None, "noise", "mix"):
-        graph = parse_graph(MLP, generate=True)
-        x = [torch.randn(64, 8, generator=torch.Generator().manual_seed(9))]
-        expected = run_graph(graph, x)
-        one = Distill(student=student, steps=300, rate=5e-2, augment=augment, copies=12, loss="mse", max_error=5.0)
-        PassManager([one]).run(graph, Context(calibration=few))
-        errors.append(relative_error([run_graph(graph, x)], [expected]))
-    assert min(errors[1:]) < errors[0]
-
-
-def test_changed_copies_stay_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcomp.passes.compress.substitute.CACHED_BYTES", 3 * 768 * (8 + 4) * 4)
-    student = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-    _, context, _ = distilled(MLP, [Distill(student=student, steps=2, rate=1e-3, augment="mix", max_error=50.0)])
-    assert any("2 of 4 changed copies" in r.reason for r in context.remarks)
-
-
 def test_a_student_by_number_is_one_of_those_that_were_given() -> None:
     students = tuple(nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 4)) for n in (3, 5))
     for number, width in enumerate((3, 5)):
@@ -402,36 +380,6 @@ def test_a_student_by_number_is_one_of_those_that_were_given() -> None:
         assert [n.operand(1).tensor.shape for n in graph.nodes if n.op.name == "linear"] == [(width, 8), (4, width)]
     with pytest.raises(PassError, match="number is 2, and 2 were given for ''"):
         PassManager(parse_pipeline("distill{student=given,number=2,steps=2}")).run(parse_graph(MLP, generate=True), context)
-
-
-def test_changed_copies_of_the_whole_model_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcomp.passes.compress import substitute
-
-    made, usual = [], substitute._grow
-
-    def counted(*args: Any) -> str | None:
-        made.append(args)
-        return usual(*args)
-
-    monkeypatch.setattr(substitute, "_grow", counted)
-    data = Calibration([[torch.randn(64, 8, generator=torch.Generator().manual_seed(1))]])
-    torch.manual_seed(0)
-    student = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-
-    def trained(calibration: Calibration, **options: Any) -> str:
-        graph = parse_graph(MLP, generate=True)
-        one = Distill(**{"student": student, "steps": 5, "rate": 1e-3, "augment": "mix", "max_error": 50.0, **options})
-        PassManager([one]).run(graph, Context(calibration=calibration))
-        return graph_text(graph, digests=32)
-
-    first, again = trained(data), trained(data)
-    assert first == again == trained(Calibration(data.batches)) and len(made) == 2
-    others: list[dict[str, Any]] = [{"augment": "noise"}, {"copies": 2}, {"batch": 16}, *([{"region": "body"}] * 2)]
-    for number, options in enumerate(others):
-        if "region" in options:
-            options["student"] = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 64))
-        trained(data, **options)
-        assert len(made) == 3 + number
 
 
 def test_an_augmentation_that_does_not_fit_says_so() -> None:
