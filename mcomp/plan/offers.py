@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Choice = tuple[int, ...]
 """For each group of a catalog the index of its level."""
 
+_NO_RATES: Mapping[str, float] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -81,9 +83,9 @@ class Catalog(ABC):
         """Passes that give about the errors of the outputs that those of a choice do, as text, where quicker ones can."""
         return pipeline
 
-    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
-        """Passes that do it and train what is left for about so many steps, at a rate (None: one that is found first); None
-        where nothing can be trained."""
+    def trained(self, choice: Choice, steps: int, rates: Mapping[str, float] = _NO_RATES) -> str | None:
+        """Passes that do it and train what is left for about so many steps, at rates by kinds of trainings (see `Training`;
+        of a kind that is not there, one is found first); None where nothing can be trained."""
         return None
 
     def further(self, pipeline: str, steps: int, rate: float | None = None) -> str | None:

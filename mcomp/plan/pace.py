@@ -40,6 +40,10 @@ class Training(Protocol):
         """The rate that it went at."""
 
     @property
+    def kind(self) -> str:
+        """What a rate is of use for: other trainings of the same kind."""
+
+    @property
     def improved(self) -> bool:
         """Whether it brought anything."""
 

@@ -72,8 +72,8 @@ class Trainer:
         """Choices that were to be trained, and those that were."""
         self.paces: dict[frozenset[int], tuple[Pace, Choice]] = {}
         """By the groups in which something is trained anyway, and of which choice."""
-        self.rate: float | None = workshop.memory.recall("rate", "trained")
-        """The rate that the first training found: later ones take it, but for those with students."""
+        self.rates: dict[str, float] = dict(workshop.memory.recall("rate", "trained") or {})
+        """The rates that the first trainings found, by kind: later ones take them, but for those with students."""
 
     def run(self) -> None:
         """Train, as long as there is time for it."""
@@ -198,8 +198,8 @@ class Trainer:
     def _train(self, choice: Choice, number: int) -> Version | None:
         pipeline = self.workshop.memory.recall("trained", self.catalog.pipeline(choice))
         if pipeline is None:
-            steps, rate = self._steps(choice), None if self._students(choice) else self.rate
-            pipeline = self.catalog.trained(choice, steps, rate) if steps >= _FEW else None
+            steps, rates = self._steps(choice), {} if self._students(choice) else self.rates
+            pipeline = self.catalog.trained(choice, steps, rates) if steps >= _FEW else None
             if pipeline is None:
                 return None
             self.workshop.memory.keep("trained", self.catalog.pipeline(choice), pipeline)
@@ -221,7 +221,7 @@ class Trainer:
             found = pace_of(lambda steps: self._try(choice, steps), self.workshop.seconds_left() or 0.0)
             self.paces[students] = found, choice
         pace, paced = self.paces[students]
-        rated = self.rate is not None and not students
+        rated = not students and all(t.kind in self.rates for t in pace.trainings)
         return pace.steps_in(_CAUTION * self._share(pace.fixed, self.count), again=choice == paced, rated=rated)
 
     def _alike(self, choice: Choice, other: Choice) -> bool:
@@ -233,12 +233,13 @@ class Trainer:
         return self.pricing.number(self.pricing.cost(choice))
 
     def _learn_rate(self, version: Version) -> None:
-        """Take the rate over that the last training of a pipeline, that of the whole model, went at."""
+        """Take the rates over that trainings of a pipeline went at, of each kind the last one's."""
         for context in version.contexts.values():
             done: Sequence[Training] = context.shared.get(TRAINED, ())
-            if self.rate is None and not self.workshop.interrupted and done and done[-1].improved:
-                self.rate = done[-1].rate
-                self.workshop.memory.keep("rate", "trained", self.rate)
+            found = {t.kind: t.rate for t in done if t.improved and t.kind not in self.rates}
+            if found and not self.workshop.interrupted:
+                self.rates.update(found)
+                self.workshop.memory.keep("rate", "trained", self.rates)
 
     def _try(self, choice: Choice, steps: int) -> Sequence[Training]:
         pipeline = self.catalog.trained(choice, steps)

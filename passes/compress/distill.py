@@ -33,7 +33,8 @@ FLOATS = "distill.floats"
 """Key of `Context.shared`: constants as the last `distill` left them in float, name to digest: what later passes round."""
 _PASSES = "distill.passes"
 _RATE = "distill.rate"
-"""Key of `Context.shared`: the rate that was found for the whole model, with an optimizer. Later passes take it, too."""
+"""Key of `Context.shared`: the rates that were found for the whole model, by optimizer and kind of training. Later passes
+take them, too."""
 _EXACT = 1e-6
 _MARKED = 128
 """Calibration batches in which positions that do not matter are looked for, at most: as many as other passes use."""
@@ -68,7 +69,7 @@ class Distill(Pass):
     seconds, steps, epochs: how long: so many epochs, or steps where they are given, or less where `seconds` end before; they
         are for all regions together.
     rate: about the share by which a step changes a tensor, with adamw; none tries some. Later passes over the whole model
-        take the rate that the first one found.
+        take the rate that the first one found, of those that normalize like them.
     optimizer: adamw, or sgd with momentum. schedule: after a short warm-up the rate falls to zero, cosine or linear, or is
         constant. decay: the optimizer's weight decay, of matrices. batch: samples in a step.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:
@@ -81,6 +82,9 @@ class Distill(Pass):
         a function (not in text) of a list of tensors. student=self takes it for the whole model only; other students see
         `copies` changed copies of every sample.
     precision: of the products in training steps: f32, bf16, or auto, whichever this processor does faster.
+    normalize: batch: what convolutions over images give is normalized over the samples of a step while a student or the
+        whole model learns, as by batch norms, and these are folded in the end; not where something is rounded already, nor
+        convolutions without a bias. none: it is not.
     """
 
     name = "distill"
@@ -111,6 +115,7 @@ class Distill(Pass):
     augment: Any = None
     copies: int = 4
     precision: Literal["auto", "f32", "bf16"] = "auto"
+    normalize: Literal["batch", "none"] = "batch"
 
     def text(self) -> str:
         """As for other passes; a module by its class, a function by its name."""
@@ -228,15 +233,14 @@ class Distill(Pass):
         if self.features > 0 and not common_features(graph, dense):
             context.missed(self.name, graph.name, "no value inside is trained: no residual sum is left of the dense model's",
                            "leave features away")
-        recipe = self.recipe(context)
-        if recipe.rate is None:
-            recipe = dataclasses.replace(recipe, rate=context.shared.get(_RATE, {}).get(self.optimizer))
+        rates = {kind: rate for (optimizer, kind), rate in context.shared.get(_RATE, {}).items() if optimizer == self.optimizer}
         report = finetune(
-            graph, dense, context.calibration, recipe=recipe, options=self.options(context),
+            graph, dense, context.calibration, recipe=self.recipe(context), options=self.options(context), rates=rates,
             seed=context.seed, checkpoint=self._folder(context), progress=context.shared.get(PROGRESS),
         )
         if report.changed and report.outcome is not None:
-            context.shared[_RATE] = {**context.shared.get(_RATE, {}), self.optimizer: report.outcome.rate}
+            found = {(self.optimizer, report.outcome.kind): report.outcome.rate}
+            context.shared[_RATE] = {**context.shared.get(_RATE, {}), **found}
         return PassResult(self._tell(graph, context, report) or merged, NONE, {"trained": report.changed})
 
     def _blocks(self, graph: Graph, dense: Graph, context: Context) -> PassResult:
@@ -365,7 +369,7 @@ class Distill(Pass):
         return Options(
             batch=self.batch, held=self.held, loss=self.loss, temperature=self.temperature, features=self.features,
             learn_scales=self.scales, augment=self.augment, copies=self.copies, mix=self.mix,
-            keep=keep, floats=context.shared.get(FLOATS, {}), precision=self.precision,
+            keep=keep, floats=context.shared.get(FLOATS, {}), precision=self.precision, normalize=self.normalize,
         )
 
     def _folder(self, context: Context) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,11 +43,13 @@ _SHARED_BYTES = 1 << 28
 def finetune(
     graph: Graph, dense: Graph, calibration: Calibration, *, recipe: Recipe | None = None, options: Options | None = None,
     seconds: float | None = None, seed: int = 0, checkpoint: Path | None = None, progress: Say | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> Report:
     """Train the constants of a compressed graph so that it returns what the dense one returns, quantization in the loop.
 
     `dense` takes the same inputs and returns as many outputs; it may be larger in any way. Changes `graph`, in one edit,
-    only when the held-out loss fell. `seconds` and `seed` overrule the recipe's. `checkpoint`: a folder for states to go on
+    only when the held-out loss fell. `seconds` and `seed` overrule the recipe's. `rates`: known ones by
+    `Outcome.kind`, for a recipe without. `checkpoint`: a folder for states to go on
     from. See `train` for reproducibility, interruption and time limits.
     """
     from mcomp.passes.compress.training.augment import augmentation
@@ -99,6 +101,10 @@ def finetune(
         student, samples, objective, teacher=teacher, augment=augment, seed=given.seed,
         bf16=wants_bf16(student, chosen.precision), known=places,
     )
+    if chosen.normalize == "batch":
+        task.normalize()
+    if given.rate is None:
+        given = replace(given, rate=(rates or {}).get(task.kind))
     report = train_task(task, given, chosen, "", graph.outputs[0].name, checkpoint, progress, len(graph.outputs))
     if chosen.augment is None or augment is not None:
         return report

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from mcomp.passes.compress.quantize import Quantize
 from mcomp.passes.compress.relevance import mark_relevant
 from mcomp.passes.compress.sequences import usual_integers
 from mcomp.passes.compress.shares import step_of
+from mcomp.passes.compress.teaching import NORMALIZED, PLAIN, has_norms
 from mcomp.passes.compress.treat import Treat
 from mcomp.passes.compress.treatment import KEEP, Treatment
 from mcomp.plan.memory import Memory
@@ -270,7 +272,7 @@ class LayersAndWidths(Catalog):
         found = (self._student(len(self.layers) + i, choice) for i in range(len(self.students)))
         return [student for student in found if student is not None]
 
-    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
+    def trained(self, choice: Choice, steps: int, rates: Mapping[str, float] = MappingProxyType({})) -> str | None:
         calibration = self.context.calibration
         if calibration is None or not calibration.given or steps < 1:
             return None
@@ -283,7 +285,8 @@ class LayersAndWidths(Catalog):
         lessons = len(given) + bool(shaping)
         first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
         augment = _augment(self.graph, calibration.batches[0])
-        taught = [Distill(steps=first, augment=augment, rate=rate)] if shaping else []
+        kind = NORMALIZED if has_norms(self.graph) else PLAIN
+        taught = [Distill(steps=first, augment=augment, rate=rates.get(kind))] if shaping else []
         rows = sum(_rows(batch) for batch in calibration.batches)
         students = [
             replace(s.lesson(first), augment=augment if not s.path and rows < s.weights() else None) for s in given
@@ -292,7 +295,7 @@ class LayersAndWidths(Catalog):
         # inputs, for which it would have to run along, are for the student's own training, where that is done once, and for
         # one with more weights than there are samples.
         alone = any(not s.path for s in given)
-        mended = Distill(steps=last if lessons else steps, augment=None if alone else augment, rate=rate)
+        mended = Distill(steps=last if lessons else steps, augment=None if alone else augment, rate=rates.get(PLAIN))
         mended = replace(mended, batch=given[0].batch) if alone else mended
         if not lessons and not rounding:
             return None

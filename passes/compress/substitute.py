@@ -203,6 +203,8 @@ def _train(
     objective = Objective(kinds_of(region.outputs, asked), temperature=options.temperature, anchor=options.anchor)
     bf16 = wants_bf16(student, options.precision)
     task: Matching = Matching(student, samples, objective, seed=recipe.seed, bf16=bf16)
+    if options.normalize == "batch":
+        task.normalize()
     return train_task(
         task, recipe, options, region.name, region.outputs[0].name, checkpoint, progress, len(region.outputs)
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mcomp.errors import McompError
 from mcomp.ir.encoding import DENSE
@@ -29,6 +29,8 @@ Say = Callable[[str], None]
 CACHED_BYTES = 1 << 30
 """Values that a teacher gave are kept, for as many batches as fit into this; those of the rest are not used, or computed
 again at every step."""
+PLAIN, NORMALIZED = "plain", "normalized"
+"""Kinds of trainings: rates that are good for those without and for those with normalized convolutions."""
 UNCHANGED = "samples cannot be told apart, so that their inputs stay as they are"
 """Why inputs were not changed, though that was asked for."""
 _NARROW = 8
@@ -54,7 +56,8 @@ class Options:
     sample students other than the graph itself see. mix: share of the elements of a block's input that come from the dense
     network (the rest from the compressed one). keep: which constants must stay as they are. floats: what constants were
     before they were rounded, name to digest, as `float_constants` tells; the dense graph's count where it has none.
-    precision: of the products in training steps: f32, bf16, or whichever is faster here.
+    precision: of the products in training steps: f32, bf16, or whichever is faster here. normalize: batch: convolutions of
+    a whole model are normalized while they are trained (see `Normalized`), where there are samples enough for it.
     """
 
     batch: int = 64
@@ -70,6 +73,7 @@ class Options:
     keep: Callable[[Node], bool] | None = None
     floats: Mapping[str, str] = field(default_factory=dict)
     precision: Precision = "auto"
+    normalize: Literal["batch", "none"] = "none"
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,15 @@ def chooser(options: Options) -> Callable[[Node], bool]:
 
     keep = options.keep
     return lambda node: is_trainable(node) and not (keep is not None and keep(node))
+
+
+def has_norms(graph: Graph) -> bool:
+    """Whether a graph has convolutions that are normalized while they are trained, where samples are enough."""
+    return any(
+        n.op.name == "conv" and n.type.rank == 4 and len(n.operands) == 3
+        and all(v is not None and v.weight is not None and v.type.encoding == DENSE for v in n.operands[1:])
+        for n in graph.nodes
+    )
 
 
 def timed(recipe: Recipe, seconds: float | None, seed: int) -> Recipe:

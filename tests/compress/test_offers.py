@@ -179,7 +179,7 @@ def test_trained_pipelines_hold_the_plan_and_steps() -> None:
     assert text is not None
     parse_pipeline(text)
     assert text.count("distill{") == 2 and "steps=70" in text and "steps=30" in text
-    assert str(found.trained(choices("mlp")[2], 100, 0.003)).count("rate=0.003") == 2
+    assert str(found.trained(choices("mlp")[2], 100, {"plain": 0.003})).count("rate=0.003") == 2
     assert found.trained((0,) * len(found.groups), 100) is None
 
 

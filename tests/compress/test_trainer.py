@@ -24,8 +24,13 @@ class Fit:
         self.fail_at, self.nan_from = fail_at, nan_from
         self.calls = 0
 
+    kind = "plain"
+
     def tensors(self) -> Mapping[str, Tensor]:
         return {"w:values": self.weight}
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        return {}
 
     def loss(self, batch: Minibatch, step: int) -> Tensor:
         self.calls += 1

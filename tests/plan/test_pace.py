@@ -16,6 +16,7 @@ class Took:
     step_seconds: float
     began: float = 0.0
     rate: float = 1e-3
+    kind: str = "plain"
     improved: bool = True
     cut: bool = False
 

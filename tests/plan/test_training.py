@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from mcomp.manager.context import TRAINED
@@ -20,8 +21,8 @@ RATE = 3e-3
 
 
 class Trainable(Chain):
-    def trained(self, choice: Choice, steps: int, rate: float | None = None) -> str | None:
-        return f"{self.pipeline(choice)};{steps};{rate}"
+    def trained(self, choice: Choice, steps: int, rates: Mapping[str, float] = MappingProxyType({})) -> str | None:
+        return f"{self.pipeline(choice)};{steps};{rates.get('plain')}"
 
 
 @dataclass
@@ -244,7 +245,7 @@ def test_later_trainings_go_at_the_rate_that_the_first_found() -> None:
     assert len(shop.made) > 1
     rates = [pipeline.split(";")[2] for pipeline in shop.made]
     assert rates == ["None", *[str(RATE)] * (len(rates) - 1)]
-    assert shop.memory.recall("rate", "trained") == RATE
+    assert shop.memory.recall("rate", "trained") == {"plain": RATE}
     choices = [pipeline.split(";")[0] for pipeline in shop.made]
     assert len(set(choices)) == len(choices)
 

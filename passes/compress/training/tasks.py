@@ -13,6 +13,7 @@ from mcomp.ir.graph import Graph, Value
 from mcomp.ir.printer import graph_text
 from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
+from mcomp.passes.compress.teaching import NORMALIZED, PLAIN
 from mcomp.passes.compress.training.augment import Augment
 from mcomp.passes.compress.training.data import Minibatch, Samples
 from mcomp.passes.compress.training.forward import Forward
@@ -23,6 +24,8 @@ from mcomp.passes.compress.training.view import TrainableGraph, laid_out, of_ima
 from mcomp.runtime.calibration import Calibration
 
 _KEPT_BYTES = 1 << 28
+_NORMALIZED = 16
+"""Samples that a minibatch has at least whose statistics are of use."""
 _PLACES = "places "
 _TAUGHT = "taught "
 
@@ -57,6 +60,22 @@ class Matching:
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self.student.tensors()
+
+    @property
+    def kind(self) -> str:
+        return NORMALIZED if self.student.buffers() else PLAIN
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        return self.student.buffers()
+
+    def normalize(self) -> int:
+        """Normalize convolutions while they are trained, where every minibatch has samples enough and nothing is rounded;
+        returns how many are."""
+        first = self.samples.epoch(0) if self.samples.batched is not None else []
+        rounded = any(trained.scales is not None for trained in self.student.trained.values())
+        if rounded or not first or min(len(batch.rows) for batch in first) < _NORMALIZED:
+            return 0
+        return self.student.normalize(self._split(first[0])[0])
 
     def loss(self, batch: Minibatch, step: int) -> Tensor:
         inputs, targets = self._split(batch)

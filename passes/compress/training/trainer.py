@@ -59,8 +59,15 @@ class Recipe:
 class Task(Protocol):
     """What is trained."""
 
+    @property
+    def kind(self) -> str:
+        """What rates are good for: other tasks of the same kind."""
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Everything that is optimized, by name."""
+
+    def buffers(self) -> Mapping[str, Tensor]:
+        """What else a state has, by name: running statistics."""
 
     def loss(self, batch: Minibatch, step: int) -> Tensor:
         """The loss of a minibatch; differentiable. The same for the same tensors, batch and step."""
@@ -93,6 +100,8 @@ class Outcome:
     """Minibatches that are held out."""
     probed: bool = False
     """Whether rates were tried."""
+    kind: str = "plain"
+    """Of the task: trainings of the same kind go well at the same rate."""
     began: float = 0.0
     """The monotonic time when it began."""
 
@@ -174,7 +183,7 @@ class _Training:
         self.total = max(1, recipe.steps if recipe.steps is not None else round(recipe.epochs * per_epoch))
         self.step = 0
         self.factor = 1.0
-        self.outcome = Outcome(planned=self.total, began=self.started)
+        self.outcome = Outcome(planned=self.total, began=self.started, kind=task.kind)
         self.best: dict[str, Tensor] = {}
         self.epochs: dict[int, list[Minibatch]] = {}
         self.bad = 0
@@ -394,11 +403,14 @@ class _Training:
     # states
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.task.tensors().items()}
+        return {name: tensor.detach().clone() for name, tensor in self._everything().items()}
+
+    def _everything(self) -> dict[str, Tensor]:
+        return {**self.task.tensors(), **self.task.buffers()}
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, tensor in self.task.tensors().items():
+            for name, tensor in self._everything().items():
                 if name in state:
                     tensor.copy_(state[name])
 

@@ -15,6 +15,7 @@ from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
 from mcomp.passes.compress.training.attention import plain_attention
 from mcomp.passes.compress.training.forward import Forward, Override
+from mcomp.passes.compress.training.normalized import Normalized, normalizable
 from mcomp.passes.compress.training.parameters import Trained, parameter
 from mcomp.passes.compress.training.rounding import round_activation
 
@@ -50,8 +51,10 @@ class TrainableGraph:
         self.trained: dict[Node, Trained] = {}
         self._fixed: dict[Node, Any] = {}
         self._growth: dict[Node, Tensor] = {}
+        self._normalized: dict[Node, Normalized] = {}
         wanted = chosen or is_trainable
-        overrides: dict[Node, Override] = {}
+        self._overrides: dict[Node, Override] = {}
+        overrides = self._overrides
         self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
         nodes = self._forward.nodes
         for node in [n for top in nodes for n in (top, *_nested(top))]:
@@ -68,7 +71,7 @@ class TrainableGraph:
             if learn_scales and node.attrs["scale"] is not None:
                 self._growth[node] = torch.zeros(()).requires_grad_()
             overrides[node] = round_activation(node, self._growth.get(node))
-        self._forward = Forward(graph, self._constant, inputs=inputs, outputs=outputs, overrides=overrides)
+        self._run_with(overrides)
         self.channels_last = of_images(nodes) if channels_last is None else channels_last
 
     # running
@@ -104,6 +107,30 @@ class TrainableGraph:
             self._fixed[node] = laid_out(decoded(constant(node)), self.channels_last)
         return self._fixed[node]
 
+    def normalize(self, inputs: Sequence[Any]) -> int:
+        """Normalize what convolutions give for as long as this view is trained (see `Normalized`), in proportion to what they
+        give for these inputs; `write` makes them plain again. Returns how many are."""
+        places = {n: found for n in self.nodes if (found := normalizable(n, self.trained)) is not None}
+
+        def measured(node: Node) -> Override:
+            def convolution(*given: Any) -> Tensor:
+                result: Tensor = node.op.reference([decoded(x) for x in given], node.attrs)
+                self._normalized[node] = Normalized(node, *places[node], result)
+                return result
+
+            return convolution
+
+        self._run_with({**self._overrides, **{node: measured(node) for node in places}})
+        with torch.no_grad():
+            self(inputs)
+        self._run_with({**self._overrides, **self._normalized})
+        return len(places)
+
+    def _run_with(self, overrides: Mapping[Node, Override]) -> None:
+        self._forward = Forward(
+            self.graph, self._constant, inputs=self.inputs, outputs=self.outputs, overrides=overrides
+        )
+
     # parameters
 
     def tensors(self) -> dict[str, Tensor]:
@@ -114,22 +141,35 @@ class TrainableGraph:
                 found[f"{node.name}:{part}"] = tensor
         for node, growth in self._growth.items():
             found[f"{node.name}:scale"] = growth
+        for node, normalized in self._normalized.items():
+            found[f"{node.name}:gain"] = normalized.gain
         return found
 
+    def buffers(self) -> dict[str, Tensor]:
+        """What else a state has: running statistics, by a name that is stable for a graph."""
+        return {
+            f"{node.name}:{name}": tensor for node, normalized in self._normalized.items()
+            for name, tensor in normalized.running.items()
+        }
+
     def state(self) -> dict[str, Tensor]:
-        """Copies of everything that is optimized."""
-        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        """Copies of everything that is optimized, and of buffers."""
+        return {name: tensor.detach().clone() for name, tensor in {**self.tensors(), **self.buffers()}.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state. Raises KeyError when it is of another graph."""
         with torch.no_grad():
-            for name, tensor in self.tensors().items():
+            for name, tensor in {**self.tensors(), **self.buffers()}.items():
                 tensor.copy_(state[name])
 
     def write(self, label: str = "train") -> int:
         """Store what was trained in the graph, in one edit; returns how many constants and scales changed. To be called
         once: afterwards the graph has other constants than those that this view started from."""
         changed = 0
+        for normalized in self._normalized.values():
+            normalized.fold()
+        self._normalized.clear()
+        self._run_with(self._overrides)
         for graph in {t.node.graph for t in self.trained.values()} | {self.graph}:
             with graph.edit(label) as editor:
                 for node, trained in self.trained.items():
