@@ -233,7 +233,8 @@ class Distill(Pass):
         if self.features > 0 and not common_features(graph, dense):
             context.missed(self.name, graph.name, "no value inside is trained: no residual sum is left of the dense model's",
                            "leave features away")
-        rates = {kind: rate for (optimizer, kind), rate in context.shared.get(_RATE, {}).items() if optimizer == self.optimizer}
+        known = context.shared.get(_RATE, {})
+        rates = {kind: rate for (optimizer, kind), rate in known.items() if optimizer == self.optimizer}
         report = finetune(
             graph, dense, context.calibration, recipe=self.recipe(context), options=self.options(context), rates=rates,
             seed=context.seed, checkpoint=self._folder(context), progress=context.shared.get(PROGRESS),

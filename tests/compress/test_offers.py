@@ -289,7 +289,7 @@ def test_a_given_student_takes_the_place_of_its_module_and_leaves_the_rest_to_be
     assert (taught.student, taught.steps, rounded.name) == ("given", 35, "quantize")
     assert (taught.augment, mended.augment, mended.steps) == ("mix", None, 15)  # the model runs along in neither
     # However far off it is after few steps, by which the pace is told: otherwise the pace would be that of the whole model.
-    for few in (text, found.trained(choice, 2) or "", found.trained(choice, 2, 3e4) or ""):
+    for few in (text, found.trained(choice, 2) or "", found.trained(choice, 2, {"plain": 3e4}) or ""):
         graph = mlp(outputs=64)
         PassManager(parse_pipeline(few)).run(graph, context)
         verify(graph)

@@ -108,8 +108,8 @@ class TrainableGraph:
         return self._fixed[node]
 
     def normalize(self, inputs: Sequence[Any]) -> int:
-        """Normalize what convolutions give for as long as this view is trained (see `Normalized`), in proportion to what they
-        give for these inputs; `write` makes them plain again. Returns how many are."""
+        """Normalize what convolutions give for as long as this view is trained (see `Normalized`), as large as they are for
+        these inputs; `write` makes them plain again. Returns how many are."""
         places = {n: found for n in self.nodes if (found := normalizable(n, self.trained)) is not None}
 
         def measured(node: Node) -> Override:
