@@ -63,7 +63,7 @@ class Goal:
         """Single techniques that remove or factor something, each with a training of so many seconds behind it."""
         augment = f"augment={self.augment}," if self.augment else ""
         return {
-            f"{name}, distill": f"{pipeline},distill{{{augment}epochs=1000,seconds={seconds:g}}}"
+            f"{name}, distill": f"{pipeline},distill{{{augment}seconds={seconds:g}}}"
             for name, pipeline in self.singles.items()
             if "distill" not in pipeline and not pipeline.startswith("quantize") and f"{name}, distill" not in self.singles
         }
@@ -87,8 +87,8 @@ _CHANNELS = {
 }
 _DISTILLED = {
     "prune 73%, 4 rounds": "prune{flops=0.728,what=[channels],rounds=4}",
-    "prune 73%, distill": "prune{flops=0.728,what=[channels],rounds=4},distill{augment=images,epochs=1000,seconds=600}",
-    "prune 50%, distill": "prune{flops=0.5,what=[channels],rounds=4},distill{augment=images,epochs=1000,seconds=1800}",
+    "prune 73%, distill": "prune{flops=0.728,what=[channels],rounds=4},distill{augment=images,seconds=600}",
+    "prune 50%, distill": "prune{flops=0.5,what=[channels],rounds=4},distill{augment=images,seconds=1800}",
 }
 _INT4 = {"int4": "quantize{bits=4}", "int4, int8 activations": "quantize{bits=4,activations=static}"}
 _UNITS = {

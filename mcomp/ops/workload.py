@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcomp.ir import dims
+from mcomp.ir.binding import assume_symbols
 from mcomp.ir.encoding import NM, Affine, BlockSparse, Encoding, Scaled
-from mcomp.ir.graph import Node, Value
+from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
 from mcomp.ops.base import total_bytes
 
@@ -59,6 +60,12 @@ def workload(node: Node, symbols: Mapping[str, int]) -> Workload:
             work[kind] = work.get(kind, 0) + flops
     own = dims.evaluate(total_bytes([v.tensor for v in constants]), symbols)
     return Workload(work, read + own, write, min(weights, read) + own)
+
+
+def operations(graph: Graph) -> int:
+    """Operations of a call of a graph: all but views, symbolic sizes at their bounds, or 1."""
+    known = assume_symbols(graph, {})
+    return sum(workload(n, known).flops for n in graph.nodes)
 
 
 def compute_kind(node: Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _RATE = "distill.rate"
 """Key of `Context.shared`: the rates that were found for the whole model, by optimizer and kind of training. Later passes
 take them, too."""
 _EXACT = 1e-6
+_EPOCHS = 20.0
 _MARKED = 128
 """Calibration batches in which positions that do not matter are looked for, at most: as many as other passes use."""
 
@@ -66,8 +68,8 @@ class Distill(Pass):
     number: which, from 0, where several modules are given for the region.
     max_error: a student whose output is further off than this on held-out data (relative L2, root mean square over
         samples) is refused.
-    seconds, steps, epochs: how long: so many epochs, or steps where they are given, or less where `seconds` end before; they
-        are for all regions together.
+    seconds, steps, epochs: how long: so many steps, or epochs, or less where `seconds` end before; as long as `seconds`
+        where these alone are given; 20 epochs where nothing is. Seconds are for all regions together.
     rate: about the share by which a step changes a tensor, with adamw; none tries some. Later passes over the whole model
         take the rate that the first one found, of those that normalize like them.
     optimizer: adamw, or sgd with momentum. schedule: after a short warm-up the rate falls to zero, cosine or linear, or is
@@ -98,7 +100,7 @@ class Distill(Pass):
     max_error: float = 0.5
     seconds: float | None = None
     steps: int | None = None
-    epochs: float = 20.0
+    epochs: float | None = None
     rate: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -167,7 +169,7 @@ class Distill(Pass):
             ("max_error", self.max_error > 0, "a positive number"),
             ("seconds", self.seconds is None or self.seconds > 0, "a positive number of seconds"),
             ("steps", self.steps is None or self.steps > 0, "a positive number"),
-            ("epochs", self.epochs > 0, "a positive number"),
+            ("epochs", self.epochs is None or self.epochs > 0, "a positive number"),
             ("rate", self.rate is None or self.rate > 0, "a positive number, or none"),
             ("batch", self.batch > 0, "a positive number"),
             ("copies", self.copies >= 0, "0 or more"),
@@ -347,6 +349,7 @@ class Distill(Pass):
         seconds = self.seconds
         deadline = context.shared.get(DEADLINE)
         fixed = self.steps is not None and seconds is None
+        epochs = self.epochs if self.epochs is not None else _EPOCHS if seconds is None else math.inf
 
         def told(outcome: Outcome) -> None:
             context.shared[TRAINED] = (*context.shared.get(TRAINED, ()), outcome)
@@ -356,7 +359,7 @@ class Distill(Pass):
             seconds = left if seconds is None else min(seconds, left)
         return Recipe(
             rate=self.rate, optimizer=self.optimizer, schedule=self.schedule, decay=self.decay, steps=self.steps,
-            epochs=self.epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
+            epochs=epochs, seconds=seconds, patience=self.patience, seed=context.seed, threads=context.threads,
             deadline=deadline, told=told,
         )
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from mcomp.errors import PassError
 from mcomp.ir import dims
-from mcomp.ir.binding import assume_symbols
 from mcomp.ir.extract import extract
 from mcomp.ir.graph import Graph, Node
 from mcomp.manager.context import INTERRUPTED, STUDENTS, TRAINED, TRAINING, Context
 from mcomp.manager.run import PassManager
-from mcomp.ops.workload import workload
+from mcomp.ops.workload import operations
 from mcomp.passes.compress.distill import TEACHER, Distill
 from mcomp.passes.compress.region import Region, region_at
 from mcomp.passes.compress.student import from_module
@@ -76,7 +75,7 @@ class Student:
 
     def operations(self) -> float:
         """Operations of a call, sizes that are symbols at their bounds, or 1."""
-        return _operations(self.body)
+        return float(operations(self.body))
 
     def pieces(self) -> tuple[Graph, ...]:
         """Graphs that take the time of its products."""
@@ -183,10 +182,4 @@ def _lesson(which: tuple[str, int], body: Graph, steps: int) -> Distill:
 
 
 def _batch(body: Graph) -> int:
-    return _LARGE_BATCH if _operations(body) <= _FEW_OPERATIONS else _BATCH
-
-
-def _operations(body: Graph) -> float:
-    """Operations of a call, sizes that are symbols at their bounds, or 1."""
-    known = assume_symbols(body, {})
-    return float(sum(workload(n, known).flops for n in body.nodes if n.op.name != "const" and not n.op.view))
+    return _LARGE_BATCH if operations(body) <= _FEW_OPERATIONS else _BATCH

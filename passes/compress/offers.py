@@ -50,6 +50,8 @@ _ROUNDED, _TABLED = 4.0, 2.0
 """What training leaves of errors of rounding, and of tables (rounded, made narrow too), beside what it leaves where units
 and factors are gone: weights that stay make up for these, and integers can only move to the next ones. Set by hand; no
 measurement tells the factors apart from others."""
+_INTEGERS = {PLAIN: 0.3, NORMALIZED: 0.2}
+"""The share of the steps that come after rounding: these are not normalized, and learn less."""
 _BATCHES, _SAMPLES = 32, 256
 """Batches and samples that passes see before a training."""
 
@@ -283,9 +285,10 @@ class LayersAndWidths(Catalog):
         rounding = _sampled((*_treating(rounded), *rounding), calibration)
         given = self._given(choice)
         lessons = len(given) + bool(shaping)
-        first, last = (max(1, round(steps * share)) for share in (0.7 / max(1, lessons), 0.3))
-        augment = _augment(self.graph, calibration.batches[0])
         kind = NORMALIZED if has_norms(self.graph) else PLAIN
+        share = _INTEGERS[kind]
+        first, last = (max(1, round(steps * part)) for part in ((1.0 - share) / max(1, lessons), share))
+        augment = _augment(self.graph, calibration.batches[0])
         taught = [Distill(steps=first, augment=augment, rate=rates.get(kind))] if shaping else []
         rows = sum(_rows(batch) for batch in calibration.batches)
         students = [

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcomp.ir.binding import assume_symbols
 from mcomp.ir.graph import Graph
 from mcomp.manager.context import Context
-from mcomp.ops.workload import workload
+from mcomp.ops.workload import operations
 from mcomp.passes.analysis.cost import weight_bytes
 from mcomp.passes.compress.region import Region, body_of, splice
 from mcomp.passes.compress.student import from_module, narrower, shallower
@@ -211,10 +210,8 @@ def _train(
 
 
 def _size(graph: Graph) -> tuple[int, int]:
-    """Operations (with symbolic sizes at their bounds, or 1) and bytes of weights."""
-    known = assume_symbols(graph, {})
-    operations = sum(workload(n, known).flops for n in graph.nodes if n.op.name != "const" and not n.op.view)
-    return operations, sum(weight_bytes(graph).values())
+    """Operations and bytes of weights."""
+    return operations(graph), sum(weight_bytes(graph).values())
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -37,35 +36,10 @@ graph @convs[B in 1..](%x: f32[B, 3, 8, 8]) -> (f32[B, 6, 4, 4]) {
   return %y
 }
 """
-LAYERS = 24
 
 
 def convs() -> Graph:
     return parse_graph(CONVS, generate=True)
-
-
-def deep(moved: float = 0.0) -> Graph:
-    """Layers one after another that keep the size of what goes through them (He et al. 2015), with weights moved at random
-    by a share of their size."""
-    lines = ["graph @deep[B in 1..](%x0: f32[B, 8, 6, 6]) -> (f32[B, 8, 6, 6]) {"]
-    for i in range(LAYERS):
-        lines += [
-            f"  %w{i} = const @l{i}.weight#seed={i + 1} : f32[8, 8, 3, 3]  loc(l{i})",
-            f"  %b{i} = const @l{i}.bias#seed={i + 101} : f32[8]  loc(l{i})",
-            f"  %h{i} = conv %x{i}, %w{i}, %b{i} {{stride=[1, 1], padding=[[1, 1], [1, 1]], dilation=[1, 1]}}"
-            f" : f32[B, 8, 6, 6]  loc(l{i})",
-            f"  %x{i + 1} = relu %h{i} : f32[B, 8, 6, 6]  loc(l{i})",
-        ]
-    graph = parse_graph("\n".join([*lines, f"  return %x{LAYERS}", "}"]), generate=True)
-    random = np.random.default_rng(5)
-    with graph.edit("weights") as editor:
-        for node in [n for n in graph.nodes if n.op.name == "const"]:
-            shape = node.type.static_shape
-            size = (2.0 / 72) ** 0.5 if len(shape) == 4 else 0.1
-            start, change = (size * random.standard_normal(shape) for _ in range(2))
-            values = (start + moved * change).astype(np.float32)
-            editor.set_attrs(node, digest=graph.store.add(node.type, {"values": values}).digest)
-    return graph
 
 
 def images(count: int, channels: int = 3, size: int = 8, seed: int = 1) -> Tensor:
@@ -194,24 +168,6 @@ def test_distill_normalizes_what_is_not_rounded_yet() -> None:
         kinds.append([t.kind for t in done])
     assert kinds == [[NORMALIZED], [PLAIN], [PLAIN]]
     assert has_norms(convs())
-
-
-def test_a_deep_network_learns_more_in_as_many_steps() -> None:
-    """From weights that are moved; the better of each kind's rates, from the same start."""
-    x = images(256, 8, 6)
-    (expected,) = run_graph(deep(), [x])
-    best = {}
-    for normalized in (False, True):
-        losses = []
-        for rate in (3e-3, 1e-2, 3e-2):
-            samples = Samples([[x, expected]], [True, True], size=32, held=0.25, seed=0)
-            task = Matching(TrainableGraph(deep(0.3)), samples, Objective(("mse",)))
-            if normalized:
-                assert task.normalize() == LAYERS
-            outcome = train(task, samples, Recipe(rate=rate, steps=60, checks=4))
-            losses.append(outcome.best / outcome.first)
-        best[normalized] = min(losses)
-    assert best[True] < 0.8 * best[False]
 
 
 def test_kinds_learn_at_rates_of_their_own() -> None:

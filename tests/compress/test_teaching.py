@@ -1,5 +1,6 @@
 """What a student is taught, and on what: kinds of outputs, rows of samples, errors, and the states that torch is in."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -218,6 +219,13 @@ def test_the_time_that_a_teacher_takes_is_not_trained_in() -> None:
     context.shared[DEADLINE] = time.monotonic() + 100.0
     for one in (Distill(), Distill(steps=9), Distill(seconds=5.0)):
         assert one.recipe(context).deadline == context.shared[DEADLINE]
+
+
+def test_seconds_alone_are_all_used() -> None:
+    context = Context(calibration=Calibration([[random(40, 8)]]))
+    passes = (Distill(), Distill(seconds=5.0), Distill(seconds=5.0, epochs=3.0), Distill(seconds=5.0, steps=7))
+    found = [(r.epochs if r.steps is None else r.steps, r.seconds) for r in (one.recipe(context) for one in passes)]
+    assert found == [(20.0, None), (math.inf, 5.0), (3.0, 5.0), (7, 5.0)]
 
 
 # nodes that are equal

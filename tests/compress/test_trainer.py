@@ -1,8 +1,10 @@
 """The trainer: reproducible, stops early, within its time, goes on from a checkpoint, survives what is not finite."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,9 +127,10 @@ def test_no_improvement_ends_early() -> None:
     assert torch.equal(task.weight, best) and not outcome.improved
 
 
-def test_a_time_limit_makes_the_schedule_shorter() -> None:
+@pytest.mark.parametrize("long", [{"steps": 10_000_000}, {"epochs": math.inf}])
+def test_a_time_limit_makes_the_schedule_shorter(long: dict[str, Any]) -> None:
     task = Fit(samples())
-    outcome = train(task, task.samples, Recipe(rate=0.01, steps=10_000_000, seconds=0.5))
+    outcome = train(task, task.samples, Recipe(rate=0.01, seconds=0.5, **long))
     assert outcome.planned < 10_000_000 and outcome.seconds < 5.0
     assert outcome.improved
 

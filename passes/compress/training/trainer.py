@@ -28,7 +28,8 @@ class Recipe:
         Adafactor's, Shazeer and Stern 2018, section 8): with AdamW about the share by which a step changes it. None tries
         some and takes the one that does best in a few steps.
     schedule: cosine or linear fall to zero after `warmup` (a share of the steps), or constant.
-    steps: how many; None: `epochs` times through the data. A time limit that is too short for them makes them fewer.
+    steps: how many; None: `epochs` times through the data (infinity: as many as `seconds` have room for). A time limit that
+        is too short for them makes them fewer.
     checks: how often the held-out loss is taken, evenly spread (less often where that would take longer than a quarter of
         what the steps do); `patience` of them without improvement end the training
         (0: never).
@@ -134,6 +135,7 @@ _PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
 _CLOSE = 1.05
 _TIMED_MOST = 200
+_MOST = 1 << 30
 _PER_STEP, _CHECKED = 3.0, 0.25
 """Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
 _LEAST_VECTOR = 2e-2
@@ -180,7 +182,8 @@ class _Training:
         self.started = time.monotonic()
         self.spent = 0.0
         per_epoch = max(1, samples.steps_per_epoch)
-        self.total = max(1, recipe.steps if recipe.steps is not None else round(recipe.epochs * per_epoch))
+        wanted = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
+        self.total = max(1, round(min(wanted, _MOST)))
         self.step = 0
         self.factor = 1.0
         self.outcome = Outcome(planned=self.total, began=self.started, kind=task.kind)
