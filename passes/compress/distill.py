@@ -70,8 +70,9 @@ class Distill(Pass):
         samples) is refused.
     seconds, steps, epochs: how long: so many steps, or epochs, or less where `seconds` end before; as long as `seconds`
         where these alone are given; 20 epochs where nothing is. Seconds are for all regions together.
-    rate: about the share by which a step changes a tensor, with adamw; none tries some. Later passes over the whole model
-        take the rate that the first one found, of those that normalize like them.
+    rate: about the share by which a step changes a tensor, with adamw; none tries some, except in long trainings that
+        normalize. Later passes over the whole model take the rate that the first one found, of those that normalize like
+        them.
     optimizer: adamw, or sgd with momentum. schedule: after a short warm-up the rate falls to zero, cosine or linear, or is
         constant. decay: the optimizer's weight decay, of matrices. batch: samples in a step.
     loss: for the model's outputs: kl, mse, cosine, or auto (see `Objective`); inside of the model always mse. temperature:

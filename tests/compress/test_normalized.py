@@ -13,6 +13,7 @@ from mcomp.manager.context import TRAINED
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import Distill
 from mcomp.passes.compress.teaching import NORMALIZED, PLAIN, has_norms
+from mcomp.passes.compress.training import trainer
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
 from mcomp.passes.compress.training.tasks import Matching
@@ -186,3 +187,20 @@ def test_kinds_learn_at_rates_of_their_own() -> None:
     done = context.shared[TRAINED]
     assert [t.kind for t in done] == [NORMALIZED, PLAIN] and all(t.probed for t in done)
     assert relative_error([run_graph(graph, [images(9)])], [run_graph(convs(), [images(9)])]) < 0.2
+
+
+@pytest.mark.parametrize(("recipe", "tried"), [
+    (Recipe(steps=1000), False), (Recipe(steps=999), True), (Recipe(steps=1000, optimizer="sgd"), True),
+    (Recipe(epochs=1e6, seconds=0.1), True), (Recipe(epochs=1e6, seconds=1e5), False),
+])
+def test_long_trainings_try_no_rates(recipe: Recipe, tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without normalization do."""
+    monkeypatch.setattr(trainer._Training, "_over", lambda self: True)
+    monkeypatch.setattr(trainer, "probe_steps", lambda total: 2)
+    for normalized in (False, True):
+        task = matching(convs())
+        if normalized:
+            task.normalize()
+        outcome = train(task, task.samples, recipe)
+        assert outcome.probed is (tried or not normalized)
+        assert outcome.probed or outcome.rate == trainer.NORMALIZED_RATE
