@@ -48,9 +48,9 @@ def finetune(
     """Train the constants of a compressed graph so that it returns what the dense one returns, quantization in the loop.
 
     `dense` takes the same inputs and returns as many outputs; it may be larger in any way. Changes `graph`, in one edit,
-    only when the held-out loss fell. `seconds` and `seed` overrule the recipe's. `rates`: known ones by
-    `Outcome.kind`, for a recipe without. `checkpoint`: a folder for states to go on
-    from. See `train` for reproducibility, interruption and time limits.
+    only when the held-out loss fell. `seconds` and `seed` overrule the recipe's. `rates`: known ones by `Outcome.kind`, for
+    a recipe without. `checkpoint`: a folder for states to go on from. See `train` for reproducibility, interruption and
+    time limits.
     """
     from mcomp.passes.compress.training.augment import augmentation
     from mcomp.passes.compress.training.data import Samples, row_columns

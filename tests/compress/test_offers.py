@@ -183,6 +183,17 @@ def test_trained_pipelines_hold_the_plan_and_steps() -> None:
     assert found.trained((0,) * len(found.groups), 100) is None
 
 
+def test_normalized_convolutions_learn_longer_before_they_are_rounded_and_at_a_rate_of_their_own() -> None:
+    biased = CONVS.replace("  %h = conv %x, %w1", "  %b1 = const @a.bias#seed=4 : f32[24]  loc(a)\n  %h = conv %x, %w1, %b1")
+    graph, context = parse_graph(biased, generate=True), Context(calibration=Calibration([[data("convs")]]))
+    found = survey(graph, context, Menu(fast=False, small=True), Spread(), Memory())
+    width = next(g for g, group in enumerate(found.groups) if g in found.counts)
+    choice = tuple(1 if g == width else level for g, level in enumerate(found.plain))
+    text = found.trained(choice, 100, {"normalized": 0.01, "plain": 0.001})
+    taught, mended = [step for step in parse_pipeline(text or "") if step.name == "distill"]
+    assert (taught.steps, taught.rate, mended.steps, mended.rate) == (80, 0.01, 20, 0.001)
+
+
 def test_what_is_factored_is_trained_before_it_is_rounded() -> None:
     found = catalog("mlp")
     group, level = next(
