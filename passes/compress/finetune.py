@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Report", "common_features", "finetune"]
 
 _FEATURES = 6
-_CYCLE = 4
-"""Epochs after which changed inputs come again, so that the teacher need not run any more."""
+_CYCLE, _LEAST_CYCLE = 32, 4
+"""Epochs after which changed inputs come again, so that the teacher need not run any more, and the least that is worth it.
+With few of them more training is of little use: half of a ResNet-20 had 89.84 % of the test images right after 9 epochs of
+other inputs each, 89.7 % after 41 in a cycle of 4."""
 _SHARED_BYTES = 1 << 28
 """What teachers gave for changed inputs is kept after a training, too, where it is no more than that."""
 
@@ -89,9 +91,11 @@ def finetune(
     else:
         teacher = running_teacher(dense, targets)
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    taken = _row_bytes(dense.outputs) * samples.total * _CYCLE
-    if augment is not None and taken <= CACHED_BYTES:
-        samples.cycle = 0 if pairs else _CYCLE
+    each = max(1, _row_bytes(dense.outputs) * samples.total)
+    cycle = min(_CYCLE, CACHED_BYTES // each)
+    taken = each * cycle
+    if augment is not None and not pairs and cycle >= _LEAST_CYCLE:
+        samples.cycle = cycle
     places = None
     if samples.cycle and isinstance(chosen.augment, str) and taken <= _SHARED_BYTES:
         places = taught_places(
