@@ -232,7 +232,7 @@ def has_norms(graph: Graph) -> bool:
     """Whether a graph has convolutions that are normalized while they are trained, where samples are enough."""
     return any(
         n.op.name == "conv" and n.type.rank == 4 and len(n.operands) == 3
-        and all(v is not None and v.weight is not None and v.type.encoding == DENSE for v in n.operands[1:])
+        and all(v is not None and v.weight is not None and v.tensor.encoding == DENSE for v in n.operands[1:])
         for n in graph.nodes
     )
 
