@@ -87,8 +87,8 @@ _CHANNELS = {
 }
 _DISTILLED = {
     "prune 73%, 4 rounds": "prune{flops=0.728,what=[channels],rounds=4}",
-    "prune 73%, distill": "prune{flops=0.728,what=[channels],rounds=4},distill{augment=images,seconds=400}",
-    "prune 50%, distill": "prune{flops=0.5,what=[channels],rounds=4},distill{augment=images,seconds=900}",
+    "prune 73%, distill": "prune{flops=0.728,what=[channels],rounds=4},distill{augment=images,seconds=600}",
+    "prune 50%, distill": "prune{flops=0.5,what=[channels],rounds=4},distill{augment=images,seconds=1500}",
 }
 _INT4 = {"int4": "quantize{bits=4}", "int4, int8 activations": "quantize{bits=4,activations=static}"}
 _UNITS = {
