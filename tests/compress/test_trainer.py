@@ -13,8 +13,9 @@ from torch import Tensor
 from mcomp.errors import PassError
 from mcomp.ir import TensorType, dtypes, sym
 from mcomp.passes.compress.training.data import Minibatch, Samples, row_columns
+from mcomp.passes.compress.training.groups import parameter_groups
 from mcomp.passes.compress.training.objective import Objective, relative_square
-from mcomp.passes.compress.training.trainer import Recipe, _groups, train
+from mcomp.passes.compress.training.trainer import Recipe, train
 
 
 class Fit:
@@ -327,9 +328,9 @@ def test_a_full_disk_does_not_end_the_training(error: Exception, tmp_path: Path,
 
 def test_learned_scales_grow_by_a_small_part_and_do_not_decay() -> None:
     weight, scales, gain = torch.full((6, 4), 3.0), torch.zeros(6, 2), torch.ones(4)
-    first, second, last = _groups({"w:values": weight, "w:scales": scales, "g:values": gain}, 0.1)
+    first, second, last = parameter_groups({"w:values": weight, "w:scales": scales, "g:values": gain}, 0.1)
     assert (first["size"], first["weight_decay"]) == (3.0, 0.1)
     assert (second["size"], second["weight_decay"]) == (0.02, 0.0)
     assert (last["size"], last["weight_decay"]) == (1.0, 0.0)
     scales.fill_(0.5)
-    assert _groups({"w:scales": scales, "x:scale": torch.tensor(0.5)}, 0.1)[0]["size"] == 0.02
+    assert parameter_groups({"w:scales": scales, "x:scale": torch.tensor(0.5)}, 0.1)[0]["size"] == 0.02

@@ -17,6 +17,7 @@ from torch import Tensor
 from mcomp.passes.compress.teaching import NORMALIZED, PLAIN
 from mcomp.passes.compress.training.checkpoint import read_checkpoint, write_checkpoint
 from mcomp.passes.compress.training.data import Minibatch, Samples
+from mcomp.passes.compress.training.groups import parameter_groups
 
 Say = Callable[[str], None]
 
@@ -147,7 +148,6 @@ _TIMED_MOST = 200
 _MOST = 1 << 30
 _PER_STEP, _CHECKED = 3.0, 0.25
 """Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
-_LEAST_VECTOR = 2e-2
 _BACKOFFS = 6
 _TIMED = 8
 _SAY_SECONDS = 1.0
@@ -203,7 +203,6 @@ class _Training:
         self.timed = False
         self.warned = False
         self.optimizer: torch.optim.Optimizer | None = None
-        self._planned = self.total
         self._held_seconds: float | None = None
         self._times: list[float] = []
 
@@ -330,8 +329,8 @@ class _Training:
         scale = 1.0 if self.recipe.optimizer == "adamw" else 30.0
         start = self._state()
         losses: dict[float, float] = {}
-        steps = self._probe_steps()
-        if self.task.kind == NORMALIZED and self.recipe.optimizer == "adamw" and self._planned >= _LONG:
+        steps, planned = self._probe_steps()
+        if self.task.kind == NORMALIZED and self.recipe.optimizer == "adamw" and planned >= _LONG:
             self._restore(start)
             return NORMALIZED_RATE
         self.outcome.probed = True
@@ -350,24 +349,24 @@ class _Training:
             return min(PROBED) * scale
         return max(rate for rate, loss in losses.items() if loss <= _CLOSE * lowest)
 
-    def _probe_steps(self) -> int:
-        """How many steps to try each rate for: as many as take a small part of the time limit. Also tells about how many the
-        whole training has, in `_planned`."""
+    def _probe_steps(self) -> tuple[int, int]:
+        """How many steps to try each rate for, as many as take a small part of the time limit; and about how many the whole
+        training has time for."""
         steps = probe_steps(self.total)
         limit = self._limit
         if limit is None:
-            return steps
+            return steps, self.total
         self.optimizer = self._optimizer(0.0)
         for step in range(2):  # the first step does work that is done once
             began = time.monotonic()
             self._take(self._batch(step), step, 0.0)
             usual = time.monotonic() - began
-        self._planned = min(self.total, int(limit / max(usual, 1e-9)))
+        usual = max(usual, 1e-9)
         room = _PROBE_SHARE * limit / len(PROBED) - self._check_seconds()
-        return max(2, min(steps, int(room / max(usual, 1e-9))))
+        return max(2, min(steps, int(room / usual))), min(self.total, int(limit / usual))
 
     def _optimizer(self, rate: float) -> torch.optim.Optimizer:
-        groups = _groups(self.task.tensors(), self.recipe.decay)
+        groups = parameter_groups(self.task.tensors(), self.recipe.decay)
         if self.recipe.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=rate, momentum=self.recipe.momentum, nesterov=self.recipe.momentum > 0)
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
@@ -464,35 +463,8 @@ class _Training:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
-def _groups(tensors: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
-    """A group for each tensor, with the size that rates are in proportion to: at least `_LEAST_VECTOR` for vectors, that for
-    logarithms of scales; that of the largest other tensor for a matrix of zeros. Matrices decay; vectors and scales do
-    not."""
-    sizes = [_size(name, t) for name, t in tensors.items()]
-    largest = max(sizes, default=0.0) or 1.0
-    return [
-        {"params": [t], "weight_decay": decay if t.dim() >= 2 and not _is_scale(name) else 0.0, "size": size or largest}
-        for (name, t), size in zip(tensors.items(), sizes)
-    ]
-
-
-def _is_scale(name: str) -> bool:
-    """Whether a tensor of this name is the logarithm of what scales of rounding grow by."""
-    return name.endswith((":scales", ":scale"))
-
-
-def _size(name: str, tensor: Tensor) -> float:
-    if _is_scale(name):
-        return _LEAST_VECTOR
-    return _rms(tensor) if tensor.dim() >= 2 else max(_LEAST_VECTOR, _rms(tensor))
-
-
 def _median(times: list[float]) -> float:
     return sorted(times)[len(times) // 2] if times else 0.0
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.detach().square().mean().sqrt()) if tensor.numel() else 0.0
 
 
 @contextmanager
