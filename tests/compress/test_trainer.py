@@ -136,6 +136,18 @@ def test_a_time_limit_makes_the_schedule_shorter(long: dict[str, Any]) -> None:
     assert outcome.improved
 
 
+def test_rates_are_tried_where_losses_are_negative() -> None:
+    """As those of a student that gives what its teacher gives are, by rounding."""
+
+    class Shifted(Fit):
+        def held(self) -> float:
+            return super().held() - 100.0
+
+    task = Shifted(samples())
+    outcome = train(task, task.samples, Recipe(steps=40))
+    assert outcome.probed and outcome.improved
+
+
 def test_nothing_to_train_is_said() -> None:
     empty = Samples([[torch.zeros(0, 4), torch.zeros(0, 1)]], [True, True], size=8, held=0.1, seed=0)
     assert train(Fit(empty), empty, RECIPE).stopped == "there is no data to train on"

@@ -143,7 +143,7 @@ _LONG = 600
 _PROBE_STEPS = 24
 _PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
-_CLOSE = 1.05
+_CLOSE = 0.05
 _TIMED_MOST = 200
 _MOST = 1 << 30
 _PER_STEP, _CHECKED = 3.0, 0.25
@@ -347,7 +347,7 @@ class _Training:
         lowest = min(losses.values(), default=math.inf)
         if not math.isfinite(lowest):
             return min(PROBED) * scale
-        return max(rate for rate, loss in losses.items() if loss <= _CLOSE * lowest)
+        return max(rate for rate, loss in losses.items() if loss <= lowest + _CLOSE * abs(lowest))
 
     def _probe_steps(self) -> tuple[int, int]:
         """How many steps to try each rate for, as many as take a small part of the time limit; and about how many the whole
