@@ -12,7 +12,7 @@ from mcomp.backends.cpu.tune import Table, settle
 from mcomp.errors import PassError
 from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import Layout, TensorType
-from mcomp.manager.context import Context
+from mcomp.manager.context import UNMEASURED, Context
 from mcomp.manager.passes import Pass, PassEffect, PassResult, register_pass
 
 
@@ -55,7 +55,8 @@ def legalize(graph: Graph, context: Context) -> int:
                 if type is not None and type != value.type:
                     editor.set_type(value, type)
                     changed += 1
-    changed += settle(graph, Table.load(choose(None)))
+    if not context.shared.get(UNMEASURED):
+        changed += settle(graph, Table.load(choose(None)))
     with graph.edit("legalize") as editor:
         for node in graph.nodes:
             for body in node.bodies:

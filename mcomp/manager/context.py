@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 PROGRESS, DEADLINE, INTERRUPTED = "progress", "deadline", "interrupted"
 CHECKPOINTS, STUDENTS, TRAINING, TRAINED = "checkpoints", "students", "training", "trained"
+UNMEASURED = "unmeasured"
 """Keys of `Context.shared`: a function that hears what goes on; the monotonic time when work must end; set by a pass whose
 work the user interrupted; a folder for states to go on from; tuples of modules that the user gave to take the places of
-others, by path; seconds that a search may spend on training; how trainings went."""
+others, by path; seconds that a search may spend on training; how trainings went; whether backends leave aside what they
+measured on this machine, so that they generate the same code whatever that is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from mcomp.ir import dims
 from mcomp.ir.binding import assume_symbols
@@ -62,9 +63,9 @@ def workload(node: Node, symbols: Mapping[str, int]) -> Workload:
     return Workload(work, read + own, write, min(weights, read) + own)
 
 
-def operations(graph: Graph) -> int:
-    """Operations of a call of a graph: all but views, symbolic sizes at their bounds, or 1."""
-    known = assume_symbols(graph, {})
+def operations(graph: Graph, sizes: Mapping[str, int] = MappingProxyType({})) -> int:
+    """Operations of a call of a graph: all but views, symbolic sizes as in `sizes`, or at their bounds, or 1."""
+    known = {**assume_symbols(graph, {}), **sizes}
     return sum(workload(n, known).flops for n in graph.nodes)
 
 

@@ -57,8 +57,8 @@ class Training(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a pipeline besides its trainings (`before` the first one, and all), the trainings of a trial with `asked`
-    steps, and the seconds `spent` on finding out."""
+    """Seconds of a pipeline besides its trainings (`fixed`; `before` the first one, what its next run need not spend again),
+    the trainings of a trial with `asked` steps, and the seconds `spent` on finding out."""
 
     before: float
     fixed: float
@@ -100,5 +100,6 @@ def pace_of(
         now = min(fixed, max(0.0, done[0].began - start)) if done else 0.0
         before = now if before is None else before
         if stepping >= _TELLS or not stepping or spent + took + _GROWTH * stepping > _SHARE * seconds:
-            return Pace(before, fixed + max(0.0, before - now), done, steps, spent)
+            kept = max(0.0, before - now)
+            return Pace(before if steps == _FEW else kept, fixed + kept, done, steps, spent)
         steps *= _GROWTH

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dims
-from mcomp.ir.binding import assume_symbols
+from mcomp.ir.binding import bind_symbols
 from mcomp.ir.graph import Graph, Value
 from mcomp.ops.base import Effect
 from mcomp.passes.compress.region import residual_regions
@@ -59,7 +59,8 @@ def finetune(
     from mcomp.passes.compress.training.objective import Objective, kinds_of
     from mcomp.passes.compress.training.precision import wants_bf16
     from mcomp.passes.compress.training.rows import told_apart
-    from mcomp.passes.compress.training.tasks import Matching, running_teacher, taught_places, taught_values
+    from mcomp.passes.compress.training.tasks import Matching, taught_places, taught_values
+    from mcomp.passes.compress.training.teacher import quick_teacher
     from mcomp.passes.compress.training.trainer import Recipe
     from mcomp.passes.compress.training.view import TrainableGraph, untie_vectors
 
@@ -80,18 +81,15 @@ def finetune(
     flags = row_columns([v.type for v in graph.inputs], [v.type for v in graph.outputs])
     flags = told_apart(flags, dense, dense.inputs, dense.outputs, batches)
     augment = None if chosen.augment is None or flags is None else augmentation(chosen.augment)
-    teacher = None
+    bf16, along = wants_bf16(student, chosen.precision), True
     if augment is None and not pairs and not _states(graph):
         known = taught_values(dense, calibration, targets, limit_bytes=CACHED_BYTES)
         if len(known) == len(batches):
             batches = [[*row, *found] for row, found in zip(batches, known)]
             flags = None if flags is None else [*flags, *([True] * len(targets))]
-        else:
-            teacher = running_teacher(dense, targets)
-    else:
-        teacher = running_teacher(dense, targets)
+            along = False
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    each = max(1, _row_bytes(dense.outputs) * samples.total)
+    each = max(1, _row_bytes(dense, batches) * samples.total)
     cycle = min(_CYCLE, CACHED_BYTES // each)
     taken = each * cycle
     if augment is not None and not pairs and cycle >= _LEAST_CYCLE:
@@ -101,9 +99,10 @@ def finetune(
         places = taught_places(
             dense, calibration, targets, chosen.augment, chosen.batch, chosen.held, given.seed, samples.cycle
         )
+    in_bf16 = bf16 and not samples.cycle
+    teacher = quick_teacher(dense, targets, batch=chosen.batch, threads=given.threads, bf16=in_bf16) if along else None
     task = Matching(
-        student, samples, objective, teacher=teacher, augment=augment, seed=given.seed,
-        bf16=wants_bf16(student, chosen.precision), known=places,
+        student, samples, objective, teacher=teacher, augment=augment, seed=given.seed, bf16=bf16, known=places,
     )
     if chosen.normalize == "batch":
         task.normalize()
@@ -132,14 +131,15 @@ def common_features(graph: Graph, dense: Graph) -> list[tuple[Value, Value]]:
     return [found[round(i * (len(found) - 1) / (_FEATURES - 1))] for i in range(_FEATURES)]
 
 
-def _row_bytes(values: Sequence[Value]) -> int:
-    """Bytes of one sample of some values, with other symbolic sizes at their bounds, or 1."""
-    known = {**assume_symbols(values[0].graph, {}), **dict.fromkeys(_batch_symbols(values), 1)} if values else {}
-    return sum(dims.evaluate(v.tensor.nbytes, known) for v in values)
+def _row_bytes(dense: Graph, batches: Sequence[Sequence[Any]]) -> int:
+    """Bytes of the outputs for one sample, of the batch for which that is most."""
+    from mcomp.passes.compress.training.data import row_symbols
 
-
-def _batch_symbols(values: Sequence[Value]) -> set[str]:
-    return {s for v in values if v.tensor.shape for s in dims.symbols(v.tensor.shape[0])}
+    one = dict.fromkeys(row_symbols(dense.outputs), 1)
+    count = len(dense.inputs)
+    found = {tuple(tuple(x.shape) for x in batch[:count]) for batch in batches}
+    sizes = [{**bind_symbols(dense, shapes), **one} for shapes in found]
+    return max(sum(dims.evaluate(v.tensor.nbytes, known) for v in dense.outputs) for known in sizes)
 
 
 def _states(graph: Graph) -> bool:

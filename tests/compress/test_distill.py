@@ -21,7 +21,7 @@ from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import INTERRUPTED, PROGRESS, Distill
 from mcomp.passes.compress.finetune import Options, finetune
 from mcomp.passes.compress.reconstruct import reconstruct
-from mcomp.passes.compress.training import tasks
+from mcomp.passes.compress.training import teacher
 from mcomp.passes.compress.training.augment import augmentation
 from mcomp.passes.compress.training.data import Samples
 from mcomp.passes.compress.training.objective import Objective
@@ -356,7 +356,7 @@ def test_what_the_teacher_gave_for_changed_inputs_is_kept_over_trainings(monkeyp
         run = running_teacher(*given, **options)
         return lambda inputs: [calls.append(1), run(inputs)][1]
 
-    monkeypatch.setattr(tasks, "running_teacher", counted)
+    monkeypatch.setattr(teacher, "running_teacher", counted)
     data, found = calibration(), []
     for seed in (0, 0, 1):
         graph, dense = worse(layers())

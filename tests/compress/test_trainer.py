@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mcomp.errors import PassError
 from mcomp.ir import TensorType, dtypes, sym
+from mcomp.passes.compress.training import trainer
 from mcomp.passes.compress.training.data import Minibatch, Samples, row_columns
 from mcomp.passes.compress.training.groups import parameter_groups
 from mcomp.passes.compress.training.objective import Objective, relative_square
@@ -315,6 +317,25 @@ def test_the_schedule_ends_by_the_deadline_where_there_is_a_time_limit() -> None
     task = Slow(samples())
     outcome = train(task, task.samples, Recipe(rate=0.01, steps=1000, seconds=100.0, deadline=time.monotonic() + 0.5))
     assert outcome.planned < 200
+
+
+@pytest.mark.parametrize(("early", "late"), [(0.1, 0.2), (0.2, 0.1)])
+def test_the_schedule_follows_steps_that_become_slower_or_faster(
+    early: float, late: float, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine of two speeds: the rate comes to zero, and the time is used."""
+    now = [0.0]
+
+    class Clocked(Fit):
+        def loss(self, batch: Minibatch, step: int) -> Tensor:
+            now[0] += early if step < 20 else late
+            return super().loss(batch, step)
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    task = Clocked(samples())
+    outcome = train(task, task.samples, Recipe(rate=0.01, epochs=math.inf, seconds=40.0))
+    assert not outcome.stopped and outcome.steps == outcome.planned
+    assert 36.0 <= outcome.seconds <= 40.0
 
 
 def test_a_check_when_the_time_is_up_is_not_counted() -> None:

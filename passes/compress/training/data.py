@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcomp.ir.dims import Expr, sym, symbols
+from mcomp.ir.graph import Value
 from mcomp.ir.types import TensorType, Type
 
 HELD = 1024
@@ -158,6 +159,11 @@ def row_columns(inputs: Sequence[Type], outputs: Sequence[Type]) -> list[bool] |
             return None
         found.append(own)
     return found if any(found) else None
+
+
+def row_symbols(values: Sequence[Value]) -> set[str]:
+    """The symbols in the first sizes of values."""
+    return {s for v in values if v.tensor.shape for s in symbols(v.tensor.shape[0])}
 
 
 def _shared_out(counts: Sequence[int], share: float) -> list[int]:

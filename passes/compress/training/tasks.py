@@ -13,7 +13,7 @@ from mcomp.ir.graph import Graph, Value
 from mcomp.ir.printer import graph_text
 from mcomp.ops.encoded import decoded
 from mcomp.ops.evaluate import constant
-from mcomp.passes.compress.teaching import NORMALIZED, PLAIN
+from mcomp.passes.compress.teaching import CACHED_BYTES, NORMALIZED, PLAIN
 from mcomp.passes.compress.training.augment import Augment
 from mcomp.passes.compress.training.data import Minibatch, Samples
 from mcomp.passes.compress.training.forward import Forward
@@ -38,7 +38,8 @@ class Matching:
     The first columns of the samples are the student's inputs. What follows, if anything, is what the teacher gave for them;
     otherwise `teacher` computes it at every step, which `augment` needs: it changes the inputs of training steps, those that
     have a row for each sample. Where the samples come in a cycle, changes do too, and what the teacher gave is kept in
-    `known` for the next time, by place. `bf16`: training steps multiply in bfloat16; what is held out never does.
+    `known` for the next time, by place, as far as there is room. `bf16`: training steps multiply in bfloat16; what is held
+    out never does.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Matching:
         self._known = {} if known is None else known
         self._held: dict[int, list[Tensor]] = {}
         self._room = _KEPT_BYTES
+        self._places_room = CACHED_BYTES - _nbytes(list(self._known.values()))
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self.student.tensors()
@@ -128,7 +130,11 @@ class Matching:
         if not self.samples.cycle:
             return self.teacher(inputs)
         if place not in self._known:
-            self._known[place] = self.teacher(inputs)
+            found = self.teacher(inputs)
+            self._places_room -= sum(y.nbytes for y in found)
+            if self._places_room < 0:
+                return found
+            self._known[place] = found
         return self._known[place]
 
     def results(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:

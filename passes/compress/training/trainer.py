@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from mcomp.passes.compress.teaching import NORMALIZED, PLAIN
+from mcomp.passes.compress.teaching import PLAIN
 from mcomp.passes.compress.training.checkpoint import read_checkpoint, write_checkpoint
 from mcomp.passes.compress.training.data import Minibatch, Samples
 from mcomp.passes.compress.training.groups import parameter_groups
+from mcomp.passes.compress.training.rates import NORMALIZED_RATE, PROBED, knows_rate, probe_steps
 
 Say = Callable[[str], None]
 
@@ -126,22 +127,11 @@ class Outcome:
     def seconds_for(self, steps: int, *, rated: bool = False) -> float:
         """Seconds of a training of so many steps, those in which rates are tried (unless one is given) and checks
         included."""
-        rates = len(PROBED) if self.probed and not rated else 0
+        rates = len(PROBED) if self.probed and not rated and not knows_rate(self.kind, steps) else 0
         checks = math.ceil(steps / check_interval(steps, Recipe.checks, self.held)) + rates + 1 if steps else 0
         return self.step_seconds * (steps + rates * probe_steps(steps)) + self.check_seconds * checks
 
 
-PROBED = (3e-3, 1e-3, 1e-2, 3e-4, 3e-2)
-"""Rates tried for AdamW when none is given; for SGD 30 times as much."""
-NORMALIZED_RATE = 1e-2
-"""That of trainings with AdamW of normalized convolutions with at least `_LONG` steps. A few steps favour smaller ones, and
-so does the held-out loss of inputs that the teacher was trained on: a ResNet-20 with 73 % of its operations had a loss of
-0.39 after 1,500 steps at 0.003 and 90.99 % of the test images right, 0.46 and 91.18 % at 0.01; at 0.02 it did not get below
-the loss that it began with. A ResNet-56 without 13 of its blocks had 88.62 % right after 600 steps at 0.003, 90.33 % at
-0.01, 90.16 % at 0.03."""
-_LONG = 600
-_PROBE_STEPS = 24
-_PROBE_PART = 1 / 40
 _PROBE_SHARE = 0.15
 _CLOSE = 0.05
 _TIMED_MOST = 200
@@ -150,13 +140,10 @@ _PER_STEP, _CHECKED = 3.0, 0.25
 """Minibatches of a check that cost as much as a training step, and what checks may cost at most beside steps."""
 _BACKOFFS = 6
 _TIMED = 8
+_ROOM, _MORE = 0.95, 0.02
+"""The share of the time that steps are planned for, and from which share more of them on plans are made again."""
 _SAY_SECONDS = 1.0
 _TIME = "the time was up"
-
-
-def probe_steps(total: int) -> int:
-    """In how many steps of a training each rate is tried."""
-    return max(2, min(total // 10, max(_PROBE_STEPS, round(total * _PROBE_PART))))
 
 
 def check_interval(total: int, checks: int, held: int) -> int:
@@ -192,7 +179,7 @@ class _Training:
         self.spent = 0.0
         per_epoch = max(1, samples.steps_per_epoch)
         wanted = recipe.steps if recipe.steps is not None else recipe.epochs * per_epoch
-        self.total = max(1, round(min(wanted, _MOST)))
+        self.wanted = self.total = max(1, round(min(wanted, _MOST)))
         self.step = 0
         self.factor = 1.0
         self.outcome = Outcome(planned=self.total, began=self.started, kind=task.kind)
@@ -201,6 +188,7 @@ class _Training:
         self.bad = 0
         self.said = self.started
         self.timed = False
+        self.since = (0, 0.0)
         self.warned = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._held_seconds: float | None = None
@@ -244,8 +232,7 @@ class _Training:
     def _over(self) -> bool:
         if self.outcome.stopped:
             return True
-        limit = self._limit
-        if self._late() or (limit is not None and self._seconds() >= limit):
+        if self._late() or self._is_up():
             self.outcome.stopped = _TIME
             self._check(counts=False)
             return True
@@ -261,6 +248,7 @@ class _Training:
         due = self.step % self._interval() == 0 or self.step == self.total
         if due:
             self._check()
+            self._fit_again()
         if due or time.monotonic() - self.said >= _SAY_SECONDS:
             self.said = time.monotonic()
             self.say(f"training: held-out loss {self.outcome.best:.4g}, step {self.step} of {self.total}")
@@ -330,12 +318,12 @@ class _Training:
         start = self._state()
         losses: dict[float, float] = {}
         steps, planned = self._probe_steps()
-        if self.task.kind == NORMALIZED and self.recipe.optimizer == "adamw" and planned >= _LONG:
-            self._restore(start)
+        self._restore(start)
+        if self.recipe.optimizer == "adamw" and knows_rate(self.task.kind, planned):
             return NORMALIZED_RATE
         self.outcome.probed = True
         for number, rate in enumerate(PROBED):
-            if self._late():
+            if self._late() or self._is_up():
                 break
             self.say(f"training: trying rates, {number + 1} of {len(PROBED)}")
             self.outcome.rate = rate * scale
@@ -389,11 +377,24 @@ class _Training:
             return
         if len(self._times) < _TIMED and self._seconds() < 0.1 * limit:
             return
-        self.timed = True
-        usual = _median(self._times)
-        checks = self.recipe.checks * self._check_seconds()
-        room = max(0.0, 0.95 * (limit - self._seconds()) - checks)
-        self.total = max(self.step + 1, min(self.total, self.step + int(room / max(usual, 1e-9))))
+        self.timed, self.since = True, (self.step, self._seconds())
+        usual, room = max(_median(self._times), 1e-9), max(0.0, _ROOM * limit - self._seconds())
+        most = max(1, min(self.total - self.step, int(room / usual)))
+        checks = math.ceil(most / check_interval(most, self.recipe.checks, len(self.samples.held())))
+        room -= checks * self._check_seconds()
+        self.total = max(self.step + 1, min(self.total, self.step + int(room / usual)))
+
+    def _fit_again(self) -> None:
+        """At a check: as many steps as there is time for at the pace of those since the first ones were timed; not for a few
+        more."""
+        limit, (step, seconds) = self._limit, self.since
+        if limit is None or not self.timed or not step < self.step < self.total:
+            return
+        each = (self._seconds() - seconds) / (self.step - step)
+        room = max(_ROOM * limit - self._seconds(), 0.5 * (limit - self._seconds()))
+        total = self.step + max(1, int(room / max(each, 1e-9)))
+        if not self.total <= total <= (1.0 + _MORE) * self.total:
+            self.total = min(self.wanted, total)
 
     def _check_seconds(self) -> float:
         if self._held_seconds is None:
@@ -404,6 +405,11 @@ class _Training:
 
     def _late(self) -> bool:
         return self.recipe.deadline is not None and time.monotonic() >= self.recipe.deadline
+
+    def _is_up(self) -> bool:
+        """Whether the seconds that the schedule has are over."""
+        limit = self._limit
+        return limit is not None and self._seconds() >= limit
 
     @property
     def _limit(self) -> float | None:
@@ -452,7 +458,7 @@ class _Training:
     def _resume(self, saved: Mapping[str, Any]) -> None:
         self.step, self.total, self.factor = saved["step"], saved["total"], saved["factor"]
         self.bad, self.timed, self.spent = saved["bad"], saved["timed"], saved["seconds"]
-        self.best = dict(saved["best"])
+        self.best, self.since = dict(saved["best"]), (self.step, self.spent)
         outcome = self.outcome
         outcome.rate, outcome.first, outcome.best = saved["rate"], saved["first"], saved["best_loss"]
         outcome.best_step, outcome.backoffs, outcome.stopped = saved["best_step"], saved["backoffs"], saved["stopped"]
