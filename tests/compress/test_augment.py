@@ -11,7 +11,14 @@ from mcomp.ir.printer import graph_text
 from mcomp.manager import Context, PassManager
 from mcomp.ops.evaluate import run_graph
 from mcomp.passes.compress.distill import Distill
+from mcomp.passes.compress.finetune import _row_bytes
+from mcomp.passes.compress.training import tasks
 from mcomp.passes.compress.training.augment import NAMED, augmentation, misfit
+from mcomp.passes.compress.training.data import Samples
+from mcomp.passes.compress.training.objective import Objective
+from mcomp.passes.compress.training.tasks import Matching
+from mcomp.passes.compress.training.trainer import Recipe, train
+from mcomp.passes.compress.training.view import TrainableGraph
 from mcomp.plan.quality import relative_error
 from mcomp.runtime.calibration import Calibration
 from tests.compress.test_distill import MLP, distilled
@@ -47,6 +54,31 @@ def test_what_does_not_fit_is_said() -> None:
     assert misfit("images", [torch.zeros(2, 3)]) is not None
     assert misfit("mix", [torch.zeros(2, 3)]) is None
     assert misfit(lambda inputs: inputs, [torch.zeros(2, dtype=torch.int64)]) is None
+
+
+def test_what_the_teacher_gave_is_kept_by_its_real_size() -> None:
+    """Sizes that the graph leaves open are those of the data."""
+    graph = parse_graph("""
+    graph @g[B in 1.., H in 1..](%x: f32[B, 3, H, 8]) -> (f32[B, 3, H, 8]) {
+      %y = relu %x : f32[B, 3, H, 8]
+      return %y
+    }""")
+    batches = [[torch.zeros(4, 3, h, 8)] for h in (16, 32, 16)]
+    assert _row_bytes(graph, batches) == 3 * 32 * 8 * 4
+
+
+def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CACHED_BYTES", 3 * 16 * 4 * 4)
+    x = torch.randn(64, 8)
+    found = Samples([[x]], [True], size=16, held=0.25, seed=0)
+    found.cycle, known = 2, {}
+    graph = parse_graph(MLP, generate=True)
+    task = Matching(
+        TrainableGraph(graph), found, Objective(("mse",)), teacher=lambda inputs: [inputs[0][:, :4].contiguous()],
+        augment=augmentation("noise"), known=known,
+    )
+    train(task, found, Recipe(rate=1e-3, steps=12, checks=1))
+    assert len(known) == 3 and found.steps_per_epoch == 3
 
 
 def test_a_student_sees_changed_copies_of_what_there_is() -> None:

@@ -319,23 +319,39 @@ def test_the_schedule_ends_by_the_deadline_where_there_is_a_time_limit() -> None
     assert outcome.planned < 200
 
 
-@pytest.mark.parametrize(("early", "late"), [(0.1, 0.2), (0.2, 0.1)])
-def test_the_schedule_follows_steps_that_become_slower_or_faster(
-    early: float, late: float, monkeypatch: pytest.MonkeyPatch,
+class Clocked(Fit):
+    """Seconds pass at steps and checks only: `early` at each of the first 20 steps, `late` at others, `check` at checks."""
+
+    def __init__(
+        self, samples: Samples, monkeypatch: pytest.MonkeyPatch, early: float, late: float, check: float = 0.0
+    ) -> None:
+        super().__init__(samples)
+        self.early, self.late, self.check, self.now = early, late, check, 0.0
+        monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def loss(self, batch: Minibatch, step: int) -> Tensor:
+        self.now += self.early if step < 20 else self.late
+        return super().loss(batch, step)
+
+    def held(self) -> float:
+        self.now += self.check
+        return super().held()
+
+
+@pytest.mark.parametrize(("early", "late", "check"), [(0.1, 0.2, 0.0), (0.2, 0.1, 0.0), (0.1, 0.1, 0.7)])
+def test_the_schedule_follows_the_time_that_steps_and_checks_take(
+    early: float, late: float, check: float, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on a machine of two speeds: the rate comes to zero, and the time is used."""
-    now = [0.0]
-
-    class Clocked(Fit):
-        def loss(self, batch: Minibatch, step: int) -> Tensor:
-            now[0] += early if step < 20 else late
-            return super().loss(batch, step)
-
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    task = Clocked(samples())
+    """As on a machine of two speeds, or with much that is held out: the rate comes to zero, and the time is used."""
+    task = Clocked(samples(count=640), monkeypatch, early, late, check)
     outcome = train(task, task.samples, Recipe(rate=0.01, epochs=math.inf, seconds=40.0))
     assert not outcome.stopped and outcome.steps == outcome.planned
     assert 36.0 <= outcome.seconds <= 40.0
+
+
+def test_trying_rates_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Clocked(samples(), monkeypatch, 1.0, 1.0)
+    assert train(task, task.samples, Recipe(steps=1000, seconds=3.0)).seconds < 6.0
 
 
 def test_a_check_when_the_time_is_up_is_not_counted() -> None:

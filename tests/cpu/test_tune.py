@@ -14,6 +14,9 @@ from mcomp.backends.cpu.compiler import KERNELS, find_compiler
 from mcomp.backends.cpu.isa import choose
 from mcomp.backends.cpu.tune import Product, Table, compiled_timer, settle, tune
 from mcomp.ir import graph_text, parse_graph, verify
+from mcomp.manager import Context
+from mcomp.manager.context import UNMEASURED
+from mcomp.runtime.choose import lowered
 from tests.cpu.backend_harness import check, graph_of, needs_compiler
 
 TEXT = """graph @net [B in 1..] (%x: f32[B, 64, 14, 14]) -> (f32[B, 384]) {
@@ -101,6 +104,18 @@ def test_settled_panels_stand_in_the_types_and_keep_the_meaning(tmp_path: Path) 
     executable = BACKEND.compile(graph, CompileOptions(threads=1))
     assert "TileFor<" in executable.source()
     check(executable, [torch.randn(3, 64, 14, 14)], tolerance=1e-5)
+
+
+def test_code_that_may_not_depend_on_what_was_measured_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table.load(choose(None), tmp_path)
+    tune(graph_of(TEXT), table, {"B": 64}, timer=FakeTimer(other_panel(table)))
+    monkeypatch.setattr(Table, "load", classmethod(lambda cls, isa: table))
+    panels = []
+    for unmeasured in (False, True):
+        context = Context()
+        context.shared[UNMEASURED] = unmeasured
+        panels.append(graph_text(lowered(BACKEND, graph_of(TEXT), context)).count(f"block={other_panel(table)}"))
+    assert panels[0] > panels[1] == 0
 
 
 @needs_compiler
