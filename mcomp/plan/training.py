@@ -27,6 +27,8 @@ _MANY = 3.0
 """How many times as long as that the first training can take where there is time for many."""
 _ALIKE = 1.25
 """By which factor the costs of choices may differ whose steps are taken to last as long."""
+_DEARER = 1.15
+"""By which factor what is trained may cost more than what holds without: expected costs are not exact."""
 _RESERVE = 0.06
 _FEW = 40
 _SEVERAL = 8
@@ -168,7 +170,7 @@ class Trainer:
 
     def _beyond(self, target: float, start: Choice) -> Choice | None:
         """The cheapest choice that was not trained yet whose error before training is near a target, or beyond it where
-        nothing broke the budget; None where there is none, or no time."""
+        nothing broke the budget; None where there is none, no time, or only what costs more than what holds already."""
         if not self._has_time():
             return None
         until = (self.workshop.seconds_left() or 0.0) * (1.0 - _LOOKING)
@@ -180,13 +182,19 @@ class Trainer:
             found = self.pricing.best_trained(target, around)
             return None if self.catalog.pipeline(found) in self.tried else found
 
-        choice = fresh(start)
-        for _ in range(_FURTHER):
-            if choice is not None or self.aim.broken is not None:
+        for _ in range(_FURTHER + 1):
+            choice = fresh(start)
+            found = None if choice is None else self.looks.near(target, choice, fresh, late, _LOOKS)
+            if found is not None and self._pays(found):
+                return found
+            if self.aim.broken is not None or late():
                 break
             target *= 2.0
-            choice = fresh(start)
-        return None if choice is None else self.looks.near(target, choice, fresh, late, _LOOKS)
+        return None
+
+    def _pays(self, choice: Choice) -> bool:
+        """Whether a choice is not clearly dearer than the best one without training that holds, if one does."""
+        return self.load is None or self.load > 1.0 or self._number(choice) <= _DEARER * self._number(self.start)
 
     def _share(self, fixed: float, number: int) -> float:
         """Seconds for a training by its number, from 1, whose passes besides take `fixed`."""

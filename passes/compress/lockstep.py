@@ -16,7 +16,7 @@ from mcomp.manager.context import Context
 from mcomp.ops.encoded import decoded
 from mcomp.passes.analysis.liveness import Intervals, Liveness
 from mcomp.passes.compress.algebra import solve
-from mcomp.passes.compress.moments import ROWS, TOGETHER, as_weight, weight_matrix
+from mcomp.passes.compress.moments import PLENTY, ROWS, TOGETHER, as_weight, weight_matrix
 from mcomp.passes.compress.readers import too_wide
 from mcomp.passes.compress.reading import Draw, clean, window_of
 from mcomp.runtime.calibration import Calibration
@@ -28,6 +28,8 @@ MEMORY = 3 << 29
 """Bytes of intermediate results of both graphs that are held for all batches at once."""
 _DAMPINGS = (1e-3, 1e-4, 1e-2, 1e-1, 1.0)
 """Dampings that are tried."""
+_STRONG = (10.0, 100.0)
+"""Those that are tried, too, where positions are few for the inputs."""
 _WIDE = 1024
 """Inputs from which only every second damping is tried."""
 _STRETCH = 1.5
@@ -284,7 +286,10 @@ def _best_damping(halves: tuple[_Sums, _Sums], weight: Tensor) -> float:
     first, second = halves
     if not first.count or not second.count:
         return _DAMPINGS[0]
-    tried = _DAMPINGS[:: 1 if weight.shape[-1] <= _WIDE else 2]
+    width = weight.shape[-1]
+    tried = _DAMPINGS[:: 1 if width <= _WIDE else 2]
+    if first.count + second.count < PLENTY * width:
+        tried += _STRONG
     errors = [
         second.error(*first.regress(weight, d)) ** 2 + first.error(*second.regress(weight, d)) ** 2 for d in tried
     ]

@@ -38,6 +38,12 @@ __all__ = [
 
 ROWS = 1 << 15
 """Positions (tokens, pixels) that moments are taken over, at most."""
+PLENTY = 4
+"""Positions for each input from which on they are not few."""
+_DOUBT = 0.3
+"""What refits to as many positions as inputs are damped by, as a share of the mean of the diagonal. An MLP without half of
+its 64 units errs by 0.12 to 0.25 on other data where 100 to 24 rows were given; 0.13 to 0.17 are foretold so, 0.07 to 0.01
+without."""
 TOGETHER = 2048
 """Positions whose products are added up at once: those of fewer read and write the sums more often than they compute."""
 
@@ -58,6 +64,13 @@ class Moments:
     def covariance(self) -> Tensor:
         """Second moments around the mean [G, K, K]: what matters where a bias takes up the mean."""
         return centered(self.gram, self.mean)
+
+    def damping(self, least: float) -> float:
+        """What refits to these positions are damped by, at least `least`: where there are few for the inputs, so much that
+        what they seem to tell by chance is not believed. With fewer positions than inputs anything could be fitted to
+        them, and errors of refits would be zero."""
+        width = self.gram.shape[-1]
+        return least if self.count >= PLENTY * width else max(least, _DOUBT * width / max(1, self.count))
 
     def kept(self, inputs: Tensor) -> Moments:
         """The moments of some inputs (indices, the same in every group)."""

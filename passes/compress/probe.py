@@ -14,7 +14,7 @@ from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Consumer, Dimension
 from mcomp.passes.compress.gradients import pieces
 from mcomp.passes.compress.lockstep import bias_of, fitted
-from mcomp.passes.compress.moments import Moments, bias_shift, collect_moments, refit, weight_matrix
+from mcomp.passes.compress.moments import DAMPING, Moments, bias_shift, collect_moments, refit, weight_matrix
 from mcomp.passes.compress.narrow import own_constants
 from mcomp.plan.quality import relative_error
 
@@ -124,7 +124,7 @@ def without(consumer: Consumer, units: np.ndarray, moments: Moments) -> tuple[Te
     stays = np.ones((local, window), bool)
     stays[np.unique(consumer.positions[units].reshape(-1) % local)] = False
     keep = torch.from_numpy(np.flatnonzero(stays.reshape(-1)))
-    small = refit(weight, moments.gram, keep, mean=moments.mean)
+    small = refit(weight, moments.gram, keep, moments.damping(DAMPING), mean=moments.mean)
     full = torch.zeros_like(weight)
     full[..., keep] = small
     return full, bias_of(consumer.node, weight) + bias_shift(weight, small, keep, moments.mean)

@@ -11,7 +11,7 @@ from mcomp.ir.graph import Node
 from mcomp.manager.context import Context
 from mcomp.passes.analysis.coupling import Consumer, Dimension
 from mcomp.passes.compress.moments import Moments, moment_bytes, weight_matrix
-from mcomp.passes.compress.surgeon import Reader, refit_errors
+from mcomp.passes.compress.surgeon import DAMPING, Reader, refit_errors
 
 MEASURED = ("linear", "conv")
 """Products whose inputs have second moments."""
@@ -94,7 +94,8 @@ def _readers(consumer: Consumer, moments: Moments) -> list[Reader]:
     for g in range(groups):
         channels = _of_group(consumer.positions, g, local, groups)
         inputs = torch.from_numpy((channels[:, :, None] * window + np.arange(window)).reshape(len(channels), -1))
-        found.append(Reader(weight[g], covariance[g], inputs, 1.0 / max(whole, 1e-30), mean=moments.mean[g]))
+        scale = 1.0 / max(whole, 1e-30)
+        found.append(Reader(weight[g], covariance[g], inputs, scale, mean=moments.mean[g], damping=moments.damping(DAMPING)))
     return found
 
 

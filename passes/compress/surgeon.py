@@ -21,7 +21,8 @@ DAMPING = 1e-3
 class Reader:
     """A product (or one group of a convolution) that sums over units: its weight [N, K], second moments of its inputs
     around their means [K, K], and the inputs of every unit, i64[units, m]. `scale`: what one unit of its squared error
-    counts. `inverse`: of the damped moments, where it is known. `mean`: of the inputs [K], for errors without a refit."""
+    counts. `inverse`: of the damped moments, where it is known. `mean`: of the inputs [K], for errors without a refit.
+    `damping`: what is added to the diagonal of the moments, as a share of its mean."""
 
     weight: Tensor
     gram: Tensor
@@ -29,11 +30,12 @@ class Reader:
     scale: float = 1.0
     inverse: Tensor | None = None
     mean: Tensor | None = None
+    damping: float = DAMPING
 
 
-def inverse_of(gram: Tensor) -> Tensor:
+def inverse_of(gram: Tensor, damping: float = DAMPING) -> Tensor:
     """The inverse of damped second moments [K, K]."""
-    values, vectors = spectrum(damped(gram.double(), DAMPING))
+    values, vectors = spectrum(damped(gram.double(), damping))
     return (vectors / values) @ vectors.T
 
 
@@ -78,7 +80,7 @@ class _State:
 
     def __init__(self, reader: Reader) -> None:
         self.weight = reader.weight.double() * reader.scale**0.5
-        self.inverse = inverse_of(reader.gram) if reader.inverse is None else reader.inverse.clone()
+        self.inverse = inverse_of(reader.gram, reader.damping) if reader.inverse is None else reader.inverse.clone()
         self.inputs = reader.inputs
 
     def scores(self) -> Tensor:

@@ -286,6 +286,21 @@ def test_curves_are_plain_data_and_leave_the_graph_alone() -> None:
         assert curve.errors[0] == 0 and np.all(np.diff(curve.errors) >= 0) and curve.errors[-1] < 1.5
 
 
+@pytest.mark.parametrize("rows", [24, 48, 100])
+def test_units_are_not_free_where_rows_are_few(rows: int) -> None:
+    """Fewer rows than units could be fitted without error by some of these: what is foretold is what other data shows."""
+    graph, data = mlp(), inputs(1500)
+    calibration = Calibration([[data[: rows // 2]], [data[rows // 2 : rows]]])
+    curve = prune_curves(graph, Context(calibration=calibration), what=("ffn",), weighing="output")[0]
+    assert curve.key == "fc1.weight:0"
+    for gone in (16, 32, 48):
+        small = graph.clone()
+        options = Prune(what="ffn", widths=(f"{curve.key}={curve.size - gone}",))
+        PassManager([options]).run(small, Context(calibration=calibration))
+        error = relative_error([run_graph(small, [data[500:]])], [run_graph(graph, [data[500:]])])
+        assert 0.45 * error < curve.errors[gone] ** 0.5 < 1.2 * error
+
+
 # branches, blocks, pairs
 
 

@@ -250,6 +250,21 @@ def test_later_trainings_go_at_the_rate_that_the_first_found() -> None:
     assert len(set(choices)) == len(choices)
 
 
+def test_nothing_is_trained_that_costs_more_than_what_holds_without() -> None:
+    """However small its error is: floats beside integers."""
+    dear, shop = (0, 0, 0, 0, 0, 0), Shop(wrong=1.0)
+    catalog = Trainable()
+    pricing = Pricing(catalog, "size", None, {})
+    assert pricing.number(pricing.cost(dear)) >= pricing.number(pricing.cost(START))
+    pricing.best_trained = lambda error, around: dear  # type: ignore[method-assign]
+    for load, made in ((0.5, 0), (1.5, 1)):
+        looks = Looks(pricing, shop.measure)
+        Trainer(
+            shop, SimpleNamespace(judge=lambda version: None), catalog, pricing, START, looks, load,  # type: ignore[arg-type]
+        ).run()
+        assert len(shop.made) == made
+
+
 def test_an_interrupted_training_tells_no_rate() -> None:
     shop = Shop(wrong=1.0, interrupted=True)
     trained(shop)
