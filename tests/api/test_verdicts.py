@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import mcomp
 from tests.api.models import batches, wide
@@ -76,7 +77,10 @@ def test_why_a_version_was_not_judged() -> None:
             raise ValueError("the disk is full")
         return 1.0
 
-    report = optimize(evaluate=evaluate, max_drop=0.1).report()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(2, 64, generator=generator)  # units that others can stand for: a plan errs less than int8
+    calibration = [(torch.randn(64, 2, generator=generator) @ basis,) for _ in range(8)]
+    report = optimize(evaluate=evaluate, max_drop=0.1, calibration=calibration).report()
     assert report.kept.name == "lossless" and "ended early" in " ".join(report.notes)
     found = verdicts(report)
     for name in ("int8", "plan 1"):
