@@ -101,5 +101,6 @@ def pace_of(
         before = now if before is None else before
         if stepping >= _TELLS or not stepping or spent + took + _GROWTH * stepping > _SHARE * seconds:
             kept = max(0.0, before - now)
-            return Pace(before if steps == _FEW else kept, fixed + kept, done, steps, spent)
+            once = steps == _FEW  # then nothing tells what of it comes again
+            return Pace(before if once else kept, fixed + kept, done, steps, spent)
         steps *= _GROWTH

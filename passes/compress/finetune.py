@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcomp.ir import dims
-from mcomp.ir.binding import bind_symbols
 from mcomp.ir.graph import Graph, Value
-from mcomp.ops.base import Effect
 from mcomp.passes.compress.region import residual_regions
 from mcomp.passes.compress.teaching import (
     CACHED_BYTES,
@@ -19,6 +17,7 @@ from mcomp.passes.compress.teaching import (
     Report,
     Say,
     chooser,
+    keeps_state,
     originals,
     recording,
     same_value,
@@ -82,20 +81,20 @@ def finetune(
     flags = told_apart(flags, dense, dense.inputs, dense.outputs, batches)
     augment = None if chosen.augment is None or flags is None else augmentation(chosen.augment)
     bf16, along = wants_bf16(student, chosen.precision), True
-    if augment is None and not pairs and not _states(graph):
+    if augment is None and not pairs and not keeps_state(graph):
         known = taught_values(dense, calibration, targets, limit_bytes=CACHED_BYTES)
         if len(known) == len(batches):
             batches = [[*row, *found] for row, found in zip(batches, known)]
             flags = None if flags is None else [*flags, *([True] * len(targets))]
             along = False
     samples = Samples(batches, flags, size=chosen.batch, held=chosen.held, seed=given.seed)
-    each = max(1, _row_bytes(dense, batches) * samples.total)
-    cycle = min(_CYCLE, CACHED_BYTES // each)
-    taken = each * cycle
-    if augment is not None and not pairs and cycle >= _LEAST_CYCLE:
-        samples.cycle = cycle
+    each = 0
+    if augment is not None and not pairs:
+        each = max(1, _row_bytes(dense, batches) * samples.total)
+        cycle = min(_CYCLE, CACHED_BYTES // each)
+        samples.cycle = cycle if cycle >= _LEAST_CYCLE else 0
     places = None
-    if samples.cycle and isinstance(chosen.augment, str) and taken <= _SHARED_BYTES:
+    if samples.cycle and isinstance(chosen.augment, str) and each * samples.cycle <= _SHARED_BYTES:
         places = taught_places(
             dense, calibration, targets, chosen.augment, chosen.batch, chosen.held, given.seed, samples.cycle
         )
@@ -133,15 +132,9 @@ def common_features(graph: Graph, dense: Graph) -> list[tuple[Value, Value]]:
 
 def _row_bytes(dense: Graph, batches: Sequence[Sequence[Any]]) -> int:
     """Bytes of the outputs for one sample, of the batch for which that is most."""
+    from mcomp.ops.evaluate import bind_inputs
     from mcomp.passes.compress.training.data import row_symbols
 
     one = dict.fromkeys(row_symbols(dense.outputs), 1)
-    count = len(dense.inputs)
-    found = {tuple(tuple(x.shape) for x in batch[:count]) for batch in batches}
-    sizes = [{**bind_symbols(dense, shapes), **one} for shapes in found]
-    return max(sum(dims.evaluate(v.tensor.nbytes, known) for v in dense.outputs) for known in sizes)
-
-
-def _states(graph: Graph) -> bool:
-    stateful = any(s.kind != "arg" for s in graph.input_specs)
-    return stateful or any(n.op.effect is not Effect.PURE for n in graph.nodes)
+    found = {tuple(sorted({**bind_inputs(dense, batch[: len(dense.inputs)]), **one}.items())) for batch in batches}
+    return max(sum(dims.evaluate(v.tensor.nbytes, dict(known)) for v in dense.outputs) for known in found)

@@ -13,6 +13,7 @@ from mcomp.errors import McompError
 from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Node, Value
 from mcomp.ir.types import TensorType
+from mcomp.ops.base import Effect
 from mcomp.passes.compress.layer import error_by_row
 
 if TYPE_CHECKING:
@@ -187,6 +188,11 @@ def left_out(used: int, given: int) -> str:
     if used >= given:
         return ""
     return f"trained on {used} of {given} calibration batches: their values take {CACHED_BYTES >> 20} MiB"
+
+
+def keeps_state(graph: Graph) -> bool:
+    """Whether calls of a graph leave something behind: states that it keeps, arguments that it writes to, random numbers."""
+    return any(s.kind != "arg" for s in graph.input_specs) or any(n.op.effect is not Effect.PURE for n in graph.nodes)
 
 
 def same_value(graph: Graph, value: Value) -> Value | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcomp.backend import backend_named
+from mcomp.errors import BackendError
 from mcomp.ir import Graph
 from mcomp.manager import Context
 from mcomp.manager.run import PassManager
@@ -77,6 +78,15 @@ def test_without_a_compiler_torch_teaches(compiled: list[Graph], monkeypatch: py
     graph = conv()
     assert quick_teacher(graph, graph.outputs, batch=8)([random(2, 12, 8, 8)])[0].shape == (2, 16, 8, 8)
     assert not compiled
+
+
+def test_where_compiling_fails_torch_teaches(compiled: list[Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> Any:
+        raise BackendError("the compiler was killed", code="MC0603")
+
+    monkeypatch.setattr(backend_named("cpu"), "compile", fail)
+    graph = conv()
+    assert quick_teacher(graph, graph.outputs, batch=8)([random(2, 12, 8, 8)])[0].shape == (2, 16, 8, 8)
 
 
 def test_distill_is_taught_by_generated_code(compiled: list[Graph]) -> None:

@@ -14,8 +14,8 @@ from mcomp.ir.encoding import DENSE
 from mcomp.ir.graph import Graph, Value
 from mcomp.ir.types import TensorType
 from mcomp.manager.context import UNMEASURED, Context
-from mcomp.ops.base import Effect
 from mcomp.ops.workload import operations
+from mcomp.passes.compress.teaching import keeps_state
 from mcomp.passes.compress.training.data import row_symbols
 from mcomp.passes.compress.training.tasks import Teacher, running_teacher
 from mcomp.runtime.choose import lowered
@@ -55,12 +55,9 @@ def quick_teacher(
 
 def _compiles(graph: Graph) -> bool:
     """Whether a graph is large, and its inputs and outputs are tensors in float32 that nothing is kept of between calls."""
-    plain = all(s.kind == "arg" for s in graph.input_specs) and all(n.op.effect is Effect.PURE for n in graph.nodes)
-    return plain and all(_is_float(v) for v in (*graph.inputs, *graph.outputs)) and _sample_operations(graph) >= _LARGE
-
-
-def _sample_operations(graph: Graph) -> int:
-    return operations(graph, dict.fromkeys(row_symbols(graph.outputs), 1))
+    if keeps_state(graph) or not all(_is_float(v) for v in (*graph.inputs, *graph.outputs)):
+        return False
+    return operations(graph, dict.fromkeys(row_symbols(graph.outputs), 1)) >= _LARGE
 
 
 def _is_float(value: Value) -> bool:
